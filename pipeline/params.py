@@ -1,0 +1,70 @@
+"""`params.yaml`, read once at the edge, into a frozen dataclass that lives beside the code it steers.
+
+Unusual here: YAML 1.2 as DVC reads it (`1e-3` is a number, `off` is a word), no defaults in the code,
+and an unknown name is an error that names its nearest neighbour.
+"""
+
+import json
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+T = TypeVar("T")
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class BadInput(ValueError):
+    """What a user gave cannot be used; the message names the file, the value and the remedy."""
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Everything in a parameter file, as plain values.  Raises `BadInput` if it is missing or no YAML."""
+    try:
+        values = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file. Run from the project's root, or name the file.") from None
+    except YAMLError as error:
+        raise BadInput(f"{path}: not readable as YAML ({' '.join(str(error).split())}).") from None
+    if not isinstance(values, dict):
+        raise BadInput(f"{path}: holds no parameters. Restore it with `git checkout {path}`.")
+    return values
+
+
+def read(path: str | Path, section: str | None, schema: type[T]) -> T:
+    """The parameters under `section` (all of them if none), validated as `schema`.
+
+    `schema` is a plain type (`float`, `list[str]`) or a frozen pydantic dataclass with `STRICT`.
+    Raises `BadInput` that lists every misspelt, missing, wrongly typed or out-of-range value.
+    """
+    values = load(path)
+    if section is not None and section not in values:
+        raise BadInput(f"{path}: {_unknown(section, values)}".replace("is not a parameter", "is missing"))
+    value = values if section is None else values[section]
+    return validate(value, schema, f"{path}: ", section)
+
+
+def validate(value: Any, schema: type[T], source: str, section: str | None = None) -> T:
+    """`value` as `schema`, or `BadInput` with every fault, each behind `source` and its dotted name."""
+    try:  # by way of JSON, where a list may become a tuple and nothing else is converted
+        return TypeAdapter(schema).validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        raise BadInput("\n".join(source + _fault(e, section, schema) for e in error.errors())) from None
+
+
+def _fault(error: dict[str, Any], section: str | None, schema: Any) -> str:
+    parts = [str(p) for p in error["loc"]]
+    name = ".".join(([section] if section else []) + parts)
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return _unknown(name, getattr(schema, "__dataclass_fields__", {}))
+    if error["type"] in ("missing", "missing_argument"):
+        return f"{name} is missing."
+    return f"{name} = {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}."
+
+
+def _unknown(name: str, known: Any) -> str:
+    near = get_close_matches(name.split(".")[-1], [str(k) for k in known], n=1)
+    return f"{name} is not a parameter" + (f"; did you mean '{near[0]}'?" if near else ".")
