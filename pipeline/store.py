@@ -35,7 +35,8 @@ from pipeline.params import BadInput
 FORMAT = 1
 CHUNKED_FROM = 1024  # bytes a row; below, a dataset is stored in one piece
 PACK_CHUNK = 1 << 16  # bytes; the unit of checksums in a packed file
-SHARD_ROWS = 128  # at least so many rows a shard: the most that a kill can lose in each worker
+SHARD_ROWS = 128  # at least so many rows a shard: the most that a kill loses in each worker
+SHARDS = 512  # at most so many, as each is an open file while they are merged
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Arrays = dict[str, np.ndarray]
@@ -187,7 +188,7 @@ def compute(
     if count == 0:
         raise BadInput(f"{path}: nothing to compute, the index has no rows. Check the dataset.")
     folder = _scratch(kind, [count, batch, attrs, key, _versions(libraries), _code()])
-    step = batch * -(-SHARD_ROWS // batch)
+    step = batch * -(-max(SHARD_ROWS, -(-count // SHARDS)) // batch)
     shards = [(a, min(a + step, count), folder / f"{a:09d}.h5") for a in range(0, count, step)]
     with _alone(folder):
         _fill(shards, batch, make, workers, Path(path).name)
@@ -381,7 +382,7 @@ class Column:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, where: Any) -> np.ndarray:
+    def __getitem__(self, where: Any) -> np.ndarray | np.generic:
         try:
             return self._rows._open()[self._name][where]
         except OSError as error:

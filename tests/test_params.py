@@ -1,0 +1,85 @@
+"""params.yaml: typed, closed, read as DVC reads it."""
+
+from typing import Literal
+
+import pytest
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from pipeline import params
+from pipeline.params import STRICT, BadInput
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Train:
+    epochs: int = Field(gt=0)
+    rate: float = Field(gt=0)
+    size: tuple[int, int]
+    rule: Literal["cosine", "steps"]
+
+
+GOOD = "{epochs: 3, rate: 1e-3, size: [256, 128], rule: cosine}"
+
+
+def read(tmp_path, text, section="train", schema=Train):
+    (tmp_path / "params.yaml").write_text(text)
+    return params.read(tmp_path / "params.yaml", section, schema)
+
+
+def test_a_section_becomes_a_frozen_dataclass(tmp_path):
+    train = read(tmp_path, f"train: {GOOD}")
+    assert train == Train(epochs=3, rate=0.001, size=(256, 128), rule="cosine")
+    with pytest.raises(AttributeError):
+        train.epochs = 4
+
+
+def test_a_number_written_1e_3_is_a_number_as_for_dvc(tmp_path):
+    assert read(tmp_path, "lambda: 1e-3", "lambda", float) == 0.001
+
+
+def test_an_integer_may_stand_where_a_float_is_wanted(tmp_path):
+    assert read(tmp_path, "lambda: 10", "lambda", float) == 10.0
+
+
+FAULTS = {  # a change to the good section: what the message must name
+    "epochs: 3": (
+        "epoch: 3",
+        ["train.epoch is not a parameter", "did you mean 'epochs'", "train.epochs is missing"],
+    ),
+    "epochs: 3, ": ("epochs: 0, ", ["train.epochs = 0", "greater than 0"]),
+    "rate: 1e-3": ("rate: fast", ["train.rate = 'fast'", "number"]),
+    "rate: 1e-3,": ("rate: .nan,", ["train.rate"]),
+    "size: [256, 128]": ("size: [256, wide]", ["train.size.1 = 'wide'", "integer"]),
+    "rule: cosine": ("rule: off", ["train.rule = 'off'", "'cosine' or 'steps'"]),
+    "epochs: 3,": ("epochs: true,", ["train.epochs = True", "integer"]),
+}
+
+
+@pytest.mark.parametrize("right", FAULTS)
+def test_a_fault_is_named_with_file_value_and_remedy(tmp_path, right):
+    wrong, words = FAULTS[right]
+    with pytest.raises(BadInput) as error:
+        read(tmp_path, f"train: {GOOD.replace(right, wrong)}")
+    assert all(word in str(error.value) for word in [str(tmp_path / "params.yaml"), *words])
+
+
+def test_all_faults_are_listed_at_once(tmp_path):
+    with pytest.raises(BadInput) as error:
+        read(tmp_path, "train: {epochs: -1, rate: 0, size: [1, 2], rule: cosine}")
+    assert "train.epochs" in str(error.value) and "train.rate" in str(error.value)
+
+
+def test_a_missing_section_suggests_the_nearest(tmp_path):
+    with pytest.raises(BadInput, match=r"lambda is missing; did you mean 'lamda'"):
+        read(tmp_path, "lamda: 5", "lambda", float)
+
+
+@pytest.mark.parametrize("text", ["train: [1, 2", "- a\n- b", ""])
+def test_a_file_that_holds_no_parameters_is_refused(tmp_path, text):
+    with pytest.raises(BadInput, match=r"params\.yaml"):
+        read(tmp_path, text)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(BadInput, match="no such file"):
+        params.read(tmp_path / "params.yaml", None, dict)

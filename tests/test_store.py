@@ -1,0 +1,253 @@
+"""Label files: whole or not at all, the same bytes always, damage and mix-ups named."""
+
+import hashlib
+import multiprocessing
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import store
+from pipeline.store import BadInput, Rows
+
+ATTRS = {"index": "abc", "parts": ["head", "legs"]}
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    return tmp_path / ".scratch"
+
+
+def drawn(count):
+    """`count` images' worth of rows: a map of 2 kB each, and a number."""
+    rng = np.random.default_rng(count)
+    return {"map": rng.integers(0, 9, (count, 64, 32), np.uint8), "number": np.arange(count, dtype=np.int32)}
+
+
+def slowly_drawn(count, pause, start, stop):
+    time.sleep(pause)
+    return {name: array[start:stop] for name, array in drawn(count).items()}
+
+
+def maker(count, pause=0.0):
+    return partial(slowly_drawn, count, pause)
+
+
+def failing(start, stop):
+    raise BadInput("weights.pth: not a checkpoint.")
+
+
+def compute(path, count=300, batch=8, workers=1, pause=0.0):
+    store.compute(path, "maps", count, batch, partial(maker, count, pause), ATTRS, workers, {"size": 1})
+    return Path(path).read_bytes()
+
+
+def test_what_is_written_is_read_row_by_row(tmp_path):
+    store.write(tmp_path / "a.h5", "maps", drawn(5), ATTRS)
+    rows = Rows(tmp_path / "a.h5", "maps", "abc")
+    assert (rows["map"][3] == drawn(5)["map"][3]).all() and (rows["number"][:] == range(5)).all()
+    assert rows.attrs["parts"] == ["head", "legs"] and rows.names() == ["map", "number"]
+
+
+def test_computing_equals_writing_at_once_to_the_byte(tmp_path):
+    store.write(tmp_path / "once.h5", "maps", drawn(300), ATTRS)
+    assert compute(tmp_path / "shards.h5") == (tmp_path / "once.h5").read_bytes()
+
+
+def test_bytes_do_not_depend_on_the_number_of_workers(tmp_path):
+    assert compute(tmp_path / "a.h5", workers=1) == compute(tmp_path / "b.h5", workers=2)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 12), st.integers(1, 5))
+def test_the_content_hash_is_that_of_the_decoded_rows(count, width):
+    arrays = {"a": np.arange(count * width, dtype=np.int16).reshape(count, width)}
+    rows = b"".join(hashlib.sha256(row.tobytes()).digest() for row in arrays["a"])
+    path = Path(os.environ["DVC_ROOT"]) / "content.h5"
+    store.write(path, "numbers", arrays, ATTRS)
+    assert Rows(path).attrs["content"] == hashlib.sha256(rows).hexdigest()
+
+
+def script(tmp_path, pause):
+    text = "import sys; from tests.test_store import compute; compute(sys.argv[1], 640, workers=2, pause=%s)"
+    return [sys.executable, "-c", text % pause, str(tmp_path / "killed.h5")]
+
+
+def test_a_killed_run_leaves_no_file_and_loses_at_most_a_shard_a_worker(tmp_path, scratch):
+    run = subprocess.Popen(script(tmp_path, 0.03))
+    deadline = time.monotonic() + 60
+    while len(list(scratch.glob("*/0*.h5"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    kept = {p: p.stat().st_mtime_ns for p in scratch.glob("*/0*.h5")}
+    assert len(kept) >= 2 and not (tmp_path / "killed.h5").exists()
+    again = subprocess.Popen(script(tmp_path, 0.03), stderr=subprocess.PIPE, text=True)
+    unchanged = True
+    while again.poll() is None:
+        unchanged &= all(p.stat().st_mtime_ns == t for p, t in kept.items() if p.exists())
+        time.sleep(0.05)
+    assert again.returncode == 0 and unchanged, again.stderr.read()
+    store.write(tmp_path / "once.h5", "maps", drawn(640), ATTRS)
+    assert (tmp_path / "killed.h5").read_bytes() == (tmp_path / "once.h5").read_bytes()
+
+
+def test_an_error_keeps_the_finished_shards(tmp_path, scratch):
+    with pytest.raises(BadInput):
+        store.compute(tmp_path / "a.h5", "maps", 300, 8, partial(half_failing, 300), ATTRS, 1, {})
+    assert len(list(scratch.glob("*/0*.h5"))) == 2
+
+
+def half_failing(count):
+    def run(start, stop):
+        if start >= 256:
+            raise BadInput("row 256: broken.")
+        return maker(count)(start, stop)
+
+    return run
+
+
+def test_a_fault_in_a_worker_reaches_the_user_as_it_is(tmp_path):
+    with pytest.raises(BadInput, match=r"weights\.pth: not a checkpoint"):
+        store.compute(tmp_path / "a.h5", "maps", 9, 3, make_failing, ATTRS, 2, {})
+    assert not (tmp_path / "a.h5").exists()
+
+
+def make_failing():
+    return failing
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # HDF5 closing
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(BadInput, match="disk is full"):
+            store.write(tmp_path / "a.h5", "maps", drawn(64), ATTRS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_leaves_the_old_file_as_it_was(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(ZeroDivisionError), store.replace(tmp_path / "a.txt") as beside:
+        beside.write_text("half")
+        _ = 1 / 0
+    assert (tmp_path / "a.txt").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    for text in ("old", "new"):
+        with store.replace(tmp_path / "model") as beside:
+            beside.mkdir()
+            (beside / text).write_text(text)
+    assert [p.name for p in (tmp_path / "model").iterdir()] == ["new"]
+
+
+def test_packed_blobs_come_back_byte_for_byte(tmp_path):
+    blobs = [b"abc", b"", bytes(range(256)) * 300]
+    store.pack(tmp_path / "a.h5", "images", iter(blobs), np.array([len(b) for b in blobs]), ATTRS)
+    rows = Rows(tmp_path / "a.h5", "images")
+    offset = rows["offset"][:]
+    assert [rows["data"][a:b].tobytes() for a, b in pairwise(offset)] == blobs
+
+
+# ------------------------------------------------------------------ bad files
+
+
+def test_a_missing_file_says_how_to_get_it(tmp_path):
+    with pytest.raises(BadInput, match=r"a\.h5: no such file.*dvc pull"):
+        Rows(tmp_path / "a.h5")
+
+
+def test_a_file_of_another_index_is_refused(tmp_path):
+    store.write(tmp_path / "a.h5", "maps", drawn(2), ATTRS)
+    with pytest.raises(BadInput, match=r"made for another index.*dvc checkout"):
+        Rows(tmp_path / "a.h5", "maps", "xyz")
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    store.write(tmp_path / "a.h5", "maps", drawn(2), ATTRS)
+    with pytest.raises(BadInput, match="holds 'maps', not 'fields'"):
+        Rows(tmp_path / "a.h5", "fields")
+
+
+def test_a_file_of_another_format_is_refused(tmp_path):
+    store.write(tmp_path / "a.h5", "maps", drawn(2), ATTRS)
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file.attrs["format"] = 99
+    with pytest.raises(BadInput, match="format 99"):
+        Rows(tmp_path / "a.h5")
+
+
+def test_a_text_file_is_no_label_file(tmp_path):
+    (tmp_path / "a.h5").write_text("hello")
+    with pytest.raises(BadInput, match=r"a\.h5: cannot be read"):
+        Rows(tmp_path / "a.h5")
+
+
+def test_a_corrupted_chunk_is_named_with_file_and_row(tmp_path):
+    store.write(tmp_path / "a.h5", "maps", drawn(4), ATTRS)
+    with h5py.File(tmp_path / "a.h5") as file:
+        chunk = file["map"].id.get_chunk_info(2)
+    with open(tmp_path / "a.h5", "r+b") as raw:
+        raw.seek(chunk.byte_offset + chunk.size // 2)
+        raw.write(b"\0\1\2\3")
+    rows = Rows(tmp_path / "a.h5")
+    assert (rows["map"][1] == drawn(4)["map"][1]).all()
+    with pytest.raises(BadInput, match=r"a\.h5: 'map', row 2: .*dvc checkout"):
+        rows["map"][2]
+
+
+def test_a_missing_dataset_is_named_with_those_there_are(tmp_path):
+    store.write(tmp_path / "a.h5", "maps", drawn(2), ATTRS)
+    with pytest.raises(BadInput, match=r"holds no 'mask', only map, number"):
+        Rows(tmp_path / "a.h5")["mask"]
+
+
+# ------------------------------------------------------------------ processes
+
+
+def first_number(rows):
+    return int(rows["number"][1])
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_a_reader_works_in_other_processes(tmp_path, method):
+    store.write(tmp_path / "a.h5", "maps", drawn(3), ATTRS)
+    rows = Rows(tmp_path / "a.h5")
+    assert first_number(rows) == 1  # the handle is open here before the others start
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        assert pool.map(first_number, [rows, rows]) == [1, 1]
+
+
+def test_a_pickled_reader_takes_no_handle_along(tmp_path):
+    store.write(tmp_path / "a.h5", "maps", drawn(3), ATTRS)
+    rows = Rows(tmp_path / "a.h5")
+    first_number(rows)
+    assert first_number(pickle.loads(pickle.dumps(rows))) == 1
+
+
+def test_bad_input_ends_a_stage_with_its_message_and_status_1(capsys):
+    def stage(path):
+        raise BadInput(f"{path}: empty.")
+
+    with pytest.raises(SystemExit) as error:
+        store.run(stage, ["a.h5"])
+    assert error.value.code == "a.h5: empty."
+    with pytest.raises(SystemExit, match="usage: path"):
+        store.run(stage, [])
