@@ -236,7 +236,7 @@ def _fill(shards: list, batch: int, make: Callable[[], Compute], workers: int, n
     with (
         progress(total=total, initial=done, desc=name) as bar,
         ProcessPoolExecutor(
-            min(workers, len(todo)), multiprocessing.get_context("spawn"), _start, (make,)
+            min(workers or cores(), len(todo)), multiprocessing.get_context("spawn"), _start, (make,)
         ) as pool,
     ):
         futures = {pool.submit(_shard, a, b, batch, p): b - a for a, b, p in todo}
@@ -251,6 +251,11 @@ def _fill(shards: list, batch: int, make: Callable[[], Compute], workers: int, n
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def cores() -> int:
+    """Processor cores that this process may use; what `workers: 0` means."""
+    return len(os.sched_getaffinity(0))
 
 
 def progress(**kwargs: Any) -> tqdm:
