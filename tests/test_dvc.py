@@ -1,0 +1,122 @@
+"""dvc.yaml tells the truth: a stage depends on what it imports and reads, and on nothing else."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parent.parent
+DAG = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
+PARAMS = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+STAGES = {name: stage.get("do", stage) for name, stage in DAG["stages"].items()}
+
+# A module may import those before it, never those after it: the order data flows.
+FLOW = """
+    params store parts synthetic datasets segmentation pose parsing occlusion scoring sheets obstacles batches
+    vit losses method methods training features ranking figures pretraining
+""".split()  # noqa: SIM905
+
+
+def fill(text: str) -> str:
+    """`${name.of.a.param}` as in params.yaml; what only a foreach knows stays."""
+
+    def value(match: re.Match) -> str:
+        node = PARAMS
+        for part in match[1].split("."):
+            if not isinstance(node, dict) or part not in node:
+                return match[0]
+            node = node[part]
+        return str(node)
+
+    return re.sub(r"\$\{([\w.]+)\}", value, text)
+
+
+def imported(path: Path) -> set[Path]:
+    """The project's files that a file imports, wherever in it the import stands; empty ones aside."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    parts = [name.split(".") for name in names if name.split(".")[0] in ("pipeline", "stages")]
+    prefixes = {tuple(p[: n + 1]) for p in parts for n in range(len(p))}
+    files = {ROOT.joinpath(*p).with_suffix(".py") for p in prefixes}
+    files |= {ROOT.joinpath(*p, "__init__.py") for p in prefixes}
+    return {f for f in files if f.is_file() and f.stat().st_size > 0}
+
+
+def closure(roots: set[Path]) -> set[Path]:
+    seen: set[Path] = set()
+    while roots:
+        seen |= roots
+        roots = set().union(*(imported(path) for path in roots)) - seen
+    return seen
+
+
+def names_of(entries: list) -> list[str]:
+    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries or []]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_depends_on_exactly_the_modules_it_imports(name):
+    declared = [d for d in names_of(STAGES[name]["deps"]) if d.endswith(".py")]
+    by_name = {ROOT / fill(d) for d in declared if "${" in d}  # loaded by the name that a param gives
+    wanted = closure({ROOT / "stages" / f"{name}.py"} | by_name)
+    assert sorted(fill(d) for d in declared) == sorted(str(p.relative_to(ROOT)) for p in wanted)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_words_of_a_command_are_its_data_dependencies_then_its_outputs(name):
+    stage = STAGES[name]
+    words = stage["cmd"].split()
+    assert words[:3] == ["python", "-m", f"stages.{name}"]  # -m: an experiment's copy imports itself
+    data = [d for d in names_of(stage["deps"]) if not d.endswith(".py")]
+    outs = names_of(stage.get("metrics")) + names_of(stage.get("outs"))
+    paths = [word for word in words[3:] if "/" in word or word == "${item.archive}"]
+    assert paths[: len(data)] == data and sorted(paths[len(data) :]) == sorted(outs)
+
+
+def test_every_stage_is_a_file_and_every_file_a_stage():
+    files = {p.stem for p in (ROOT / "stages").glob("*.py")} - {"__init__", "pretrain"}
+    assert files == set(STAGES)
+
+
+def module_of(path: Path) -> str:
+    return path.relative_to(ROOT / "pipeline").parts[0].removesuffix(".py")
+
+
+def test_imports_run_with_the_flow_of_data():
+    for path in sorted((ROOT / "pipeline").rglob("*.py")):
+        if path.parent == ROOT / "pipeline" and path.stem == "__init__":
+            continue
+        own = FLOW.index(module_of(path))
+        for other in imported(path):
+            assert "stages" not in other.relative_to(ROOT).parts, f"{path} imports a stage"
+            assert FLOW.index(module_of(other)) <= own, f"{path} imports {other}, which lies downstream"
+
+
+def test_methods_do_not_import_each_other():
+    methods = ROOT / "pipeline" / "methods"
+    for path in methods.glob("*.py"):
+        assert not {f for f in imported(path) if f.parent == methods and f != path}
+
+
+def test_every_output_is_a_named_artifact():
+    artifacts = {entry["path"] for entry in DAG["artifacts"].values()}
+    for stage in STAGES.values():
+        for out in names_of(stage.get("outs")):
+            assert re.sub(r"\$\{(key|item)\}", "embedded", out) in artifacts
+
+
+def test_only_labels_and_what_follows_depend_on_lambda():
+    assert {name for name, stage in STAGES.items() if "lambda" in stage["params"]} == {"label", "score"}
+
+
+def test_parsers_are_imported_by_their_stages_alone():
+    for name in STAGES:
+        files = closure({ROOT / "stages" / f"{name}.py"})
+        text = "\n".join(path.read_text() for path in files)
+        assert ("openpifpaf" in text and "import openpifpaf" in text) == (name == "pose")
