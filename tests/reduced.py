@@ -1,0 +1,37 @@
+"""The embedded dataset made small enough for a test.
+
+`python -m tests.reduced params.yaml` rewrites the params;
+`python -m tests.reduced check metrics.json labels.json` looks whether the results hold what they must.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+KEYS = ("rank1", "rank5", "rank10", "mAP")
+
+
+def reduce(path: str) -> None:
+    """Few identities, few steps; everything else as it is."""
+    yaml = YAML()
+    values = yaml.load(Path(path))
+    values["render"].update(train_identities=10, test_identities=10, distractors=12)
+    values["train"].update(epochs=1)
+    yaml.dump(values, Path(path))
+
+
+def check(metrics: str, labels: str) -> None:
+    """Fail unless every group and baseline has its figures, in percent, and the labels their scores."""
+    found = json.loads(Path(metrics).read_text())
+    for table in (found, *found["baselines"].values()):
+        for group in ("all", "occluded", "holistic"):
+            for key in KEYS:
+                assert 0 <= table[group][key] <= 100, f"{metrics}: {group}.{key} = {table[group].get(key)}"
+    assert set(found["baselines"]) == {"encoder", "histogram"}, f"{metrics}: {set(found['baselines'])}"
+    assert json.loads(Path(labels).read_text()), f"{labels}: empty"
+
+
+if __name__ == "__main__":
+    check(*sys.argv[2:]) if sys.argv[1] == "check" else reduce(sys.argv[1])
