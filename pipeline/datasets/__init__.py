@@ -1,0 +1,112 @@
+"""A dataset as the stages see it: the index, a row an image, and the pictures, decoded when asked for.
+
+How an archive becomes these two files is told in `indexing.py`; nothing downstream depends on it.
+"""
+
+import hashlib
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow
+import pyarrow.parquet
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+from pipeline.params import BadInput
+from pipeline.store import Rows
+
+COLUMNS = {
+    "row": pyarrow.int32(),  # the place in every label file
+    "key": pyarrow.string(),  # split/path inside the split's folder: unique, unlike the file's name
+    "pid": pyarrow.int32(),  # identity; 0 a distractor, -1 junk
+    "camid": pyarrow.int16(),  # from 0; -1 unknown
+    "split": pyarrow.string(),  # train, query or gallery
+    "width": pyarrow.int32(),  # pixels, as displayed
+    "height": pyarrow.int32(),
+    "sha256": pyarrow.string(),  # of the file
+}
+SPLITS = ("train", "query", "gallery")
+
+# what Pillow raises for bytes that are no picture, or not a whole one
+UNDECODABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    LookupError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+def read_index(path: str | Path) -> pd.DataFrame:
+    """The index of a dataset, a row an image: train, query, gallery; by key within each.
+
+    Raises `BadInput` if the file is missing, damaged or no index.
+    """
+    if not Path(path).is_file():
+        raise BadInput(f"{path}: no such file. Run `dvc repro`, or `dvc pull` to fetch it.")
+    try:
+        index = pyarrow.parquet.read_table(path).to_pandas()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise BadInput(f"{path}: no readable index ({error}). Run `dvc repro`, or `dvc pull`.") from None
+    if list(index.columns) != list(COLUMNS):
+        raise BadInput(f"{path}: has columns {list(index.columns)}, not {list(COLUMNS)}. Run `dvc repro`.")
+    return index
+
+
+def index_hash(index: pd.DataFrame) -> str:
+    """Hex digest that label files carry, so that they are never read with another index.
+
+    It covers what is labelled and in which order: key, identity, camera and bytes of every image.
+    """
+    columns = (index[name].tolist() for name in ("key", "pid", "camid", "sha256"))
+    text = "\n".join("\t".join(map(str, row)) for row in zip(*columns, strict=True))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Images:
+    """The pictures of a dataset in index order: `images[i]` is (height, width, 3), RGB, 0 to 255.
+
+    Opened on first use in each process, so it can be handed to workers.  Raises `BadInput` if the file
+    is missing, damaged or belongs to another index.
+    """
+
+    def __init__(self, path: str | Path, index_hash: str | None = None):
+        self._rows = Rows(path, "images", index_hash)
+        self._offset = self._rows["offset"][:]
+
+    def __len__(self) -> int:
+        return len(self._offset) - 1
+
+    def __getitem__(self, i: int) -> UInt8[np.ndarray, "H W 3"]:
+        if not 0 <= i < len(self):
+            raise IndexError(f"image {i} of {len(self)}")
+        blob = self._rows["data"][self._offset[i] : self._offset[i + 1]].tobytes()
+        try:
+            return decode(blob)
+        except UNDECODABLE as error:
+            raise BadInput(
+                f"{self._rows.path}: the image in row {i} cannot be decoded ({error}). Run `dvc repro`."
+            ) from None
+
+
+def decode(blob: bytes) -> UInt8[np.ndarray, "H W 3"]:
+    """An image file's bytes as RGB, turned upright by its EXIF tag; raises one of `UNDECODABLE`.
+
+    Gray is repeated, CMYK and palettes are converted, transparency is dropped; 16-bit samples keep their
+    upper eight bits.
+    """
+    with Image.open(io.BytesIO(blob)) as image:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):  # Pillow's own conversion would clip at 255
+        gray = (np.asarray(upright).clip(0, 65535) >> 8).astype(np.uint8)
+        return np.repeat(gray[..., None], 3, axis=2)
+    return np.asarray(upright.convert("RGB"))

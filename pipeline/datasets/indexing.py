@@ -1,0 +1,237 @@
+"""An archive of person crops -> its index, its pictures in one file, and its truth if it brings one.
+
+Everything is looked at before anything is written: what is wrong is reported together, a line each.
+"""
+
+import hashlib
+import io
+import multiprocessing
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import h5py
+import numpy as np
+import pandas as pd
+import pyarrow.parquet
+from pydantic.dataclasses import dataclass as parameters
+
+from pipeline import store
+from pipeline.datasets import COLUMNS, SPLITS, UNDECODABLE, decode, index_hash, market1501
+from pipeline.datasets.archive import Archive
+from pipeline.datasets.found import Picture
+from pipeline.params import STRICT, BadInput
+
+LAYOUTS = {"market1501": market1501.find}
+TRUTH = "truth.h5"
+AT_ONCE = 256  # images handed to a worker
+
+
+@parameters(frozen=True, config=STRICT)
+class Index:
+    """What becomes a row."""
+
+    junk: Literal["drop", "keep"]  # images of identity -1, which ranking leaves out in either case
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """A dataset that passed every check; rows, names, sizes and truth are in one order."""
+
+    index: pd.DataFrame
+    names: list[str]  # of the images in the archive
+    sizes: np.ndarray  # of the images, bytes
+    truth: dict[str, np.ndarray]  # empty if the archive brings none
+    ignored: int  # files that are no images of the dataset
+    junk: int  # images dropped
+
+    @property
+    def hash(self) -> str:
+        return index_hash(self.index)
+
+
+def build(archive: Archive, layout: str, options: Index, workers: int = 0) -> Indexed:
+    """Find, check and order every image of a dataset; `workers` 0 means one a core.
+
+    Raises `BadInput` that lists everything wrong: folders missing or empty, names that do not parse,
+    keys that occur twice, files that are no images or are cut off, truth for other images.
+    """
+    if layout not in LAYOUTS:
+        raise BadInput(f"params.yaml: layout {layout!r} is unknown. There are: {', '.join(LAYOUTS)}.")
+    found = LAYOUTS[layout](archive)
+    kept = [p for p in found.pictures if p.pid >= 0 or options.junk == "keep"]
+    kept.sort(key=lambda p: (SPLITS.index(p.split), p.key))
+    found.problems += _twice(found.pictures)
+    checked = list(_check(archive, kept, workers))
+    truth_names = [name for name in archive.names if PurePosixPath(name).name == TRUTH]
+    problems = found.problems + [
+        f"{p.name}: {c}" for p, c in zip(kept, checked, strict=True) if isinstance(c, str)
+    ]
+    if problems:
+        raise BadInput(_complaint(archive.path, problems, len(found.pictures)))
+    index = _frame(kept, checked)
+    return Indexed(
+        index,
+        [p.name for p in kept],
+        np.array([c.size for c in checked], np.int64),
+        _truth(archive, truth_names, index["key"].tolist()),
+        found.ignored - len(truth_names),
+        len(found.pictures) - len(kept),
+    )
+
+
+def _complaint(path: str, problems: list[str], count: int) -> str:
+    lines = "\n  ".join(problems)
+    return (
+        f"{path}: {len(problems)} faults among {count} images; nothing was written.\n  {lines}\n"
+        f"Repair or remove them, then pack the folder again: python -m pipeline.datasets pack FOLDER {path}"
+    )
+
+
+def _twice(pictures: list[Picture]) -> list[str]:
+    counts = Counter(p.key for p in pictures)
+    return [f"{key}: {count} images with this key" for key, count in sorted(counts.items()) if count > 1]
+
+
+# ------------------------------------------------------------------ looking at every image
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What an image's bytes tell."""
+
+    width: int
+    height: int
+    size: int  # bytes
+    sha256: str
+
+
+def _check(archive: Archive, pictures: list[Picture], workers: int) -> Iterator[Checked | str]:
+    # the archive is read here, in order; decoding is shared out
+    workers = min(workers or store.cores(), -(-len(pictures) // AT_ONCE))
+    blobs = (_read(archive, p.name) for p in pictures)
+    with store.progress(total=len(pictures), desc=Path(archive.path).name) as bar:
+        for results in _shared(_probe_all, _batched(blobs), workers):
+            bar.update(len(results))
+            yield from results
+
+
+def _read(archive: Archive, name: str) -> bytes | str:
+    try:
+        return archive.read(name)
+    except BadInput as error:
+        return str(error)
+
+
+def _batched(items: Iterable) -> Iterator[list]:
+    batch: list = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _shared(function, batches: Iterator[list], workers: int) -> Iterator[list]:
+    """`map` over processes, in order, which takes no more batches than are being worked on."""
+    if workers < 2:
+        yield from map(function, batches)
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        waiting: deque = deque()
+        for batch in batches:
+            waiting.append(pool.submit(function, batch))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _probe_all(blobs: list[bytes | str]) -> list[Checked | str]:
+    return [blob if isinstance(blob, str) else probe(blob) for blob in blobs]
+
+
+def probe(blob: bytes) -> Checked | str:
+    """Size and hash of an image file, or what is wrong with it."""
+    if not blob:
+        return "an empty file"
+    try:
+        height, width, _ = decode(blob).shape
+    except UNDECODABLE as error:
+        kind = "cut off or damaged" if _begins_as_image(blob) else "no image"
+        return f"{kind} ({' '.join(str(error).split())})"
+    return Checked(width, height, len(blob), hashlib.sha256(blob).hexdigest())
+
+
+def _begins_as_image(blob: bytes) -> bool:
+    return blob.startswith((b"\xff\xd8", b"\x89PNG", b"BM", b"II*\0", b"MM\0*"))
+
+
+# ------------------------------------------------------------------ the tables
+
+
+def _frame(pictures: list[Picture], checked: list[Checked]) -> pd.DataFrame:
+    rows = [
+        (row, p.key, p.pid, p.camid, p.split, c.width, c.height, c.sha256)
+        for row, (p, c) in enumerate(zip(pictures, checked, strict=True))
+    ]
+    table = pyarrow.table([list(c) for c in zip(*rows, strict=True)], pyarrow.schema(list(COLUMNS.items())))
+    return table.to_pandas()
+
+
+def write_index(path: str | Path, index: pd.DataFrame, dataset: str, layout: str) -> None:
+    """Write the index; equal datasets give equal bytes."""
+    facts = {"dataset": dataset, "layout": layout, "index": index_hash(index)}
+    schema = pyarrow.schema(list(COLUMNS.items()), metadata=facts)
+    table = pyarrow.Table.from_pandas(index, schema, preserve_index=False).replace_schema_metadata(facts)
+    with store.replace(path) as beside:
+        pyarrow.parquet.write_table(table, beside)
+
+
+def _truth(archive: Archive, names: list[str], keys: list[str]) -> dict[str, np.ndarray]:
+    """What the archive knows about each image, in the index's order."""
+    if not names:
+        return {}
+    where = f"{archive.path}: {names[0]}"
+    if len(names) > 1:
+        raise BadInput(f"{archive.path}: {' and '.join(names)}: more than one truth. Keep one.")
+    try:
+        with h5py.File(io.BytesIO(archive.read(names[0])), "r") as file:
+            place = {key.decode(): row for row, key in enumerate(file["key"][...])}
+            missing = [key for key in keys if key not in place]
+            if missing:
+                raise BadInput(f"{where}: says nothing about {', '.join(missing)}. Render the dataset again.")
+            order = [place[key] for key in keys]
+            return {name: _ordered(file[name], order) for name in sorted(file) if name != "key"}
+    except (OSError, KeyError) as error:
+        raise BadInput(f"{where}: not readable as truth ({error}). Render the dataset again.") from None
+
+
+def _ordered(dataset: h5py.Dataset, order: list[int]) -> np.ndarray:
+    rows = np.empty((len(order), *dataset.shape[1:]), dataset.dtype)
+    for row, place in enumerate(order):  # one by one: the maps need not fit twice
+        rows[row] = dataset[place]
+    return rows
+
+
+def describe(indexed: Indexed) -> str:
+    """How many images, identities and cameras each split holds, as a table for people."""
+    index = indexed.index
+    lines = [f"{'':8}{'images':>8}{'identities':>12}{'cameras':>9}{'distractors':>13}{'junk':>7}"]
+    for split in SPLITS:
+        part = index[index["split"] == split]
+        ids, cameras = part.loc[part["pid"] > 0, "pid"].nunique(), part.loc[part["camid"] >= 0, "camid"]
+        distractors, junk = (part["pid"] == 0).sum(), (part["pid"] < 0).sum()
+        lines.append(f"{split:8}{len(part):8}{ids:12}{cameras.nunique():9}{distractors:13}{junk:7}")
+    lines.append(
+        f"{len(index)} images; {indexed.junk} junk images dropped, {indexed.ignored} other files left out"
+    )
+    both = set(index.loc[index["split"] == "train", "pid"]) & set(index.loc[index["split"] != "train", "pid"])
+    if both:
+        lines.append(f"{len(both)} identities are both in train and in query or gallery")
+    return "\n".join(lines)

@@ -1,0 +1,24 @@
+"""Stage `index`: one archive of person crops -> a row an image, the pictures in one file, the truth."""
+
+import sys
+from pathlib import Path
+
+from pipeline import params, store
+from pipeline.datasets import indexing
+from pipeline.datasets.archive import Archive
+
+
+def main(layout: str, archive: str, index: str, images: str, truth: str, config: str = "params.yaml") -> None:
+    options = params.read(config, "index", indexing.Index)
+    workers = params.read(config, "workers", int)
+    with Archive(archive) as files:
+        found = indexing.build(files, layout, options, workers)
+        indexing.write_index(index, found.index, dataset=Path(index).parent.name, layout=layout)
+        blobs = (files.read(name) for name in found.names)
+        store.pack(images, "images", blobs, found.sizes, {"index": found.hash})
+    store.write(truth, "truth", found.truth, {"index": found.hash, "truth": int(bool(found.truth))})
+    print(indexing.describe(found))
+
+
+if __name__ == "__main__":
+    store.run(main, sys.argv[1:])
