@@ -1,0 +1,8 @@
+"""Rendered pedestrians: articulated, dressed people before drawn scenes, whose every pixel's part is known.
+
+people      who: attributes and build          skeleton    joints in three dimensions, views
+textures    cloth, patterns, folds             canvas      shapes laid over one another, with part labels
+heads, garments, bags, bodies                  a person painted from far to near
+scenes, occluders, cameras                     what is behind, in front, and how it is recorded
+pictures    one crop and its truth             dataset     the embedded dataset as an archive
+"""

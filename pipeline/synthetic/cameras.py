@@ -1,0 +1,102 @@
+"""Cameras: each has its own place, sight, colours, sharpness and compression."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+
+@dataclass(frozen=True)
+class Camera:
+    """What all pictures of one camera share."""
+
+    balance: tuple[float, float, float]  # gains of red, green, blue
+    gamma: float
+    contrast: float
+    saturation: float
+    blur: float  # sigma in pixels of the full picture
+    noise: float  # sigma in grey levels
+    resolution: float  # share of the picture's resolution that the sensor gave
+    quality: int  # of JPEG
+    pitch: float  # radians the camera looks down
+    loom: float
+    light: tuple[float, float]  # towards the light, x right, y down
+    sun: float  # strength of shading and shadows
+    place: str  # kind of background
+    palette: int  # seeds the background's colours
+    aspect: float  # horizontal stretch
+    heading: float  # the yaw most people walk with
+    spread: float  # of the yaw around it
+
+    def develop(
+        self, picture: UInt8[np.ndarray, "H W 3"], rng: np.random.Generator
+    ) -> UInt8[np.ndarray, "H W 3"]:
+        """The picture as this camera records it, before compression."""
+        height, width = picture.shape[:2]
+        small = (max(8, round(width * self.resolution)), max(16, round(height * self.resolution)))
+        image = cv2.GaussianBlur(picture, (0, 0), self.blur) if self.blur > 0.3 else picture
+        image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+        exposure = float(np.exp(rng.normal(0, 0.09)))
+        curve = self._curve(exposure)
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
+        image = (grey + self.saturation * (image - grey)).clip(0, 255).astype(np.uint8)
+        image = cv2.LUT(image, curve).astype(np.float32)
+        image += self.noise * rng.standard_normal(image.shape[:2], dtype=np.float32)[..., None]
+        image += 0.5 * self.noise * rng.standard_normal(image.shape, dtype=np.float32)
+        image = np.clip(image, 0, 255).astype(np.uint8)
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+
+    def _curve(self, exposure: float) -> np.ndarray:
+        level = np.arange(256)[:, None] / 255
+        linear = np.clip(level * np.array(self.balance) * exposure, 0, 1.2) ** self.gamma
+        return (255 * np.clip(0.46 + self.contrast * (linear - 0.46), 0, 1)).astype(np.uint8)[:, None]
+
+
+PLACES = ("street", "wall", "pavement", "grass", "indoor")
+
+
+def draw_camera(rng: np.random.Generator, place: str | None = None) -> Camera:
+    """A camera unlike any other."""
+    tint = rng.normal(0, 1, 3)
+    angle = rng.uniform(-np.pi, np.pi)
+    side = rng.uniform(-0.9, 0.9)
+    return Camera(
+        balance=tuple(float(v) for v in np.exp(0.13 * (tint - tint.mean()) + rng.normal(0.03, 0.1))),
+        gamma=float(np.exp(rng.normal(0, 0.2))),
+        contrast=float(rng.uniform(0.68, 1.15)),
+        saturation=float(rng.uniform(0.5, 1.15)),
+        blur=float(rng.uniform(0.3, 1.4)),
+        noise=float(rng.uniform(1.5, 8)),
+        resolution=float(rng.uniform(0.42, 0.95)),
+        quality=int(rng.integers(55, 93)),
+        pitch=float(rng.uniform(0.02, 0.34)),
+        loom=float(rng.uniform(0, 0.22)),
+        light=(float(side), float(-np.sqrt(1 - side**2) * 0.8)),
+        sun=float(rng.uniform(0.3, 1)),
+        place=str(rng.choice(PLACES)) if place is None else place,
+        palette=int(rng.integers(2**31)),
+        aspect=float(rng.uniform(0.92, 1.1)),
+        heading=float(angle),
+        spread=float(rng.uniform(0.9, 2.5)),
+    )
+
+
+def network(seed: int, count: int) -> list[Camera]:
+    """The `count` cameras of a dataset: their tints, gammas and places are spread out, not left to chance."""
+    rng = np.random.default_rng([seed, 31])
+    places = rng.permutation(PLACES)
+    order = rng.permutation(count)
+    start = rng.uniform(0, 2 * np.pi)
+    cameras = []
+    for number in range(count):
+        camera = draw_camera(rng, str(places[number % len(PLACES)]))
+        hue = start + 2 * np.pi * number / count
+        tint = 0.13 * np.cos(hue + np.array([0, 2, 4]) * np.pi / 3)
+        level = (order[number] + 0.5) / count * 2 - 1
+        balance = tuple(float(v) for v in np.exp(tint + 0.1 * level))
+        cameras.append(
+            Camera(**{**camera.__dict__, "balance": balance, "gamma": float(np.exp(-0.3 * level)),
+                      "heading": float(hue), "spread": 1.6})
+        )  # fmt: skip
+    return cameras

@@ -1,0 +1,186 @@
+"""The embedded dataset: who is seen where, rendered in parallel, as one archive in Market-1501 layout.
+
+Every picture depends on (seed, person, camera, shot) alone, so neither workers nor the set's size change it.
+"""
+
+import multiprocessing
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import cv2
+import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from pipeline import store
+from pipeline.params import STRICT
+from pipeline.synthetic.cameras import Camera, network
+from pipeline.synthetic.people import Person, attributes, draw_person
+from pipeline.synthetic.pictures import Picture, compose
+
+FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
+DATE = (2000, 1, 1, 0, 0, 0)  # of every file in the archive, so that its bytes repeat
+CHUNK = 16  # pictures a worker renders before it reports
+
+
+@dataclass(frozen=True, config=STRICT)
+class Render:
+    """How large the embedded dataset is and how hard."""
+
+    seed: int = Field(ge=0)
+    train_identities: int = Field(ge=1, le=2000)
+    test_identities: int = Field(ge=1, le=2000)
+    distractors: int = Field(ge=0, le=4000)  # gallery pictures of people who are in no query
+    cameras: int = Field(ge=2, le=8)
+    train_shots: int = Field(ge=1, le=20)  # pictures per identity and camera
+    gallery_shots: int = Field(ge=1, le=20)  # pictures per identity and camera
+    occluded_queries: int = Field(ge=0, le=40)  # pictures per identity
+    holistic_queries: int = Field(ge=0, le=40)  # pictures per identity
+    train_occluded: float = Field(ge=0, le=1)  # share of the pictures
+    gallery_occluded: float = Field(ge=0, le=1)  # share of the pictures
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture to take."""
+
+    split: str
+    pid: int  # 0 for a distractor
+    person: int  # number of the person in the population
+    camera: int
+    number: int  # among the person's pictures by this camera
+    occluded: bool
+
+    @property
+    def name(self) -> str:
+        """Market-1501's file name: identity, camera and sequence, frame, detection."""
+        return f"{self.pid:04d}_c{self.camera + 1}s1_{100 * self.person + self.number:06d}_01.jpg"
+
+    @property
+    def key(self) -> str:
+        """`<split>/<file name>`."""
+        return f"{self.split}/{self.name}"
+
+
+@cache
+def population(render: Render) -> tuple[Person, ...]:
+    """Everybody of the dataset, no two of whom look the same in every attribute: train, test, distractors."""
+    rng = np.random.default_rng([render.seed, 1])
+    looks: dict[tuple[int, ...], Person] = {}
+    while len(looks) < render.train_identities + render.test_identities + render.distractors:
+        person = draw_person(rng)
+        looks.setdefault(tuple(attributes(person).values()), person)
+    return tuple(looks.values())
+
+
+@cache
+def _cameras(render: Render) -> tuple[Camera, ...]:
+    return tuple(network(render.seed, render.cameras))
+
+
+def shots(render: Render) -> list[Shot]:
+    """All pictures of the dataset, sorted by key."""
+    found = [*_train(render), *_queries(render), *_gallery(render)]
+    return sorted(found, key=lambda shot: shot.key)
+
+
+def _is_occluded(render: Render, person: int, camera: int, number: int, share: float) -> bool:
+    return bool(np.random.default_rng([render.seed, 2, person, camera, number]).random() < share)
+
+
+def _train(render: Render) -> Iterator[Shot]:
+    for person in range(render.train_identities):
+        for camera in range(render.cameras):
+            for number in range(render.train_shots):
+                occluded = _is_occluded(render, person, camera, number, render.train_occluded)
+                yield Shot("train", person + 1, person, camera, number, occluded)
+
+
+def _test_people(render: Render) -> range:
+    return range(render.train_identities, render.train_identities + render.test_identities)
+
+
+def _queries(render: Render) -> Iterator[Shot]:
+    for person in _test_people(render):
+        for query in range(render.occluded_queries + render.holistic_queries):
+            camera, number = (person + query) % render.cameras, render.gallery_shots + query // render.cameras
+            yield Shot("query", person + 1, person, camera, number, query < render.occluded_queries)
+
+
+def _gallery(render: Render) -> Iterator[Shot]:
+    for person in _test_people(render):
+        for camera in range(render.cameras):
+            for number in range(render.gallery_shots):
+                occluded = _is_occluded(render, person, camera, number, render.gallery_occluded)
+                yield Shot("gallery", person + 1, person, camera, number, occluded)
+    first = render.train_identities + render.test_identities
+    for person in range(first, first + render.distractors):
+        camera = person % render.cameras
+        occluded = _is_occluded(render, person, camera, 0, render.gallery_occluded)
+        yield Shot("gallery", 0, person, camera, 0, occluded)
+
+
+def picture(render: Render, shot: Shot) -> Picture:
+    """The picture of a shot; the same whoever asks, and whatever was rendered before."""
+    rng = np.random.default_rng([render.seed, 3, shot.person, shot.camera, shot.number])
+    return compose(rng, population(render)[shot.person], _cameras(render)[shot.camera], shot.occluded)
+
+
+def _row(work: tuple[Render, Shot]) -> tuple[bytes, dict[str, np.ndarray]]:
+    render, shot = work
+    made = picture(render, shot)
+    truth = {"map": made.map, "person": made.person, "keypoints": made.keypoints, "visible": made.visible,
+             "whole": made.whole, "occluder": np.uint8(made.occluder)}  # fmt: skip
+    return made.jpeg, {"key": np.bytes_(shot.key.encode()), **truth}
+
+
+def _one_thread() -> None:
+    cv2.setNumThreads(1)
+
+
+def rows(render: Render, workers: int) -> Iterator[tuple[bytes, dict[str, np.ndarray]]]:
+    """JPEG file and truth of every shot, in the order of `shots`; `workers` 0 means one a core."""
+    work = [(render, shot) for shot in shots(render)]
+    bar = {"total": len(work), "desc": "render"}
+    with multiprocessing.get_context("spawn").Pool(workers or store.cores(), _one_thread) as pool:
+        with store.progress(**bar) as progress:
+            for row in pool.imap(_row, work, CHUNK):
+                progress.update()
+                yield row
+        pool.close()
+        pool.join()
+
+
+def write(path: str | Path, render: Render, workers: int) -> None:
+    """Render everything into one archive: pictures in Market-1501 layout, and `truth.h5`."""
+    taken = shots(render)
+    truths = []
+    with store.replace(path) as beside, zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
+        for shot, (jpeg, truth) in zip(taken, rows(render, workers), strict=True):
+            _add(archive, f"{FOLDERS[shot.split]}/{shot.name}", jpeg)
+            truths.append(truth)
+        _add(archive, "truth.h5", _truth_file(truths, render))
+
+
+def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    entry = zipfile.ZipInfo(name, DATE)
+    entry.external_attr = 0o644 << 16
+    archive.writestr(entry, data)
+
+
+def _truth_file(truths: list[dict[str, np.ndarray]], render: Render) -> bytes:
+    arrays = {name: np.stack([truth[name] for truth in truths]) for name in truths[0]}
+    facts = {"index": keys_hash(arrays["key"].tolist()), "render": asdict(render), "truth": 1}
+    with TemporaryDirectory() as folder:
+        store.write(Path(folder) / "truth.h5", "truth", arrays, facts, ["opencv-python-headless"])
+        return (Path(folder) / "truth.h5").read_bytes()
+
+
+def keys_hash(keys: Iterable[bytes]) -> str:
+    """Hex digest of the pictures' keys: which pictures the truth is about."""
+    return sha256(b"\n".join(keys)).hexdigest()

@@ -1,0 +1,125 @@
+"""What is drawn on an upper garment: prints, tones, openings, collars, buttons, hoods."""
+
+import cv2
+import numpy as np
+
+from pipeline.synthetic.people import SECOND_COLOURS, SKINS, UPPER_COLOURS, Person
+from pipeline.synthetic.textures import darker
+
+SHIFT = 4
+
+
+class Surface:
+    """Draws on a window of the torso's cloth in body terms: height along the spine, angle from the front."""
+
+    def __init__(self, albedo: np.ndarray, origin: tuple[int, int], trunk):
+        self.albedo, self.origin, self.trunk = albedo, np.array(origin), trunk
+
+    def points(self, places: list[tuple[float, float]]) -> tuple[np.ndarray, float]:
+        """Window coordinates of (height, angle) places, and how much the most visible of them faces us."""
+        found = np.array([self.trunk.at(height, angle) for height, angle in places])
+        return found[:, :2] - self.origin, float(found[:, 2].max())
+
+    def fill(self, places: list[tuple[float, float]], colour, least: float = 0.15) -> None:
+        points, facing = self.points(places)
+        if facing > least:
+            fixed = np.round(points * (1 << SHIFT)).astype(np.int32)
+            cv2.fillPoly(self.albedo, [fixed], colour, cv2.LINE_AA, SHIFT)
+
+    def line(self, places: list[tuple[float, float]], colour, width: float, least: float = 0.15) -> None:
+        points, facing = self.points(places)
+        if facing > least:
+            fixed = np.round(points * (1 << SHIFT)).astype(np.int32)
+            thick = max(1, round(width * self.trunk.view.scale_x))
+            cv2.polylines(self.albedo, [fixed], False, colour, thick, cv2.LINE_AA, SHIFT)
+
+
+def draw_details(albedo: np.ndarray, origin: tuple[int, int], person: Person, trunk) -> None:
+    """All details of the person's upper garment that this view shows."""
+    surface = Surface(albedo, origin, trunk)
+    if person.upper_pattern == "two-tone":
+        _yoke(surface, person)
+    if person.upper_pattern == "print":
+        _print(surface, person)
+    {"shirt": _buttons, "t-shirt": _round_neck, "hoodie": _hood, "jacket": _opening, "coat": _lapels}[
+        person.upper_kind
+    ](surface, person)
+
+
+def _edge(person: Person, share: float = 0.62):
+    base = UPPER_COLOURS[person.upper_colour]
+    return darker(base, share) if sum(base) > 170 else tuple(channel + 34 for channel in base)
+
+
+def _yoke(surface: Surface, person: Person) -> None:
+    """The shoulders in the second colour."""
+    low = 0.2 - 0.05 * (person.variety % 4) / 4
+    bottom = surface.trunk.view.project(surface.trunk.centre(low)[None])[0, :2] - surface.origin
+    rows = np.arange(surface.albedo.shape[0]) < bottom[1]
+    surface.albedo[rows] = SECOND_COLOURS[person.second_colour]
+
+
+def _print(surface: Surface, person: Person) -> None:
+    """A block, disc or letters on the chest or the back."""
+    colour = SECOND_COLOURS[person.second_colour]
+    back = np.pi if person.variety % 3 == 2 else 0.0
+    kind = person.variety // 3 % 3
+    if kind == 0:
+        angle = np.linspace(0, 2 * np.pi, 16)
+        surface.fill([(0.185 + 0.045 * np.sin(a), back + 0.52 * np.cos(a)) for a in angle], colour)
+    elif kind == 1:
+        for top in (0.215, 0.18):
+            surface.fill([(top, back - 0.6), (top, back + 0.6), (top - 0.022, back + 0.6), (top - 0.022, back - 0.6)],
+                         colour)  # fmt: skip
+    else:
+        surface.fill(
+            [(0.23, back - 0.5), (0.23, back + 0.5), (0.13, back + 0.35), (0.13, back - 0.35)], colour
+        )
+        surface.fill([(0.2, back - 0.2), (0.2, back + 0.2), (0.16, back)], darker(colour, 0.5))
+
+
+def _round_neck(surface: Surface, person: Person) -> None:
+    surface.fill([(0.325, -0.9), (0.302, -0.5), (0.292, 0.0), (0.302, 0.5), (0.325, 0.9)], SKINS[person.skin])
+    surface.line([(0.31, -0.8), (0.298, -0.5), (0.288, 0), (0.298, 0.5), (0.31, 0.8)], _edge(person), 0.006)
+
+
+def _buttons(surface: Surface, person: Person) -> None:
+    surface.fill([(0.325, -0.7), (0.27, 0.0), (0.325, 0.7)], SKINS[person.skin])
+    surface.line([(0.27, 0.0), (-0.03, 0.0)], _edge(person, 0.8), 0.004)
+    for side in (-1, 1):
+        collar = [(0.322, side * 0.7), (0.272, 0.0), (0.268, side * 0.45), (0.3, side * 1.1)]
+        surface.fill(collar, darker(UPPER_COLOURS[person.upper_colour], 1.18))
+
+
+def _hood(surface: Surface, person: Person) -> None:
+    shade = darker(UPPER_COLOURS[person.upper_colour], 0.8)
+    surface.fill([(0.325, np.pi - 1.2), (0.25, np.pi - 0.7), (0.225, np.pi), (0.25, np.pi + 0.7), (0.325, np.pi + 1.2)],
+                 shade)  # fmt: skip
+    surface.fill([(0.325, -1.1), (0.29, 0.0), (0.325, 1.1)], shade)
+    for side in (-0.16, 0.16):
+        surface.line([(0.288, side), (0.22, side)], (206, 204, 198), 0.004)
+    surface.line([(0.02, -0.9), (0.085, -0.6), (0.085, 0.6), (0.02, 0.9)], _edge(person), 0.005)
+
+
+def _opening(surface: Surface, person: Person) -> None:
+    """A jacket, open over something of the second colour, or zipped."""
+    if person.variety % 2:
+        inside = SECOND_COLOURS[person.second_colour]
+        surface.fill(
+            [(0.325, -0.6), (0.2, -0.3), (-0.05, -0.22), (-0.05, 0.22), (0.2, 0.3), (0.325, 0.6)], inside
+        )
+        surface.fill([(0.325, -0.4), (0.295, 0.0), (0.325, 0.4)], SKINS[person.skin])
+    surface.line([(0.31, 0.0), (-0.04, 0.0)], _edge(person), 0.005)
+    for side in (-1, 1):
+        surface.line([(0.075, side * 0.95), (0.03, side * 0.75)], _edge(person), 0.006)
+    surface.line([(-0.015, angle) for angle in np.linspace(-1.2, 1.2, 7)], _edge(person, 0.8), 0.006)
+
+
+def _lapels(surface: Surface, person: Person) -> None:
+    inside = SECOND_COLOURS[person.second_colour]
+    surface.fill([(0.325, -0.7), (0.19, 0.0), (0.325, 0.7)], inside)
+    surface.fill([(0.325, -0.4), (0.288, 0.0), (0.325, 0.4)], SKINS[person.skin])
+    for side in (-1, 1):
+        surface.line([(0.32, side * 0.75), (0.25, side * 0.5), (0.19, 0.0)], _edge(person), 0.008)
+    surface.line([(0.19, 0.05), (-0.05, 0.05)], _edge(person), 0.005)
+    surface.line([(0.09, angle) for angle in np.linspace(-1.3, 1.3, 7)], _edge(person, 0.7), 0.009)

@@ -1,0 +1,15 @@
+"""Stage `render`: params -> the embedded dataset of rendered pedestrians, with its truth, as one archive."""
+
+import sys
+
+from pipeline import params, store
+from pipeline.synthetic import dataset
+
+
+def main(out: str, config: str = "params.yaml") -> None:
+    render = params.read(config, "render", dataset.Render)
+    dataset.write(out, render, params.read(config, "workers", int))
+
+
+if __name__ == "__main__":
+    store.run(main, sys.argv[1:])
