@@ -1,0 +1,21 @@
+"""Makes the embedded weights: `python -m stages.pretrain segmentation|pose|vit <weights>`.  No stage of the DAG."""
+
+import sys
+from importlib import import_module
+
+from pipeline import params, store
+
+NETWORKS = ("segmentation", "pose", "vit")
+
+
+def main(network: str, weights: str, config: str = "params.yaml") -> None:
+    if network not in NETWORKS:
+        raise store.BadInput(f"{network}: no embedded network. Name one of {', '.join(NETWORKS)}.")
+    module = import_module(f"pipeline.pretraining.{network}")
+    values = params.read(config, "pretrain", dict)
+    settings = params.validate(values.get(network), module.Pretrain, f"{config}: ", f"pretrain.{network}")
+    module.train(settings, weights)
+
+
+if __name__ == "__main__":
+    store.run(main, sys.argv[1:])
