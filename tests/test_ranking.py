@@ -1,0 +1,225 @@
+"""Ranking: the distance of Eq. 25, Market-1501's protocol, and scores that can be checked by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import ranking
+from pipeline.params import BadInput
+from pipeline.ranking import Embedded, cmc, distances, rank, scores
+
+nan = math.nan
+
+
+def embedded(parts, pid=None, camid=None, visibility=None, gate=None):
+    parts = torch.as_tensor(parts, dtype=torch.float32)
+    visibility = torch.ones(parts.shape[:2]) if visibility is None else torch.as_tensor(visibility).float()
+    count = len(parts)
+    pid = np.ones(count, np.int64) if pid is None else np.asarray(pid, np.int64)
+    camid = np.zeros(count, np.int64) if camid is None else np.asarray(camid, np.int64)
+    return Embedded(parts, visibility, pid, camid, gate)
+
+
+def on_an_arc(degrees):
+    """One part of two channels: the distance of two images grows with their angle."""
+    angle = torch.deg2rad(torch.as_tensor(degrees, dtype=torch.float32))
+    return torch.stack([angle.cos(), angle.sin()], -1)[:, None]
+
+
+def people(text):
+    """'2(1) 1(0)' -> identities [2, 1] and cameras [1, 0]."""
+    words = [word.rstrip(")").split("(") for word in text.split()]
+    return np.array([int(pid) for pid, _ in words]), np.array([int(camid) for _, camid in words])
+
+
+CASES = {  # gallery nearest first, pid(camera); the query is person 1 on camera 0 -> AP, first match, INP
+    "1(1)": (1.0, 1, 1.0),
+    "2(1) 1(1)": (1 / 2, 2, 1 / 2),
+    "1(1) 2(1) 1(2)": ((1 + 2 / 3) / 2, 1, 2 / 3),
+    "1(0) 1(1)": (1.0, 1, 1.0),  # same camera: neither hit nor miss
+    "2(0) 1(1)": (1 / 2, 2, 1 / 2),  # another person by the same camera counts
+    "-1(1) 1(1)": (1.0, 1, 1.0),  # junk: neither hit nor miss
+    "0(1) 1(1)": (1 / 2, 2, 1 / 2),  # a distractor is a miss
+    "1(-1) 2(1)": (1.0, 1, 1.0),  # an unknown camera hides nothing
+    "2(1) 3(1)": (nan, 0, nan),  # never seen elsewhere
+    "1(0) 2(1)": (nan, 0, nan),  # seen by its own camera alone
+}
+
+
+@pytest.mark.parametrize("gallery", CASES)
+def test_one_query_is_scored_by_the_protocol(gallery):
+    pid, camid = people(gallery)
+    ranked = rank(
+        embedded(on_an_arc([0]), [1], [0]), embedded(on_an_arc(np.arange(len(pid)) + 1), pid, camid)
+    )
+    np.testing.assert_allclose([ranked.ap[0], ranked.first[0], ranked.inp[0]], CASES[gallery])
+
+
+def test_a_query_without_camera_is_compared_with_everything():
+    ranked = rank(embedded(on_an_arc([0]), [1], [-1]), embedded(on_an_arc([1, 2]), [1, 1], [0, -1]))
+    assert ranked.matches[0] == 2
+
+
+def test_queries_that_show_nobody_have_no_match():
+    gallery = embedded(on_an_arc([1, 2, 3]), [0, -1, 1])
+    assert (rank(embedded(on_an_arc([0, 0]), [0, -1], [5, 5]), gallery).matches == 0).all()
+
+
+def test_equal_distances_keep_the_gallerys_order():
+    ranked = rank(
+        embedded(on_an_arc([0]), [1], [0]), embedded(on_an_arc([9] * 4), [2, 1, 3, 1], [1] * 4), top=4
+    )
+    assert ranked.first[0] == 2 and ranked.ap[0] == (1 / 2 + 2 / 4) / 2
+    assert ranked.top.tolist() == [[0, 1, 2, 3]]
+
+
+def test_the_nearest_are_listed_without_junk_and_own_camera_and_padded():
+    gallery = embedded(on_an_arc([4, 3, 2, 1]), [1, -1, 2, 1], [1, 1, 1, 0])
+    assert rank(embedded(on_an_arc([0]), [1], [0]), gallery, top=3).top.tolist() == [[2, 0, -1]]
+
+
+def test_an_empty_gallery_answers_nothing():
+    ranked = rank(embedded(on_an_arc([0]), [1], [0]), embedded(torch.zeros(0, 1, 2), [], []), top=2)
+    assert ranked.matches[0] == 0 and ranked.top.tolist() == [[-1, -1]]
+
+
+def test_features_that_are_no_numbers_are_refused():
+    with pytest.raises(BadInput, match="query features"):
+        rank(embedded([[[nan, 1.0]]]), embedded(on_an_arc([1])))
+
+
+# ------------------------------------------------------------------ the distance
+
+
+def test_the_distance_is_the_mean_over_the_parts_that_both_show():
+    # right angles: sqrt 2; the same: 0; part 0 is the global one
+    query = embedded([[[1, 0], [1, 0], [1, 0]]], visibility=[[1, 1, 0]])
+    gallery = embedded([[[0, 2], [3, 0], [1, 0]]] * 2, visibility=[[1, 1, 1], [1, 0, 1]])
+    torch.testing.assert_close(distances(query, gallery), torch.tensor([[2**0.5 / 2, 2**0.5]]))
+    torch.testing.assert_close(distances(query, gallery, "squared"), torch.tensor([[1.0, 2.0]]))
+
+
+def test_with_everything_visible_the_distance_is_the_plain_mean():
+    torch.manual_seed(0)
+    q, g = torch.randn(3, 5, 4), torch.randn(7, 5, 4)
+    unit_q, unit_g = q / q.norm(dim=2, keepdim=True), g / g.norm(dim=2, keepdim=True)
+    wanted = (unit_q[:, None] - unit_g[None]).norm(dim=3).mean(2)
+    torch.testing.assert_close(distances(embedded(q), embedded(g)), wanted)
+
+
+def test_images_that_show_no_common_part_are_infinitely_far_apart():
+    query = embedded(torch.ones(1, 2, 3), visibility=[[1, 0]])
+    assert distances(query, embedded(torch.ones(1, 2, 3), visibility=[[0, 1]])).item() == math.inf
+
+
+def test_the_length_of_features_does_not_matter():
+    torch.manual_seed(0)
+    q, g = torch.randn(2, 3, 4), torch.randn(5, 3, 4)
+    torch.testing.assert_close(
+        distances(embedded(5 * q), embedded(g / 7)), distances(embedded(q), embedded(g))
+    )
+
+
+def slow_distance(q, vq, g, vg, gate, metric):
+    """Read aloud: over the parts, weights times distances, over weights."""
+    total = weight = 0.0
+    for p in range(len(q)):
+        other = g[p] if gate is None else g[p] * gate[p]
+        unit = [x / np.linalg.norm(x) if np.linalg.norm(x) else x for x in (q[p], other)]
+        distance = np.linalg.norm(unit[0] - unit[1])
+        total += vq[p] * vg[p] * (distance if metric == "euclidean" else distance**2)
+        weight += vq[p] * vg[p]
+    return total / weight if weight else math.inf
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.booleans(), st.sampled_from(["euclidean", "squared"]))
+def test_distances_equal_the_formula_in_a_loop(seed, gated, metric):
+    rng = np.random.default_rng(seed)
+    q, g, gate = rng.normal(size=(3, 4, 5)), rng.normal(size=(6, 4, 5)), rng.random((3, 4, 5))
+    vq, vg = (rng.choice([0, 0.5, 1], (n, 4)) for n in (3, 6))
+    gates = torch.tensor(gate, dtype=torch.float32) if gated else None
+    found = distances(embedded(q, visibility=vq, gate=gates), embedded(g, visibility=vg), metric)
+    wanted = [
+        [slow_distance(q[i], vq[i], g[j], vg[j], gate[i] if gated else None, metric) for j in range(6)]
+        for i in range(3)
+    ]
+    np.testing.assert_allclose(found, wanted, atol=2e-3)
+
+
+# ------------------------------------------------------------------ against a slow twin
+
+
+def slow_rank(query, gallery, top):
+    """Read aloud: sort the gallery, strike out what does not count, walk down the list."""
+    table = distances(query, gallery, "squared").numpy()
+    answers = []
+    for i in range(len(query)):
+        walk = []
+        for j in sorted(range(len(gallery)), key=lambda j: (table[i, j], j)):
+            same = gallery.pid[j] == query.pid[i] and gallery.camid[j] == query.camid[i] >= 0
+            if gallery.pid[j] >= 0 and not (same and query.pid[i] > 0):
+                walk.append(j)
+        right = [k for k, j in enumerate(walk, 1) if gallery.pid[j] == query.pid[i] > 0]
+        precision = [n / k for n, k in enumerate(right, 1)]
+        ap = sum(precision) / len(right) if right else nan
+        inp = len(right) / right[-1] if right else nan
+        answers.append((ap, inp, right[0] if right else 0, len(right), (walk + [-1] * top)[:top]))
+    return answers
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 12), st.integers(0, 40), st.integers(1, 5), st.integers(0, 6))
+def test_ranking_equals_the_protocol_read_aloud_whatever_the_block(seed, queries, galleries, block, top):
+    rng = np.random.default_rng(seed)
+
+    def some(count):
+        parts = np.eye(3)[
+            rng.integers(0, 3, (count, 3))
+        ]  # squared distances are 0 or 2: many ties, no rounding
+        visibility = rng.integers(0, 2, (count, 3))
+        return embedded(parts, rng.integers(-1, 4, count), rng.integers(-1, 3, count), visibility)
+
+    query, gallery = some(queries), some(galleries)
+    ranked = rank(query, gallery, "squared", block=block, top=top)
+    for i, (ap, inp, first, matches, nearest) in enumerate(slow_rank(query, gallery, top)):
+        np.testing.assert_allclose([ranked.ap[i], ranked.inp[i]], [ap, inp])
+        assert (ranked.first[i], ranked.matches[i], ranked.top[i].tolist()) == (first, matches, nearest)
+
+
+def test_blocks_and_tiles_change_nothing(monkeypatch):
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    query = embedded(torch.randn(20, 3, 8), rng.integers(1, 5, 20), rng.integers(0, 3, 20))
+    gallery = embedded(torch.randn(90, 3, 8), rng.integers(0, 5, 90), rng.integers(0, 3, 90))
+    whole = rank(query, gallery, top=5)
+    monkeypatch.setattr(ranking, "TILE", 7)
+    pieces = rank(query, gallery, block=3, top=5)
+    np.testing.assert_allclose(pieces.ap, whole.ap)
+    assert (pieces.top == whole.top).all()
+
+
+# ------------------------------------------------------------------ the scores
+
+
+def test_scores_are_percentages_of_the_queries_that_have_a_match():
+    gallery = embedded(on_an_arc([1, 2, 3]), [2, 1, 3], [1, 1, 1])
+    ranked = rank(embedded(on_an_arc([0, 0, 0]), [1, 3, 4], [0, 0, 0]), gallery)  # ranks 2, 3, none
+    found = scores(ranked)
+    assert found == {"queries": 2, "rank1": 0.0, "rank5": 100.0, "rank10": 100.0, "mAP": 41.67, "mINP": 41.67}
+    np.testing.assert_allclose(cmc(ranked, 4), [0, 0.5, 1, 1])
+
+
+def test_scores_of_some_queries_are_theirs_alone():
+    gallery = embedded(on_an_arc([1, 2]), [2, 1], [1, 1])
+    ranked = rank(embedded(on_an_arc([0, 0]), [1, 2], [0, 0]), gallery)
+    assert scores(ranked, np.array([False, True]))["mAP"] == 100.0
+
+
+def test_a_group_without_a_query_has_no_scores():
+    ranked = rank(embedded(on_an_arc([0]), [1], [0]), embedded(on_an_arc([1]), [2]))
+    assert scores(ranked) == {"queries": 0}
