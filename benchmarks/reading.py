@@ -1,0 +1,64 @@
+"""How fast labels are read: one row at a time, in order, and by the workers of a torch DataLoader."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline import store
+
+AT_LEAST = 0.5  # seconds that each figure is measured
+BATCH, WORKERS = 64, 2
+
+
+class Labels(Dataset):
+    """What training reads for an image: its parsing map and its flags."""
+
+    def __init__(self, parsing: Path, occlusion: Path):
+        self.parsing, self.occlusion = store.Rows(parsing, "parsing"), store.Rows(occlusion, "occlusion")
+
+    def __len__(self) -> int:
+        return len(self.parsing["map"])
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.from_numpy(self.parsing["map"][i]), torch.from_numpy(self.occlusion["occluded"][i])
+
+
+def measure(parsing: Path, occlusion: Path) -> dict[str, float]:
+    """Images a second, map and flags, of one process and of a DataLoader with spawned workers."""
+    labels = Labels(parsing, occlusion)
+    orders = {
+        "random": np.random.default_rng(0).permutation(len(labels)),
+        "sequential": np.arange(len(labels)),
+    }
+    rates = {
+        name: _rate(lambda order=order: [labels[i] for i in order], order) for name, order in orders.items()
+    }
+    loader = DataLoader(
+        labels,
+        BATCH,
+        shuffle=True,
+        num_workers=WORKERS,
+        multiprocessing_context="spawn",
+        persistent_workers=True,
+    )
+    for _ in loader:  # starts the workers
+        pass
+    rates["dataloader"] = _rate(lambda: [None for _ in loader], labels)
+    return {**rates, "dataloader_workers": WORKERS, "dataloader_batch": BATCH}
+
+
+def _rate(read, rows) -> float:
+    start, done = time.perf_counter(), 0
+    while (seconds := time.perf_counter() - start) < AT_LEAST:
+        read()
+        done += len(rows)
+    return round(done / seconds, 1)
+
+
+def sizes(folder: Path, count: int) -> dict[str, float]:
+    """Bytes an image of every file of a dataset."""
+    files = sorted(p for p in folder.iterdir() if p.suffix in (".h5", ".parquet"))
+    return {path.name: round(path.stat().st_size / count, 1) for path in files}
