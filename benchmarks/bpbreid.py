@@ -1,8 +1,8 @@
 """Everything around the networks, beside the label script that BPBReID publishes.
 
-Its file `torchreid/scripts/get_labels.py` is run as it is, at batch size 1 (at others it mixes images up). Only
-what it calls is replaced: its two networks answer with the instances and fields that our stages recorded, in the
-forms of detectron2 and openpifpaf. Our stages run with their networks' own answers replayed.
+Its file `torchreid/scripts/get_labels.py` is run as it is, at batch size 1 (at others it mixes images up).
+Only what it calls is replaced: its two networks answer with the instances and fields that our stages
+recorded, in the forms of detectron2 and openpifpaf. Our stages run with their networks' own answers replayed.
 """
 
 import contextlib
@@ -31,12 +31,13 @@ from pipeline import datasets, parsing, store
 SCRIPT = "torchreid/scripts/get_labels.py"
 CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"  # the script's default
 SIDES = {
-    "theirs": "list, decode, resize for both networks (Mask R-CNN's short side to 800, as the script has it), choose "
-    "the person, multiply its mask into 36 confidences, write two .npy files an image; reads loose image files",
+    "theirs": "list and decode loose image files, resize and normalise for both networks (Mask R-CNN's short "
+    "side to 800, as its configuration has it), choose the person, multiply its mask into 36 confidences, "
+    "write two .npy files an image",
     "theirs_at_our_size": "the same, its configuration's 800 set to the short side of our segment.size",
-    "ours_to_the_same_point": "segment and pose around their networks, and of parse: read both files, paste the "
-    "masks, group the confidences, choose the person, multiply its mask into the parts' confidences; checksums, "
-    "compression and fsync of all files included; reads the packed images that stage index made",
+    "ours_to_the_same_point": "segment and pose around their networks, and of parse: read both files, paste "
+    "the masks, group the confidences, choose the person, multiply its mask into the parts' confidences; "
+    "checksums, compression and fsync of all files included; images come packed from stage index",
     "ours_in_full": "the same, and the map of K + 1 labels on parse.grid, and label: y(c) and l_c",
 }
 
@@ -254,10 +255,8 @@ def _agreement(theirs: Published, world: World) -> float:
     for i, answer in enumerate(theirs.instances):
         masks = answer[0]["instances"].pred_masks.numpy().astype(np.uint8)
         kept = theirs.channels(i)
-        cells = [
-            theirs.script.cv2.resize(m, kept.shape[:0:-1]) * _confidence(theirs.fields[i]) for m in masks
-        ]
-        same.append(bool(chosen[i] >= 0 and np.array_equal(cells[chosen[i]], kept)))
+        mask = cv2.resize(masks[chosen[i]], kept.shape[:0:-1])
+        same.append(chosen[i] >= 0 and np.array_equal(mask * _confidence(theirs.fields[i]), kept))
     return round(float(np.mean(same)), 4)
 
 

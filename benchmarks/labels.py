@@ -1,7 +1,7 @@
 """What the labels cost: `uv run python -m benchmarks.labels` prints one JSON object.
 
-CPU time is that of one process with one thread, without imports and without what a worker builds once; of several
-rounds the least counts. Networks are what torch modules with weights compute, measured at their call.
+CPU time is that of one process with one thread, without imports and what a worker builds once; of several
+rounds the least counts. Inside the networks is what torch modules with weights compute.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Label quality against cost, for input sizes of both networks, on rendered people whom no network has seen."""
+"""Label quality against cost, for input sizes of both networks, on people whom no network has seen."""
 
 from pathlib import Path
 from typing import Any

@@ -1,6 +1,7 @@
 """How fast labels are read: one row at a time, in order, and by the workers of a torch DataLoader."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +30,10 @@ class Labels(Dataset):
 def measure(parsing: Path, occlusion: Path) -> dict[str, float]:
     """Images a second, map and flags, of one process and of a DataLoader with spawned workers."""
     labels = Labels(parsing, occlusion)
-    orders = {
-        "random": np.random.default_rng(0).permutation(len(labels)),
-        "sequential": np.arange(len(labels)),
-    }
+    random = np.random.default_rng(0).permutation(len(labels))
     rates = {
-        name: _rate(lambda order=order: [labels[i] for i in order], order) for name, order in orders.items()
+        "random": _rate(lambda: [labels[i] for i in random], labels),
+        "sequential": _rate(lambda: [labels[i] for i in range(len(labels))], labels),
     }
     loader = DataLoader(
         labels,
@@ -50,7 +49,7 @@ def measure(parsing: Path, occlusion: Path) -> dict[str, float]:
     return {**rates, "dataloader_workers": WORKERS, "dataloader_batch": BATCH}
 
 
-def _rate(read, rows) -> float:
+def _rate(read: Callable[[], object], rows: Labels) -> float:
     start, done = time.perf_counter(), 0
     while (seconds := time.perf_counter() - start) < AT_LEAST:
         read()
