@@ -6,3 +6,8 @@ heads, garments, bags, bodies                  a person painted from far to near
 scenes, occluders, cameras                     what is behind, in front, and how it is recorded
 pictures    one crop and its truth             dataset     the embedded dataset as an archive
 """
+
+from pipeline.synthetic.people import ATTRIBUTES, Person, attributes
+from pipeline.synthetic.pictures import Picture, training_picture
+
+__all__ = ["ATTRIBUTES", "Person", "Picture", "attributes", "training_picture"]

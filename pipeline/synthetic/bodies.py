@@ -1,5 +1,7 @@
 """A dressed, posed body painted from the far limbs to the near ones, each pixel labelled with its part."""
 
+from itertools import pairwise
+
 import numpy as np
 
 from pipeline.synthetic import bags, garments, heads
@@ -13,7 +15,7 @@ from pipeline.synthetic.people import (
     Person,
 )
 from pipeline.synthetic.skeleton import Joints, Pose, View
-from pipeline.synthetic.textures import darker, solid, upper_tile
+from pipeline.synthetic.textures import darker, upper_tile
 
 HEAD, ARM, TORSO, LEG, FOOT = 1, {"left": 2, "right": 3}, 4, {"left": 5, "right": 6}, {"left": 7, "right": 8}
 FOOT_FROM = 0.87  # share of the shin's length from the knee at which the part "foot" begins
@@ -30,12 +32,12 @@ TRUNK = np.array(
 
 def _bent(points: np.ndarray, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A path through three or more points with its corners rounded, and the radii along it."""
-    where = np.linspace(0, len(points) - 1, 6 * (len(points) - 1) + 1)
-    known = np.arange(len(points))
-    path = np.stack([np.interp(where, known, column) for column in np.asarray(points).T[:2]], 1)
+    share = np.linspace(0, 1, 6, endpoint=False)[:, None]
+    pieces = [start + share * (end - start) for start, end in pairwise(points[:, :2])]
+    path = np.concatenate([*pieces, points[-1:, :2]])
     smooth = path.copy()
     smooth[1:-1] = 0.25 * path[:-2] + 0.5 * path[1:-1] + 0.25 * path[2:]
-    return smooth, np.interp(where, np.linspace(0, len(points) - 1, len(radii)), radii)
+    return smooth, np.interp(np.linspace(0, 1, len(path)), np.linspace(0, 1, len(radii)), radii)
 
 
 def _part_of_path(
@@ -58,7 +60,7 @@ def paint_leg(canvas: Canvas, person: Person, view: View, joints: Joints, side: 
     path, radii = _bent(points, skin)
     bare = person.lower_kind != "trousers"
     if bare:
-        _lay_limb(canvas, path, radii, Cloth(solid(SKINS[person.skin])), LEG[side])
+        _lay_limb(canvas, path, radii, Cloth(SKINS[person.skin]), LEG[side])
     _paint_foot(canvas, person, view, joints, side, path, radii)
     if person.lower_kind == "skirt":
         return
@@ -68,7 +70,7 @@ def paint_leg(canvas: Canvas, person: Person, view: View, joints: Joints, side: 
     path, radii = _bent(points, widths)
     if person.lower_kind == "shorts":
         path, radii = _part_of_path(path, radii * 1.12, 0.0, 0.36 + 0.12 * person.hem)
-    cloth = Cloth(solid(colour, 5.0), folds=2, depth=1.25)
+    cloth = Cloth(colour, folds=2, depth=1.25)
     _lay_limb(canvas, path, radii, cloth, LEG[side])
     if not bare:
         _relabel_ankle(canvas, path, radii, side)
@@ -88,9 +90,9 @@ def _paint_foot(canvas, person: Person, view: View, joints: Joints, side: str, p
     _relabel_ankle(canvas, path, radii, side)
     sole = view.project(np.stack([joints[f"{side}_{name}"] for name in ("heel", "ball", "toe")]))[:, :2]
     colour = SHOE_COLOURS[person.shoes]
-    size = view.scale_x * np.array([0.024, 0.025, 0.017])
-    rim = Cloth(solid(darker(colour, 0.6) if person.shoes != "black" else (96, 94, 92)))
-    lower = sole + (0, view.scale_y * 0.006)
+    size = view.scale_x * np.array([0.019, 0.020, 0.013])
+    rim = Cloth(darker(colour, 0.6) if person.shoes != "black" else (96, 94, 92))
+    lower = sole + (0, view.scale_y * 0.005)
     _lay_limb(canvas, lower, size, rim, FOOT[side], roundness=0.5)
     ankle = view.project(joints[f"{side}_ankle"][None])[:, :2]
     shoe = np.concatenate([ankle, sole[1:]])
@@ -98,15 +100,15 @@ def _paint_foot(canvas, person: Person, view: View, joints: Joints, side: str, p
         canvas,
         np.concatenate([sole[:1], sole[1:]]),
         size * 0.92,
-        Cloth(solid(colour)),
+        Cloth(colour),
         FOOT[side],
         shadow=0.0,
     )
     _lay_limb(
         canvas,
         shoe,
-        view.scale_x * np.array([0.024, 0.022, 0.015]),
-        Cloth(solid(colour)),
+        view.scale_x * np.array([0.021, 0.019, 0.012]),
+        Cloth(colour),
         FOOT[side],
         shadow=0,
     )
@@ -117,7 +119,7 @@ def paint_arm(canvas: Canvas, person: Person, view: View, joints: Joints, side: 
     points = view.project(np.stack([joints[f"{side}_{name}"] for name in ("shoulder", "elbow", "wrist")]))
     hand = view.project(np.stack([joints[f"{side}_wrist"], joints[f"{side}_hand"]]))[:, :2]
     girth = view.scale_x * (0.45 + 0.55 * person.width)
-    skin = Cloth(solid(SKINS[person.skin]))
+    skin = Cloth(SKINS[person.skin])
     palm = np.stack([hand[0], 0.55 * hand[0] + 0.45 * hand[1], hand[1]])
     _lay_limb(canvas, palm, np.array([0.014, 0.0185, 0.011]) * view.scale_x, skin, ARM[side])
     if person.sleeve == "short":
@@ -128,7 +130,7 @@ def paint_arm(canvas: Canvas, person: Person, view: View, joints: Joints, side: 
         path, radii = _part_of_path(path, radii * 1.08, 0.0, 0.38)
     tile = upper_tile(person)
     if person.upper_pattern == "two-tone":
-        tile = solid(SECOND_COLOURS[person.second_colour])
+        tile = SECOND_COLOURS[person.second_colour]
     cloth = Cloth(tile, folds=1, depth=1.3 * BULK[person.upper_kind])
     _lay_limb(canvas, path, radii * BULK[person.upper_kind] ** 1.5, cloth, ARM[side], shadow=0.3)
 
@@ -187,7 +189,7 @@ def paint_torso(canvas: Canvas, person: Person, view: View, joints: Joints) -> N
     keep = np.abs(np.arange(len(outline)) - (len(outline) - 1) / 2) > 14
     stencil = canvas.polygon(outline[keep])
     axis = _axis(view, joints)
-    canvas.lay(stencil, Cloth(solid(lower, 5.0), folds=1), axis, TORSO, roundness=0.6)
+    canvas.lay(stencil, Cloth(lower, folds=1), axis, TORSO, roundness=0.6)
     low = {"shirt": -0.035, "t-shirt": -0.03, "hoodie": -0.025, "jacket": -0.04, "coat": -0.04}[
         person.upper_kind
     ]
@@ -236,7 +238,7 @@ def _tail(canvas, person: Person, view: View, joints: Joints, reach: float, flar
     stencil = canvas.polygon(outline)
     if stencil is not None:
         axis = np.stack([hips[:2], np.array([0.5 * (left + right), bottom])])
-        canvas.lay(stencil, Cloth(solid(colour, 4.0), folds=1, depth=1.6), axis,
+        canvas.lay(stencil, Cloth(colour, folds=1, depth=1.6), axis,
                    _leg_labels(stencil, view, joints), roundness=0.8)  # fmt: skip
 
 
@@ -259,13 +261,13 @@ def _leg_labels(stencil, view: View, joints: Joints) -> np.ndarray:
 def _paint_neck(canvas: Canvas, person: Person, view: View, joints: Joints) -> None:
     path = view.project(np.stack([joints["neck"] - (0, 0.01, 0), joints["head"] - (0, 0.035, 0.008)]))[:, :2]
     radius = 0.029 * view.scale_x * person.width**0.5
-    cloth = Cloth(solid(darker(SKINS[person.skin], 0.9)))
+    cloth = Cloth(darker(SKINS[person.skin], 0.9))
     _lay_limb(canvas, path, np.array([radius * 1.1, radius]), cloth, HEAD)
 
 
 def paint_body(canvas: Canvas, person: Person, pose: Pose, view: View, joints: Joints) -> None:
     """Everything of one person, far parts first."""
-    near = {name: float(view.project(point[None])[0, 2]) for name, point in joints.items()}
+    near = dict(zip(joints, view.project(np.stack(list(joints.values())))[:, 2].tolist(), strict=True))
     legs = sorted(("left", "right"), key=lambda side: near[f"{side}_hip"] + 0.6 * near[f"{side}_knee"])
     arms = {side: 0.4 * near[f"{side}_shoulder"] + 0.6 * near[f"{side}_elbow"] + 0.5 * near[f"{side}_wrist"]
             for side in ("left", "right")}  # fmt: skip

@@ -37,13 +37,14 @@ class Camera:
         small = (max(8, round(width * self.resolution)), max(16, round(height * self.resolution)))
         image = cv2.GaussianBlur(picture, (0, 0), self.blur) if self.blur > 0.3 else picture
         image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
-        exposure = float(np.exp(rng.normal(0, 0.09)))
+        exposure = float(np.exp(rng.normal(0, 0.08)))
         curve = self._curve(exposure)
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
         image = (grey + self.saturation * (image - grey)).clip(0, 255).astype(np.uint8)
         image = cv2.LUT(image, curve).astype(np.float32)
-        image += self.noise * rng.standard_normal(image.shape[:2], dtype=np.float32)[..., None]
-        image += 0.5 * self.noise * rng.standard_normal(image.shape, dtype=np.float32)
+        noise = self.noise * rng.uniform(0.5, 1.5)
+        image += noise * rng.standard_normal(image.shape[:2], dtype=np.float32)[..., None]
+        image += 0.5 * noise * rng.standard_normal(image.shape, dtype=np.float32)
         image = np.clip(image, 0, 255).astype(np.uint8)
         return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 
@@ -62,12 +63,12 @@ def draw_camera(rng: np.random.Generator, place: str | None = None) -> Camera:
     angle = rng.uniform(-np.pi, np.pi)
     side = rng.uniform(-0.9, 0.9)
     return Camera(
-        balance=tuple(float(v) for v in np.exp(0.13 * (tint - tint.mean()) + rng.normal(0.03, 0.1))),
+        balance=tuple(float(v) for v in np.exp(0.07 * (tint - tint.mean()) + rng.normal(0.06, 0.1))),
         gamma=float(np.exp(rng.normal(0, 0.2))),
-        contrast=float(rng.uniform(0.68, 1.15)),
-        saturation=float(rng.uniform(0.5, 1.15)),
-        blur=float(rng.uniform(0.3, 1.4)),
-        noise=float(rng.uniform(1.5, 8)),
+        contrast=float(rng.uniform(0.85, 1.2)),
+        saturation=float(rng.uniform(0.6, 1.15)),
+        blur=float(rng.uniform(0.2, 1.1)),
+        noise=float(rng.uniform(1.5, 4.5)),
         resolution=float(rng.uniform(0.42, 0.95)),
         quality=int(rng.integers(55, 93)),
         pitch=float(rng.uniform(0.02, 0.34)),
@@ -76,7 +77,7 @@ def draw_camera(rng: np.random.Generator, place: str | None = None) -> Camera:
         sun=float(rng.uniform(0.3, 1)),
         place=str(rng.choice(PLACES)) if place is None else place,
         palette=int(rng.integers(2**31)),
-        aspect=float(rng.uniform(0.92, 1.1)),
+        aspect=float(rng.uniform(1.0, 1.2)),
         heading=float(angle),
         spread=float(rng.uniform(0.9, 2.5)),
     )
@@ -92,11 +93,12 @@ def network(seed: int, count: int) -> list[Camera]:
     for number in range(count):
         camera = draw_camera(rng, str(places[number % len(PLACES)]))
         hue = start + 2 * np.pi * number / count
-        tint = 0.13 * np.cos(hue + np.array([0, 2, 4]) * np.pi / 3)
+        tint = 0.02 * np.cos(hue + np.array([0, 2, 4]) * np.pi / 3)
         level = (order[number] + 0.5) / count * 2 - 1
-        balance = tuple(float(v) for v in np.exp(tint + 0.1 * level))
+        balance = tuple(float(v) for v in np.exp(tint + 0.06 + 0.03 * level))
         cameras.append(
-            Camera(**{**camera.__dict__, "balance": balance, "gamma": float(np.exp(-0.3 * level)),
-                      "heading": float(hue), "spread": 1.6})
+            Camera(**{**camera.__dict__, "balance": balance, "gamma": float(np.exp(-0.08 * level)),
+                      "heading": float(hue), "spread": 1.6, "contrast": 1.02 + 0.06 * float(np.cos(2 * hue)),
+                      "saturation": 0.92 + 0.08 * level})
         )  # fmt: skip
     return cameras

@@ -24,12 +24,11 @@ class Stencil:
 
 @dataclass(frozen=True)
 class Cloth:
-    """What a shape is covered with."""
+    """What a shape is covered with: one colour, or a tile of a pattern."""
 
-    tile: UInt8[np.ndarray, "s s 3"]
+    tile: UInt8[np.ndarray, "s s 3"] | tuple[int, int, int]
     folds: int = -1  # kind of folds, -1 smooth
     depth: float = 1.0  # of the folds
-    offset: tuple[float, float] = (0.0, 0.0)
 
 
 class Canvas:
@@ -104,7 +103,10 @@ class Canvas:
         area = (slice(y, y + height), slice(x, x + width))
         start, end = axis
         scale = 480.0 / self.unit
-        albedo = textures.sample(cloth.tile, start + np.array(cloth.offset), end, (x, y), mask.shape, scale)
+        if isinstance(cloth.tile, tuple):
+            albedo = np.full((height, width, 3), cloth.tile, np.uint8)
+        else:
+            albedo = textures.sample(cloth.tile, start, end, (x, y), mask.shape, scale)
         if details is not None:
             details(albedo, x, y)
         if shadow:
@@ -125,11 +127,12 @@ class Canvas:
 
     def _anchor(self, size: int, share: float) -> tuple[int, int]:
         half = size // 2
-        return tuple(int(np.clip(round(half + share * half * way), 0, size - 1)) for way in self.direction)
+        x, y = (round(half + share * half * way) for way in self.direction)
+        return min(max(x, 0), size - 1), min(max(y, 0), size - 1)
 
     def _shade(self, mask: np.ndarray, roundness: float) -> np.ndarray:
         """Light on a bulging shape: a box blur seen towards the light and away from it."""
-        thick = 2 * int(np.clip(np.sqrt((mask > 0).sum()) * 0.16, 3, 14)) + 1
+        thick = 2 * int(min(max(cv2.countNonZero(mask) ** 0.5 * 0.16, 3), 14)) + 1
         towards = cv2.blur(
             mask, (thick, thick), anchor=self._anchor(thick, -0.8), borderType=cv2.BORDER_CONSTANT
         )
@@ -145,7 +148,7 @@ class Canvas:
 
     def colour(self) -> UInt8[np.ndarray, "h w 3"]:
         """What is seen, black where nothing was laid."""
-        return np.clip(self.albedo * self.light[..., None], 0, 255).astype(np.uint8)
+        return cv2.multiply(self.albedo, cv2.merge([self.light] * 3), dtype=cv2.CV_8U)
 
 
 def _fixed(values: np.ndarray) -> np.ndarray:

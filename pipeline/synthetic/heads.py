@@ -8,7 +8,7 @@ import numpy as np
 from pipeline.synthetic.canvas import Canvas, Cloth
 from pipeline.synthetic.people import HAIR_COLOURS, SECOND_COLOURS, SKINS, Person
 from pipeline.synthetic.skeleton import HEAD, Joints, View
-from pipeline.synthetic.textures import darker, solid
+from pipeline.synthetic.textures import darker
 
 LABEL = 1
 
@@ -49,9 +49,9 @@ def _features(colour: np.ndarray, person: Person, u: np.ndarray, v: np.ndarray, 
     if person.variety % 5 == 0 and person.shape < 0.45:
         colour[front & (v < -0.38) & (np.abs(u) < 0.8)] = 0.6 * hair + 0.3 * skin
     socket = front & (np.abs(v - 0.1) < 0.1) & (np.abs(np.abs(u) - 0.4) < 0.22)
-    colour[socket] = 0.82 * skin
-    colour[front & (np.abs(v - 0.08) < 0.055) & (np.abs(np.abs(u) - 0.4) < 0.13)] = (44, 34, 32)
-    colour[front & (np.abs(v - 0.26) < 0.04) & (np.abs(np.abs(u) - 0.4) < 0.2)] = 0.55 * hair + 0.25 * skin
+    colour[socket] = 0.88 * skin
+    colour[front & (np.abs(v - 0.08) < 0.05) & (np.abs(np.abs(u) - 0.4) < 0.12)] = (52, 42, 40)
+    colour[front & (np.abs(v - 0.27) < 0.03) & (np.abs(np.abs(u) - 0.4) < 0.19)] = 0.5 * hair + 0.4 * skin
     colour[front & (np.abs(u) < 0.16) & (np.abs(v + 0.27) < 0.05)] = 0.72 * skin
     lips = 0.72 * skin + np.array((34, 0, 4))
     colour[front & (np.abs(u) < 0.27) & (np.abs(v + 0.56) < 0.07)] = lips
@@ -69,7 +69,7 @@ def _paint(canvas: Canvas, colour: np.ndarray, light: np.ndarray, inside: np.nda
 
 def _small_parts(canvas: Canvas, person: Person, view: View, joints: Joints, yaw: float) -> None:
     """Ears and, in profile, the nose: they stick out of the ellipsoid."""
-    skin = Cloth(solid(SKINS[person.skin]))
+    skin = Cloth(SKINS[person.skin])
     size = view.scale_y * 0.0115 * person.head
     for name in ("left_ear", "right_ear"):
         point = view.project(joints[name][None])[0]
@@ -117,7 +117,7 @@ def _paint_hair(canvas: Canvas, person: Person, surface, light, inside, window) 
     u, v, w = surface
     base = np.array(SECOND_COLOURS[person.second_colour] if person.hair_style == "cap" else
                     HAIR_COLOURS[person.hair_colour], np.float32)  # fmt: skip
-    strands = 1 + (0.0 if person.hair_style == "cap" else 0.16) * np.sin(23 * u + 9 * w + 4 * np.sin(3 * v))
+    strands = 1 + (0.0 if person.hair_style == "cap" else 0.08) * np.sin(23 * u + 9 * w + 4 * np.sin(3 * v))
     colour = base * strands[..., None]
     _paint(canvas, colour, light, inside & _hair(person, u, v, w), window[0], window[1])
 
@@ -137,7 +137,7 @@ def _peak(canvas: Canvas, person: Person, view: View, joints: Joints, yaw: float
         points.append(joints["head"] + np.array(offset))
     outline = view.project(np.stack(points))[:, :2]
     thick = np.concatenate([outline, outline[::-1] + (0, view.scale_y * 0.012)])
-    canvas.lay(canvas.polygon(thick), Cloth(solid(colour)), outline[[0, -1]], LABEL, shadow=0.3)
+    canvas.lay(canvas.polygon(thick), Cloth(colour), outline[[0, -1]], LABEL, shadow=0.3)
 
 
 def paint_long_hair(canvas: Canvas, person: Person, view: View, joints: Joints, yaw: float) -> None:
@@ -157,5 +157,5 @@ def paint_long_hair(canvas: Canvas, person: Person, view: View, joints: Joints, 
         wide = view.half_width(0.05, 0.03)
         radii = np.array([wide, wide * 1.04, wide * (0.86 if length > 0.1 else 0.95)])
     outline = view.project(path)[:, :2]
-    cloth = Cloth(solid(HAIR_COLOURS[person.hair_colour], 5.0), folds=0, depth=1.6)
+    cloth = Cloth(HAIR_COLOURS[person.hair_colour], folds=0, depth=1.6)
     canvas.lay(canvas.tube(outline, radii), cloth, outline[[0, -1]], LABEL, roundness=0.9)

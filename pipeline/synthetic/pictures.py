@@ -19,14 +19,12 @@ PARTS = ("head", "left_arm", "right_arm", "torso", "left_leg", "right_leg", "lef
 LEAST, MOST = 0.15, 0.65  # share of the target that an occluder hides
 TRAINING = 0x7EA  # sets the people of `training_picture` apart from every dataset's
 
-_ARMS = {"left": (2, 4), "right": (3, 4)}
+_PARTS = {"shoulder": ((2, 4, 1), (3, 4, 1)), "elbow": ((2,), (3,)), "wrist": ((2,), (3,)), "hip": ((4, 5), (4, 6)),
+          "knee": ((5,), (6,)), "ankle": ((5, 7), (6, 8))}  # fmt: skip
 ACCEPTED = tuple(
-    {"shoulder": (*_ARMS[side], 1), "elbow": _ARMS[side][:1], "wrist": _ARMS[side][:1],
-     "hip": (4, 5 if side == "left" else 6), "knee": (5 if side == "left" else 6,),
-     "ankle": (5, 7) if side == "left" else (6, 8)}[joint]
-    if joint not in ("nose", "eye", "ear") else (1,)
-    for side, _, joint in (name.partition("_") if "_" in name else ("", "", name) for name in KEYPOINTS)
-)  # fmt: skip
+    frozenset(_PARTS.get(name.partition("_")[2], ((1,), (1,)))[name.startswith("right")])
+    for name in KEYPOINTS
+)
 """Parts on which each keypoint may be seen; anything else at its place hides it."""
 
 
@@ -102,19 +100,19 @@ def _see(figure: Figure, hidden: Bool[np.ndarray, "H W"]) -> Float[np.ndarray, "
     seen = np.where(hidden, 0, figure.map)
     keypoints = figure.keypoints.copy()
     for number, (x, y, _) in enumerate(figure.keypoints):
-        column, row = int(round(float(x))), int(round(float(y)))
+        column, row = round(float(x)), round(float(y))
         if not (0 <= column < WIDTH and 0 <= row < HEIGHT):
             keypoints[number] = 0
             continue
         near = seen[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
-        found = not figure.turned[number] and np.isin(near, ACCEPTED[number]).any()
+        found = not figure.turned[number] and not ACCEPTED[number].isdisjoint(near.ravel().tolist())
         keypoints[number, 2] = 2 if found else 1
     return keypoints
 
 
 def _place(rng: np.random.Generator, camera: Camera) -> Placement:
     """An imperfect detector's crop: off-centre, too wide or too tight, sometimes without feet or hair."""
-    tall = HEIGHT * rng.uniform(0.84, 0.96) / np.cos(camera.pitch) ** 0.5
+    tall = HEIGHT * rng.uniform(0.88, 0.98) / np.cos(camera.pitch) ** 0.5
     ground = HEIGHT * rng.uniform(0.955, 0.99)
     if rng.random() < 0.12:
         tall *= rng.uniform(1.05, 1.22)

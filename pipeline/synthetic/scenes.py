@@ -6,9 +6,12 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from pipeline.synthetic.cameras import Camera
+from pipeline.synthetic.cameras import PLACES, Camera
 
 Image = UInt8[np.ndarray, "H W 3"]
+OWN = 0.2  # share of pictures whose background is of the camera's own kind and colours
+COMMON = (0.3, 0.22, 0.28, 0.06, 0.14)  # how often each of `PLACES` is where nothing else decides
+WARM = np.array([1.0, 0.2, -1.0])  # built things are seldom purple or green
 
 
 @cache
@@ -16,7 +19,7 @@ def grain(kind: int) -> np.ndarray:
     """Noise of several sizes, mean 1, larger than a picture so that a random window differs every time."""
     rng = np.random.default_rng([77, kind])
     total = np.zeros((512, 512), np.float32)
-    for size, amount in ((4, 0.08), (16, 0.07), (64, 0.06), (512, (0.03, 0.08, 0.13)[kind])):
+    for size, amount in ((4, 0.05), (16, 0.03), (64, 0.025), (512, (0.02, 0.04, 0.09)[kind])):
         noise = rng.standard_normal((size, size)).astype(np.float32)
         total += amount * cv2.resize(noise, (512, 512), interpolation=cv2.INTER_CUBIC)
     return 1 + total
@@ -34,12 +37,13 @@ def _rough(
 
 
 def _tone(rng: np.random.Generator, low: float, high: float, tint: float = 10.0) -> tuple[int, int, int]:
-    values = np.clip(rng.uniform(low, high) + rng.normal(0, tint, 3), 5, 250)
+    warmth = rng.normal(3, 0.7 * tint)
+    values = np.clip(rng.uniform(low, high) + warmth * WARM + rng.normal(0, 0.25 * tint, 3), 5, 250)
     return int(values[0]), int(values[1]), int(values[2])
 
 
 def _bricks(image: Image, rng: np.random.Generator, bottom: int) -> None:
-    base, size = np.array(_tone(rng, 90, 170, 16)), int(rng.integers(7, 16))
+    base, size = np.array(_tone(rng, 100, 160, 12)), int(rng.integers(7, 16))
     image[:bottom] = base
     joint = np.clip(base * rng.uniform(0.7, 1.25), 0, 255).tolist()
     shift = int(rng.integers(0, size))
@@ -50,7 +54,7 @@ def _bricks(image: Image, rng: np.random.Generator, bottom: int) -> None:
 
 
 def _facade(image: Image, rng: np.random.Generator, bottom: int) -> None:
-    image[:bottom] = _tone(rng, 80, 190, 14)
+    image[:bottom] = _tone(rng, 96, 176, 10)
     wide, high = int(rng.integers(22, 50)), int(rng.integers(34, 70))
     glass, frame = _tone(rng, 30, 90), _tone(rng, 120, 210)
     x0, y0 = -int(rng.integers(0, wide)), -int(rng.integers(0, high))
@@ -63,7 +67,7 @@ def _facade(image: Image, rng: np.random.Generator, bottom: int) -> None:
 
 def _trees(image: Image, rng: np.random.Generator, bottom: int) -> None:
     image[:bottom] = _tone(rng, 110, 200, 12)
-    leaf = np.array((70, 92, 52)) * rng.uniform(0.6, 1.3)
+    leaf = np.array((78, 90, 64)) * rng.uniform(0.7, 1.2)
     for _ in range(14):
         centre = (int(rng.integers(-10, image.shape[1] + 10)), int(rng.integers(-20, max(bottom, 1))))
         size = int(rng.integers(10, 34))
@@ -88,9 +92,9 @@ def _ground(
     image: Image, rng: np.random.Generator, top: int, kind: str, palette: np.random.Generator
 ) -> None:
     height, width = image.shape[:2]
-    colour = np.array(_tone(palette, 86, 178, 8))
+    colour = np.array(_tone(palette, 108, 150, 6))
     if kind == "grass":
-        colour = np.array((92, 112, 66)) * palette.uniform(0.75, 1.2)
+        colour = np.array((98, 108, 78)) * palette.uniform(0.85, 1.15)
     fade = np.linspace(rng.uniform(0.85, 1.0), rng.uniform(0.95, 1.12), max(height - top, 1))
     image[top:] = np.clip(fade[:, None, None] * colour, 0, 255).astype(np.uint8)
     if kind in ("pavement", "indoor", "wall"):
@@ -130,15 +134,17 @@ def _kerb(image: Image, rng: np.random.Generator, top: int) -> None:
 
 def draw_scene(rng: np.random.Generator, camera: Camera, height: int, width: int) -> tuple[Image, int]:
     """A background of the camera's kind and colours, and the row where its ground begins."""
-    palette = np.random.default_rng(camera.palette + int(rng.integers(3)))
+    own = rng.random() < OWN
+    palette = np.random.default_rng(camera.palette + int(rng.integers(3))) if own else rng
+    place = camera.place if own else str(rng.choice(PLACES, p=COMMON))
     image = np.zeros((height, width, 3), np.uint8)
     horizon = int(np.clip(height * (0.62 - 1.6 * camera.pitch) + rng.normal(0, 22), -1, height * 0.8))
     horizon = max(horizon, 0)
     if horizon:
         back = {"street": (_facade, _shop), "wall": (_bricks, _facade), "pavement": (_shop, _trees),
-                "grass": (_trees, _trees), "indoor": (_shop, _shop)}[camera.place]  # fmt: skip
+                "grass": (_trees, _trees), "indoor": (_shop, _shop)}[place]  # fmt: skip
         back[int(rng.integers(2))](image, palette if rng.random() < 0.5 else rng, horizon)
         _rough(image, rng, 0, 0, horizon)
-    _ground(image, rng, horizon, camera.place, palette)
-    _rough(image, rng, 2 if camera.place == "grass" else 1, horizon, height)
+    _ground(image, rng, horizon, place, palette)
+    _rough(image, rng, 2 if place == "grass" else 1, horizon, height)
     return cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.6, 1.8))), horizon

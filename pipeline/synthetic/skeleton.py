@@ -5,6 +5,7 @@ Left is the person's left: in a picture taken from the front it lies on the righ
 """
 
 from dataclasses import dataclass
+from math import cos, hypot, sin
 
 import numpy as np
 from jaxtyping import Float
@@ -80,7 +81,7 @@ def _leg(joints: Joints, name: str, side: float, person: Person, pose: Pose) -> 
     down = np.array([0.0, -np.cos(pitch), np.sin(pitch)])
     joints[f"{name}_heel"] = ankle - 0.022 * forward + 0.026 * down
     joints[f"{name}_ball"] = ankle + 0.062 * forward + 0.031 * down
-    joints[f"{name}_toe"] = ankle + 0.098 * forward + 0.033 * down
+    joints[f"{name}_toe"] = ankle + 0.094 * forward + 0.036 * down
 
 
 def _arm(joints: Joints, name: str, side: float, person: Person, pose: Pose, shoulders: np.ndarray) -> None:
@@ -128,7 +129,7 @@ def skeleton(person: Person, pose: Pose) -> Joints:
     joints["pelvis"] = np.zeros(3)
     joints["neck"] = SPINE * tilt
     for name, side in SIDES:
-        _arm(joints, name, side, person, pose, (SPINE - 0.034) * tilt)
+        _arm(joints, name, side, person, pose, (SPINE - 0.045) * tilt)
     _head(joints, person, pose)
     ground = min(point[1] for point in joints.values()) - 0.012
     return {name: point - np.array([0.0, ground, 0.0]) for name, point in joints.items()}
@@ -148,14 +149,16 @@ class View:
 
     def project(self, points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
         """Picture coordinates x, y in pixels, and nearness (greater is nearer to the camera)."""
-        x, y, z = np.asarray(points, dtype=np.float64).T
-        across = x * np.cos(self.yaw) + z * np.sin(self.yaw)
-        near = z * np.cos(self.yaw) - x * np.sin(self.yaw)
-        grow = 1 + self.loom * (y - 0.5)
-        height = y * np.cos(self.pitch) - near * np.sin(self.pitch)
-        return np.stack([self.x + self.scale_x * across * grow, self.y - self.scale_y * height, near], axis=1)
+        x, y, z = points.T
+        seen = np.empty((len(points), 3))
+        near = z * cos(self.yaw) - x * sin(self.yaw)
+        across = x * cos(self.yaw) + z * sin(self.yaw)
+        seen[:, 0] = self.x + self.scale_x * across * (1 + self.loom * (y - 0.5))
+        seen[:, 1] = self.y - self.scale_y * (y * cos(self.pitch) - near * sin(self.pitch))
+        seen[:, 2] = near
+        return seen
 
     def half_width(self, across: float, forward: float, up: float = 0.5) -> float:
         """Half the silhouette's width in pixels of an upright elliptic cylinder of these half axes."""
         grow = 1 + self.loom * (up - 0.5)
-        return float(self.scale_x * grow * np.hypot(across * np.cos(self.yaw), forward * np.sin(self.yaw)))
+        return self.scale_x * grow * hypot(across * cos(self.yaw), forward * sin(self.yaw))

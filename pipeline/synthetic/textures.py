@@ -18,10 +18,10 @@ def folds(kind: int) -> Float[np.ndarray, "256 256"]:
     stretch = ((26, 9), (12, 16), (7, 22))[kind % 3]
     height = sum(
         amount * _periodic_blur(rng.standard_normal((256, 256)), stretch[0] / scale, stretch[1] / scale)
-        for amount, scale in ((1.0, 1.0), (0.55, 2.2), (0.25, 5.0))
+        for amount, scale in ((1.0, 1.0), (0.28, 2.2), (0.05, 5.0))
     )
     slope = height - np.roll(height, (3, 2), axis=(0, 1))
-    return (1 + 0.085 * np.clip(slope / slope.std(), -2.2, 2.2)).astype(np.float32)
+    return (1 + 0.075 * np.clip(slope / slope.std(), -2.4, 2.4)).astype(np.float32)
 
 
 def _periodic_blur(noise: np.ndarray, sigma_y: float, sigma_x: float) -> np.ndarray:
@@ -32,17 +32,9 @@ def _periodic_blur(noise: np.ndarray, sigma_y: float, sigma_x: float) -> np.ndar
 
 
 @cache
-def solid(colour: Colour, grain: float = 3.0) -> UInt8[np.ndarray, "64 64 3"]:
-    """One colour with a little grain."""
-    rng = np.random.default_rng(5)
-    noise = rng.standard_normal((TILE, TILE, 1)) * grain
-    return np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
-
-
-@cache
 def pattern(kind: str, first: Colour, second: Colour, variety: int) -> UInt8[np.ndarray, "64 64 3"]:
     """A periodic tile: x runs along a limb (down the torso), y across it."""
-    tile = solid(first).copy()
+    tile = np.full((TILE, TILE, 3), first, np.uint8)
     if kind == "stripes":
         count, share = (2, 3, 5)[variety % 3], (0.3, 0.5)[variety // 3 % 2]
         position = np.arange(TILE) * count / TILE % 1
@@ -57,11 +49,12 @@ def pattern(kind: str, first: Colour, second: Colour, variety: int) -> UInt8[np.
     return tile
 
 
-def upper_tile(person: Person) -> UInt8[np.ndarray, "64 64 3"]:
+def upper_tile(person: Person) -> UInt8[np.ndarray, "64 64 3"] | Colour:
     """The upper garment's cloth; prints and two tones are drawn on the body, not here."""
     first, second = UPPER_COLOURS[person.upper_colour], SECOND_COLOURS[person.second_colour]
-    kind = person.upper_pattern if person.upper_pattern in ("stripes", "checks") else "plain"
-    return pattern(kind, first, second, person.variety % 6)
+    if person.upper_pattern not in ("stripes", "checks"):
+        return first
+    return pattern(person.upper_pattern, first, second, person.variety % 6)
 
 
 def sample(
@@ -72,12 +65,12 @@ def sample(
     shape: tuple[int, int],
     scale: float,
 ) -> np.ndarray:
-    """The tile laid along a limb from `start` to `end` (canvas pixels), seen in a window at `origin` (x, y)."""
-    direction = end - start
-    direction = direction / max(float(np.hypot(*direction)), 1e-6)
-    along, across = direction * scale, np.array([-direction[1], direction[0]]) * scale
-    offset = np.array(origin) - start
-    matrix = np.array([[*along, along @ offset], [*across, across @ offset + tile.shape[0] / 2]])
+    """The tile laid along a limb from `start` to `end` (canvas pixels), in a window at `origin` (x, y)."""
+    x, y = float(end[0] - start[0]), float(end[1] - start[1])
+    shrink = scale / max((x * x + y * y) ** 0.5, 1e-6)
+    x, y = x * shrink, y * shrink
+    left, up = float(origin[0] - start[0]), float(origin[1] - start[1])
+    matrix = np.array([[x, y, x * left + y * up], [-y, x, x * up - y * left + tile.shape[0] / 2]])
     return cv2.warpAffine(
         tile,
         matrix,
