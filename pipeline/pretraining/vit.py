@@ -6,7 +6,6 @@ they show.  Pictures are drawn once and kept in `.scratch/` under the hash of th
 """
 
 import hashlib
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -122,20 +121,17 @@ def train(settings: Pretrain, weights: str) -> None:
     torch.manual_seed(settings.seed)
     began = time.process_time()
     model = Namer(settings)
-    history = fit(model, looks(settings.seed, settings.pictures), looks(settings.seed + 1, settings.held_out), settings)
-    with store.replace(weights) as beside:
-        vit.save(beside, model.vit)
+    pool, held_out = looks(settings.seed, settings.pictures), looks(settings.seed + 1, settings.held_out)
+    history = fit(model, pool, held_out, settings)
     record = {
         "command": f"python -m stages.pretrain vit {weights}",
         "trained_on": "rendered people of other seeds than any dataset's (pipeline/synthetic); no identities",
         "params": asdict(settings),
         "cpu_seconds": round(time.process_time() - began),
         "history": history,
-        "sha256": store.sha256(weights),
         "versions": {name: version(name) for name in ("torch", "timm", "numpy")},
     }
-    with store.replace(Path(weights).with_suffix(".json")) as beside:
-        beside.write_text(json.dumps(record, indent=1) + "\n")
+    vit.save(weights, model.vit, record)
 
 
 def fit(model: Namer, pool: Looks, held_out: Looks, settings: Pretrain) -> list[dict[str, float]]:
@@ -161,7 +157,8 @@ def fit(model: Namer, pool: Looks, held_out: Looks, settings: Pretrain) -> list[
                 schedule.step()
                 recent.append(float(value.detach()))
                 bar.update(settings.batch)
-            history.append({"epoch": epoch + 1, "loss": round(float(np.mean(recent)), 4), **score(model, held_out)})
+            figures = {"epoch": epoch + 1, "loss": round(float(np.mean(recent)), 4)}
+            history.append(figures | score(model, held_out))
             bar.write(str(history[-1]))
     return history
 
@@ -177,8 +174,8 @@ def _batch(
 ) -> tuple[Tensor, Tensor, Tensor]:
     drawn = [batches.augment(pool.image[i], pool.map[i], 0.5, settings.pad, rng) for i in rows]
     image, maps = (torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True))
-    light = torch.from_numpy(rng.uniform(1 - settings.brightness, 1 + settings.brightness, (len(rows), 3, 1, 1)))
-    return batches.normalise(image) * light.float(), maps, torch.from_numpy(pool.attribute[rows])
+    light = 1 + settings.brightness * torch.from_numpy(rng.uniform(-1, 1, (len(rows), 3, 1, 1))).float()
+    return batches.normalise(image) * light, maps, torch.from_numpy(pool.attribute[rows])
 
 
 def loss(

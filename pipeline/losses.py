@@ -1,0 +1,62 @@
+"""Losses that several methods share: batch-hard triplet, identity, distillation.
+
+All are computed in float32, as a distance's square root loses its gradient in half precision.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def exact(like: Tensor) -> torch.autocast:
+    """A context that computes in the operands' own precision, wherever `like` is and whatever is around."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
+def distances(a: Float[Tensor, "*P B D"], b: Float[Tensor, "*P G D"]) -> Float[Tensor, "*P B G"]:
+    """Euclidean distance of every row of `a` to every row of `b`, at least 1e-6."""
+    a, b = a.float(), b.float()
+    with exact(a):
+        square = a.square().sum(-1, keepdim=True) + b.square().sum(-1)[..., None, :] - 2 * a @ b.mT
+    return square.clamp(min=1e-12).sqrt()
+
+
+def triplet(
+    features: Float[Tensor, "*P B D"], pid: Int[Tensor, "B"], margin: float | None = None
+) -> Float[Tensor, "*P"]:
+    """Batch-hard triplet loss: each image against its farthest match and its nearest stranger.
+
+    Without a margin it is soft, log(1 + exp(d_match - d_stranger)).  Leading axes are independent.
+    """
+    gap = distances(features, features)
+    same: Bool[Tensor, "B B"] = pid[:, None] == pid
+    match = gap.masked_fill(~same, 0).amax(-1)
+    stranger = gap.masked_fill(same, float("inf")).amin(-1)
+    stranger = torch.where(stranger.isinf(), match.detach(), stranger)  # a batch of one identity
+    if margin is None:
+        return F.softplus(match - stranger).mean(-1)
+    return F.relu(match - stranger + margin).mean(-1)
+
+
+def identity(
+    logits: Float[Tensor, "B *P I"], pid: Int[Tensor, "B"], smoothing: float = 0.0
+) -> Float[Tensor, "*P"]:
+    """Cross-entropy against the true identity, the mean over images, for each part."""
+    moved = logits.float().movedim(-1, 1)  # classes second
+    target = pid.reshape(-1, *[1] * (moved.ndim - 2)).expand(len(pid), *moved.shape[2:])
+    return F.cross_entropy(moved, target, reduction="none", label_smoothing=smoothing).mean(0)
+
+
+def divergence(
+    teacher: Float[Tensor, "B *P I"], student: Float[Tensor, "B *P I"], temperature: float = 1.0
+) -> Float[Tensor, "*P"]:
+    """KL(teacher || student) of class distributions, sum over classes, mean over images; teacher detached."""
+    target = (teacher.detach().float() / temperature).log_softmax(-1)
+    guess = (student.float() / temperature).log_softmax(-1)
+    return (target.exp() * (target - guess)).sum(-1).mean(0) * temperature**2
+
+
+def cosine(teacher: Float[Tensor, "B P D"], student: Float[Tensor, "B P D"]) -> Float[Tensor, ""]:
+    """One minus the cosine, the mean over parts and images; the teacher is detached."""
+    return (1 - F.cosine_similarity(teacher.detach().float(), student.float(), dim=-1)).mean()

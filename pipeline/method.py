@@ -1,0 +1,157 @@
+"""What a method is: how it learns (a generator of objectives) and how it sees (an embedding).
+
+Loop, data and ranking know methods by this interface alone.  A method is a module under
+`pipeline/methods/`, found by its name, with
+
+    Params    frozen dataclass, its section of params.yaml (of the same name); `preset` and `vit` among them
+    PRESETS   the one table of what its presets set: name -> (recommended, paper, reason)
+    build(params, world, vit) -> Method
+"""
+
+import importlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, TypeVar
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pipeline import params, vit, weights
+from pipeline.batches import Batch, Pictures
+from pipeline.params import BadInput
+
+Settings = TypeVar("Settings")
+Preset = Literal["recommended", "paper"]
+Presets = dict[str, tuple[Any, Any, str]]
+
+
+@dataclass(frozen=True)
+class World:
+    """What a method is built for: the sizes that its data dictate."""
+
+    size: tuple[int, int]  # height, width of images in pixels
+    identities: int
+    cameras: int
+    coarse: int  # C, parts of the occlusion type
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One optimiser step: a weighted sum of named loss terms, and who takes it."""
+
+    player: str
+    terms: dict[str, Tensor]  # raw, before their weights
+    weights: dict[str, float] = field(default_factory=dict)  # 1 where not named
+    noted: dict[str, Tensor] = field(default_factory=dict)  # figures for the log
+
+    @property
+    def loss(self) -> Tensor:
+        """What is minimised."""
+        return sum(self.weights.get(name, 1.0) * term for name, term in self.terms.items())
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """How a method sees N images: P features each of D channels, and how far each may be trusted.
+
+    The distance of two images is the mean distance of their parts, weighted by the product of visibilities
+    (Eq. 25 of OGFR); a gate, where there is one, multiplies the gallery's features.
+    """
+
+    parts: Float[Tensor, "N P D"]
+    visibility: Float[Tensor, "N P"]  # in [0, 1]
+    gate: Float[Tensor, "N P D"] | None = None
+
+
+@dataclass(frozen=True)
+class Player:
+    """Parameters that an objective moves; what is none is the schedule's."""
+
+    parameters: list[nn.Parameter]
+    optimiser: Literal["sgd", "adamw"] | None = None
+    lr: float | None = None
+    decay: float | None = None
+
+
+class Method(nn.Module):
+    """A way to learn and to see.  Its weights file is the whole of it: memories and baselines are buffers."""
+
+    def objectives(self, batch: Batch) -> Iterator[Objective]:
+        """Yield objectives; the loop steps after each, so the next one sees the weights it left."""
+        raise NotImplementedError
+
+    def embed(self, batch: Batch) -> Embedding:
+        """Features of the images as they are (`batch.holistic`)."""
+        raise NotImplementedError
+
+    def begin_epoch(self, epoch: int, batches: Callable[[], Iterable[Batch]]) -> None:
+        """Called before each epoch; `batches()` gives the training images as they are."""
+
+    def players(self) -> dict[str, Player]:
+        """Who moves what; by default one player, `reid`, moves everything."""
+        return {"reid": Player([p for p in self.parameters() if p.requires_grad])}
+
+
+# ------------------------------------------------------------------ found by name
+
+
+def load(name: str) -> ModuleType:
+    """The module of a method.  Raises `BadInput` that lists the methods there are."""
+    found = name.isidentifier() and find_spec(f"pipeline.methods.{name}")
+    if not found:
+        folder = Path(__file__).parent / "methods"
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__"))
+        raise BadInput(f"params.yaml: method = {name}: no such method. Choose one of {known}.")
+    return importlib.import_module(f"pipeline.methods.{name}")
+
+
+def resolve(given: Settings, presets: Presets, preset: Preset, section: str) -> Settings:
+    """`given` with every null replaced by the preset's value; nested parameters have dotted names."""
+    column = ("recommended", "paper").index(preset)
+    values: dict[str, Any] = {}
+    for name in (f.name for f in fields(given)):
+        value, row = getattr(given, name), f"{section}.{name}"
+        if is_dataclass(value):
+            values[name] = resolve(value, presets, preset, row)
+        elif value is None:
+            values[name] = presets[row][column]
+    return replace(given, **values)
+
+
+def load_trained(folder: str | Path) -> Method:
+    """The method that `stages.train` left in a folder, in evaluation mode.
+
+    Raises `BadInput` if the folder holds no model, or weights of another architecture.
+    """
+    record, file = Path(folder) / "record.json", Path(folder) / "model.safetensors"
+    if not (record.is_file() and file.is_file()):
+        raise BadInput(f"{folder}: no trained model. Run `dvc repro train`, or `dvc pull` to fetch it.")
+    try:
+        made = json.loads(record.read_text())
+    except ValueError as error:
+        raise BadInput(f"{record}: damaged ({error}). Run `dvc checkout`, or train again.") from None
+    module = load(made["method"])
+    settings = params.validate(made["params"], module.Params, f"{record}: ", made["method"])
+    world = World(**{**made["world"], "size": tuple(made["world"]["size"])})
+    model = module.build(settings, world, vit.empty(made["vit"]))
+    weights.fill(model, weights.read(file), file, "Run `dvc checkout`, or train again.")
+    return model.eval()
+
+
+def world(pictures: Pictures) -> World:
+    """The sizes of a training set."""
+    return World(
+        size=pictures.image.shape[1:3],
+        identities=int(pictures.pid.max()) + 1,
+        cameras=max(int(pictures.camid.max()) + 1, 1),
+        coarse=pictures.hidden.shape[1],
+    )
+
+
+def describe(name: str, settings: Any, world: World, architecture: dict[str, Any]) -> dict[str, Any]:
+    """What `load_trained` needs beside the weights, as plain values."""
+    return {"method": name, "params": asdict(settings), "world": asdict(world), "vit": architecture}
