@@ -2,8 +2,9 @@
 
 people      who: attributes and build          skeleton    joints in three dimensions, views
 textures    cloth, patterns, folds             canvas      shapes laid over one another, with part labels
-heads, garments, bags, bodies                  a person painted from far to near
-scenes, occluders, cameras                     what is behind, in front, and how it is recorded
+heads, limbs, trunks, garments, bags, bodies   a person painted from far to near
+scenes, cameras                                what is behind, and how it is recorded
+sheets, vehicles, occluders                    what is in front
 pictures    one crop and its truth             dataset     the embedded dataset as an archive
 """
 

@@ -1,4 +1,4 @@
-"""What people carry.  A bag worn on the body counts as the torso it hangs on; one held in a hand as nothing."""
+"""What people carry: a bag worn on the body counts as the torso, one held in a hand as nothing."""
 
 import numpy as np
 
@@ -88,8 +88,10 @@ def _handbag(canvas: Canvas, person: Person, view: View, joints: Joints, front: 
     if front != near:
         return
     axis = view.project(np.stack([hand, hand - (0, 0.1, 0)]))[:, :2]
-    ring = view.project(hand + np.array([(0, -0.075, 0.04), (0, -0.02, 0.02), (0, 0, 0), (0, -0.02, -0.02),
-                                         (0, -0.075, -0.04)]))[:, :2]  # fmt: skip
+    ring = view.project(
+        hand
+        + np.array([(0, -0.075, 0.04), (0, -0.02, 0.02), (0, 0, 0), (0, -0.02, -0.02), (0, -0.075, -0.04)])
+    )[:, :2]
     canvas.lay(canvas.tube(ring, np.full(5, 0.006 * view.scale_x)), _cloth(person, 0.8), axis, BELONGING)
     body = _box(view, hand + np.array([0, -0.115, 0]), 0.03, 0.072, 0.055)
     canvas.lay(canvas.polygon(body), _cloth(person), axis, BELONGING, roundness=0.8)

@@ -97,8 +97,16 @@ def network(seed: int, count: int) -> list[Camera]:
         level = (order[number] + 0.5) / count * 2 - 1
         balance = tuple(float(v) for v in np.exp(tint + 0.06 + 0.03 * level))
         cameras.append(
-            Camera(**{**camera.__dict__, "balance": balance, "gamma": float(np.exp(-0.08 * level)),
-                      "heading": float(hue), "spread": 1.6, "contrast": 1.02 + 0.06 * float(np.cos(2 * hue)),
-                      "saturation": 0.92 + 0.08 * level})
-        )  # fmt: skip
+            Camera(
+                **{
+                    **camera.__dict__,
+                    "balance": balance,
+                    "gamma": float(np.exp(-0.08 * level)),
+                    "heading": float(hue),
+                    "spread": 1.6,
+                    "contrast": 1.02 + 0.06 * float(np.cos(2 * hue)),
+                    "saturation": 0.92 + 0.08 * level,
+                }
+            )
+        )
     return cameras

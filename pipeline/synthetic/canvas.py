@@ -31,6 +31,10 @@ class Cloth:
     depth: float = 1.0  # of the folds
 
 
+Points = Float[np.ndarray, "N 2"]
+Radii = Float[np.ndarray, "N"] | list[float]
+
+
 class Canvas:
     """Shapes are laid one over the other, the nearest last."""
 
@@ -58,8 +62,8 @@ class Canvas:
         cv2.fillPoly(mask, [_fixed(points - window[:2])], 255, cv2.LINE_8, SHIFT)
         return Stencil(mask, window[0], window[1])
 
-    def tube(self, points: Float[np.ndarray, "N 2"], radii: Float[np.ndarray, "N"]) -> Stencil | None:
-        """A tapered, round-ended tube along a path."""
+    def tube(self, points: Points, radii: Radii, cut: bool = False) -> Stencil | None:
+        """A tapered tube along a path, with round ends; `cut` leaves the last one flat, like a sleeve's."""
         points, radii = np.asarray(points)[:, :2], np.asarray(radii, dtype=np.float64)
         window = self.window((points - radii[:, None]).min(0), (points + radii[:, None]).max(0))
         if window is None:
@@ -77,7 +81,7 @@ class Canvas:
         )
         for quad in quads:
             cv2.fillConvexPoly(mask, quad, 255, cv2.LINE_8, SHIFT)
-        for centre, radius in zip(_fixed(points), _fixed(radii), strict=True):
+        for centre, radius in zip(_fixed(points)[: -1 if cut else None], _fixed(radii), strict=False):
             cv2.circle(mask, centre.tolist(), int(radius), 255, cv2.FILLED, cv2.LINE_8, SHIFT)
         return Stencil(mask, window[0], window[1])
 
@@ -91,10 +95,10 @@ class Canvas:
         shadow: float = 0.22,
         details=None,
     ) -> None:
-        """Paint cloth through a stencil, shaded as something round and casting a soft shadow on what lies below.
+        """Paint cloth through a stencil, shaded as something round that shades what lies below.
 
-        `axis` runs along the limb; `details(albedo, x, y)` may draw on the cloth before it is cut out; `label` is a part
-        or a window of parts.
+        `axis` runs along the limb; `details(albedo, x, y)` may draw on the cloth before it is cut out;
+        `label` is a part or a window of parts.
         """
         if stencil is None:
             return

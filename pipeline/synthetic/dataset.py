@@ -134,8 +134,14 @@ def picture(render: Render, shot: Shot) -> Picture:
 def _row(work: tuple[Render, Shot]) -> tuple[bytes, dict[str, np.ndarray]]:
     render, shot = work
     made = picture(render, shot)
-    truth = {"map": made.map, "person": made.person, "keypoints": made.keypoints, "visible": made.visible,
-             "whole": made.whole, "occluder": np.uint8(made.occluder)}  # fmt: skip
+    truth = {
+        "map": made.map,
+        "person": made.person,
+        "keypoints": made.keypoints,
+        "visible": made.visible,
+        "whole": made.whole,
+        "occluder": np.uint8(made.occluder),
+    }
     return made.jpeg, {"key": np.bytes_(shot.key.encode()), **truth}
 
 

@@ -69,8 +69,8 @@ def _print(surface: Surface, person: Person) -> None:
         surface.fill([(0.185 + 0.045 * np.sin(a), back + 0.52 * np.cos(a)) for a in angle], colour)
     elif kind == 1:
         for top in (0.215, 0.18):
-            surface.fill([(top, back - 0.6), (top, back + 0.6), (top - 0.022, back + 0.6), (top - 0.022, back - 0.6)],
-                         colour)  # fmt: skip
+            low = top - 0.022
+            surface.fill([(top, back - 0.6), (top, back + 0.6), (low, back + 0.6), (low, back - 0.6)], colour)
     else:
         surface.fill(
             [(0.23, back - 0.5), (0.23, back + 0.5), (0.13, back + 0.35), (0.13, back - 0.35)], colour
@@ -93,8 +93,8 @@ def _buttons(surface: Surface, person: Person) -> None:
 
 def _hood(surface: Surface, person: Person) -> None:
     shade = darker(UPPER_COLOURS[person.upper_colour], 0.8)
-    surface.fill([(0.325, np.pi - 1.2), (0.25, np.pi - 0.7), (0.225, np.pi), (0.25, np.pi + 0.7), (0.325, np.pi + 1.2)],
-                 shade)  # fmt: skip
+    down = ((0.325, -1.2), (0.25, -0.7), (0.225, 0.0), (0.25, 0.7), (0.325, 1.2))
+    surface.fill([(height, np.pi + angle) for height, angle in down], shade)
     surface.fill([(0.325, -1.1), (0.29, 0.0), (0.325, 1.1)], shade)
     for side in (-0.16, 0.16):
         surface.line([(0.288, side), (0.22, side)], (206, 204, 198), 0.004)

@@ -75,14 +75,13 @@ def _small_parts(canvas: Canvas, person: Person, view: View, joints: Joints, yaw
         point = view.project(joints[name][None])[0]
         hidden = person.hair_style in ("bob", "long")
         if not hidden and point[2] > view.project(joints["head"][None])[0, 2] - 0.045:
-            tube = np.stack([point[:2] - (0, size), point[:2] + (0, size)])
+            tube = point[:2] + np.array([(0.0, -size), (0.0, size)])
             canvas.lay(canvas.tube(tube, [size, size * 0.7]), skin, tube, LABEL, shadow=0.25)
     if abs(np.sin(yaw)) > 0.55 and np.cos(yaw) > -0.4:
         nose, centre = view.project(np.stack([joints["nose"], joints["head"]]))
-        bridge = nose[:2] + (-0.12 * (nose[0] - centre[0]), -size * 1.6)
-        tip = nose[:2] + (0.05 * (nose[0] - centre[0]), size * 0.3)
-        canvas.lay(canvas.tube(np.stack([bridge, tip]), [size * 0.5, size * 0.8]), skin, np.stack([bridge, tip]), LABEL,
-                   shadow=0.0)  # fmt: skip
+        out = nose[0] - centre[0]
+        ridge = nose[:2] + np.array([(-0.12 * out, -1.6 * size), (0.05 * out, 0.3 * size)])
+        canvas.lay(canvas.tube(ridge, [size * 0.5, size * 0.8]), skin, ridge, LABEL, shadow=0.0)
 
 
 def paint_head(canvas: Canvas, person: Person, view: View, joints: Joints, yaw: float) -> None:
@@ -115,8 +114,12 @@ def _light(canvas: Canvas, view: View, yaw: float, u, v, w) -> np.ndarray:
 
 def _paint_hair(canvas: Canvas, person: Person, surface, light, inside, window) -> None:
     u, v, w = surface
-    base = np.array(SECOND_COLOURS[person.second_colour] if person.hair_style == "cap" else
-                    HAIR_COLOURS[person.hair_colour], np.float32)  # fmt: skip
+    base = np.array(
+        SECOND_COLOURS[person.second_colour]
+        if person.hair_style == "cap"
+        else HAIR_COLOURS[person.hair_colour],
+        np.float32,
+    )
     strands = 1 + (0.0 if person.hair_style == "cap" else 0.08) * np.sin(23 * u + 9 * w + 4 * np.sin(3 * v))
     colour = base * strands[..., None]
     _paint(canvas, colour, light, inside & _hair(person, u, v, w), window[0], window[1])
@@ -136,7 +139,7 @@ def _peak(canvas: Canvas, person: Person, view: View, joints: Joints, yaw: float
         )
         points.append(joints["head"] + np.array(offset))
     outline = view.project(np.stack(points))[:, :2]
-    thick = np.concatenate([outline, outline[::-1] + (0, view.scale_y * 0.012)])
+    thick = np.concatenate([outline, outline[::-1] + np.array([0.0, view.scale_y * 0.012])])
     canvas.lay(canvas.polygon(thick), Cloth(colour), outline[[0, -1]], LABEL, shadow=0.3)
 
 

@@ -1,7 +1,7 @@
 """Who can appear: a person is a combination of few garments, colours, hair styles, builds and bags.
 
-Palettes are small on purpose: many people share a black jacket over blue jeans, so that telling them apart takes
-the whole combination.
+Palettes are small on purpose: many people share a black jacket over blue jeans, so that telling them apart
+takes the whole combination.
 """
 
 from dataclasses import dataclass, fields
@@ -135,7 +135,7 @@ def draw_person(rng: np.random.Generator) -> Person:
 
 
 def attributes(person: Person) -> dict[str, int]:
-    """Class id of every attribute of `ATTRIBUTES`, in its order; for pre-training an encoder on people's looks."""
+    """Class id of every attribute of `ATTRIBUTES`, in its order; for pre-training an encoder on looks."""
     return {name: ATTRIBUTES[name].index(getattr(person, name)) for name in ATTRIBUTES}
 
 

@@ -19,8 +19,14 @@ PARTS = ("head", "left_arm", "right_arm", "torso", "left_leg", "right_leg", "lef
 LEAST, MOST = 0.15, 0.65  # share of the target that an occluder hides
 TRAINING = 0x7EA  # sets the people of `training_picture` apart from every dataset's
 
-_PARTS = {"shoulder": ((2, 4, 1), (3, 4, 1)), "elbow": ((2,), (3,)), "wrist": ((2,), (3,)), "hip": ((4, 5), (4, 6)),
-          "knee": ((5,), (6,)), "ankle": ((5, 7), (6, 8))}  # fmt: skip
+_PARTS = {
+    "shoulder": ((2, 4, 1), (3, 4, 1)),
+    "elbow": ((2,), (3,)),
+    "wrist": ((2,), (3,)),
+    "hip": ((4, 5), (4, 6)),
+    "knee": ((5,), (6,)),
+    "ankle": ((5, 7), (6, 8)),
+}
 ACCEPTED = tuple(
     frozenset(_PARTS.get(name.partition("_")[2], ((1,), (1,)))[name.startswith("right")])
     for name in KEYPOINTS
@@ -30,7 +36,7 @@ ACCEPTED = tuple(
 
 @dataclass(frozen=True)
 class Figure:
-    """A painted person: premultiplied colour, coverage, part map, and keypoints without occlusion by others."""
+    """A painted person: premultiplied colour, coverage, part map, and keypoints before occlusion."""
 
     colour: Float[np.ndarray, "H W 3"]
     cover: Float[np.ndarray, "H W"]
@@ -74,8 +80,15 @@ def paint_figure(rng: np.random.Generator, person: Person, camera: Camera, place
     """The person in a drawn pose, on an empty layer."""
     pose = draw_pose(rng, person, place.yaw)
     joints = skeleton(person, pose)
-    view = View(place.yaw, camera.pitch, place.x * SUPER, place.ground * SUPER,
-                place.tall * SUPER * camera.aspect, place.tall * SUPER, camera.loom)  # fmt: skip
+    view = View(
+        place.yaw,
+        camera.pitch,
+        place.x * SUPER,
+        place.ground * SUPER,
+        place.tall * SUPER * camera.aspect,
+        place.tall * SUPER,
+        camera.loom,
+    )
     canvas = Canvas(HEIGHT * SUPER, WIDTH * SUPER, camera.light)
     canvas.unit = view.scale_y
     paint_body(canvas, person, pose, view, joints)
@@ -243,9 +256,15 @@ def compose(rng: np.random.Generator, person: Person, camera: Camera, occluded: 
         covering = covering | (figure.map > 0)
     return Picture(
         jpeg=_encode(camera.develop(image, rng), camera.quality),
-        map=shown, person=(shown > 0).astype(np.uint8), keypoints=_see(target, front.mask),
-        visible=_count(shown), whole=_count(whole), occluder=front.kind, identity=person, others=others,
-    )  # fmt: skip
+        map=shown,
+        person=(shown > 0).astype(np.uint8),
+        keypoints=_see(target, front.mask),
+        visible=_count(shown),
+        whole=_count(whole),
+        occluder=front.kind,
+        identity=person,
+        others=others,
+    )
 
 
 def _body(figure: Figure) -> Bool[np.ndarray, "H W"]:
@@ -261,10 +280,10 @@ def _encode(image: np.ndarray, quality: int) -> bytes:
 
 
 def training_picture(seed: int, i: int, identity: int | None = None) -> Picture:
-    """Picture `i` of an endless stream of people who are in no dataset; the same for the same (seed, i, identity).
+    """Picture `i` of an endless stream of people who are in no dataset; the same for the same arguments.
 
-    Person number `identity` of the stream is shown, by default a new one in every picture; cameras vary more widely
-    than a dataset's, and about half of the targets are occluded.
+    Person number `identity` of the stream is shown, by default a new one in every picture; cameras vary more
+    widely than a dataset's, and about half of the targets are occluded.
     """
     who = np.random.default_rng([seed, TRAINING, 0, i if identity is None else identity])
     rng = np.random.default_rng([seed, TRAINING, 1, i])

@@ -91,7 +91,7 @@ def _shop(image: Image, rng: np.random.Generator, bottom: int) -> None:
 def _ground(
     image: Image, rng: np.random.Generator, top: int, kind: str, palette: np.random.Generator
 ) -> None:
-    height, width = image.shape[:2]
+    height = image.shape[0]
     colour = np.array(_tone(palette, 108, 150, 6))
     if kind == "grass":
         colour = np.array((98, 108, 78)) * palette.uniform(0.85, 1.15)
@@ -141,8 +141,13 @@ def draw_scene(rng: np.random.Generator, camera: Camera, height: int, width: int
     horizon = int(np.clip(height * (0.62 - 1.6 * camera.pitch) + rng.normal(0, 22), -1, height * 0.8))
     horizon = max(horizon, 0)
     if horizon:
-        back = {"street": (_facade, _shop), "wall": (_bricks, _facade), "pavement": (_shop, _trees),
-                "grass": (_trees, _trees), "indoor": (_shop, _shop)}[place]  # fmt: skip
+        back = {
+            "street": (_facade, _shop),
+            "wall": (_bricks, _facade),
+            "pavement": (_shop, _trees),
+            "grass": (_trees, _trees),
+            "indoor": (_shop, _shop),
+        }[place]
         back[int(rng.integers(2))](image, palette if rng.random() < 0.5 else rng, horizon)
         _rough(image, rng, 0, 0, horizon)
     _ground(image, rng, horizon, place, palette)

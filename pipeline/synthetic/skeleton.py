@@ -5,7 +5,7 @@ Left is the person's left: in a picture taken from the front it lies on the righ
 """
 
 from dataclasses import dataclass
-from math import cos, hypot, sin
+from math import cos, sin
 
 import numpy as np
 from jaxtyping import Float
@@ -13,10 +13,24 @@ from jaxtyping import Float
 from pipeline.synthetic.people import Person
 
 KEYPOINTS = (
-    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
-    "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
+    "nose",
+    "left_eye",
+    "right_eye",
+    "left_ear",
+    "right_ear",
+    "left_shoulder",
+    "right_shoulder",
+    "left_elbow",
+    "right_elbow",
+    "left_wrist",
+    "right_wrist",
+    "left_hip",
+    "right_hip",
+    "left_knee",
+    "right_knee",
+    "left_ankle",
     "right_ankle",
-)  # fmt: skip
+)
 """COCO's 17 keypoints in COCO's order."""
 
 THIGH, SHIN, ANKLE = 0.245, 0.240, 0.045
@@ -25,6 +39,7 @@ SPINE = 0.30  # hips to the base of the neck
 HEAD = np.array([0.046, 0.066, 0.056])  # half axes: across, up, forward
 SIDES = (("left", 1.0), ("right", -1.0))
 
+Widths = float | Float[np.ndarray, "N"]
 Joints = dict[str, Float[np.ndarray, "3"]]
 
 
@@ -90,7 +105,7 @@ def _arm(joints: Joints, name: str, side: float, person: Person, pose: Pose, sho
     flex = pose.swing[which] - 0.85 * pose.stride * np.cos(phase)
     bend = flex + pose.elbow[which] + 0.3 * max(0.0, flex)
     out = pose.abduction[which] + 0.12 * (person.width - 1)
-    across = 0.098 * person.width**0.6 * (1 - 0.12 * person.shape)
+    across = 0.094 * person.width**0.6 * (1 - 0.12 * person.shape)
     twist = 0.25 * pose.stride * np.cos(pose.phase)
     joints[f"{name}_shoulder"] = shoulders + across * np.array([side, 0.0, -side * np.sin(twist)])
     direction = np.array([side * np.sin(out), -np.cos(flex) * np.cos(out), np.sin(flex)])
@@ -110,9 +125,12 @@ def _head(joints: Joints, person: Person, pose: Pose) -> None:
     def on_head(x: float, y: float, z: float) -> np.ndarray:
         local = np.array([x * across, y * up, z * forward])
         return centre + np.array(
-            [local[0] * np.cos(turn) + local[2] * np.sin(turn), local[1],
-             local[2] * np.cos(turn) - local[0] * np.sin(turn)]
-        )  # fmt: skip
+            [
+                local[0] * np.cos(turn) + local[2] * np.sin(turn),
+                local[1],
+                local[2] * np.cos(turn) - local[0] * np.sin(turn),
+            ]
+        )
 
     joints["nose"] = on_head(0.0, -0.18, 1.05)
     for name, side in SIDES:
@@ -158,7 +176,7 @@ class View:
         seen[:, 2] = near
         return seen
 
-    def half_width(self, across: float, forward: float, up: float = 0.5) -> float:
-        """Half the silhouette's width in pixels of an upright elliptic cylinder of these half axes."""
+    def half_width(self, across: Widths, forward: Widths, up: float = 0.5) -> Widths:
+        """Half the silhouette's width in pixels of upright elliptic cylinders of these half axes."""
         grow = 1 + self.loom * (up - 0.5)
-        return self.scale_x * grow * hypot(across * cos(self.yaw), forward * sin(self.yaw))
+        return self.scale_x * grow * np.hypot(across * cos(self.yaw), forward * sin(self.yaw))

@@ -1,0 +1,93 @@
+"""A layer for things: colour and coverage drawn together; and where to put things over a person."""
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float
+
+from pipeline.synthetic.scenes import grain
+
+SUPER = 2  # sheet pixels per picture pixel, each way
+SHIFT = 4  # cv2's fixed-point bits
+
+Layer = tuple[Float[np.ndarray, "H W 3"], Float[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]
+"""Colour times coverage, coverage in [0, 1], and the pixels that count as covered."""
+
+PAINTS = (
+    (38, 38, 42),
+    (196, 196, 194),
+    (118, 120, 124),
+    (128, 36, 36),
+    (44, 62, 104),
+    (160, 148, 120),
+    (54, 84, 66),
+)
+
+
+class Sheet:
+    """Colour and coverage at twice the picture's size, drawn together."""
+
+    def __init__(self, height: int, width: int):
+        self.colour = np.zeros((height * SUPER, width * SUPER, 3), np.uint8)
+        self.cover = np.zeros((height * SUPER, width * SUPER), np.uint8)
+
+    def polygon(self, points, colour) -> None:
+        fixed = _fixed(points)
+        cv2.fillPoly(self.colour, [fixed], colour, cv2.LINE_8, SHIFT)
+        cv2.fillPoly(self.cover, [fixed], 255, cv2.LINE_8, SHIFT)
+
+    def box(self, x0: float, y0: float, x1: float, y1: float, colour) -> None:
+        self.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], colour)
+
+    def ellipse(
+        self, x: float, y: float, wide: float, high: float, colour, start: float = 0, end: float = 360
+    ) -> None:
+        angle = np.radians(np.linspace(start, end, 40))
+        self.polygon(np.stack([x + wide * np.cos(angle), y + high * np.sin(angle)], 1), colour)
+
+    def line(self, points, colour, thick: float) -> None:
+        fixed = _fixed(points)
+        thick = max(1, round(thick * SUPER))
+        cv2.polylines(self.colour, [fixed], False, colour, thick, cv2.LINE_8, SHIFT)
+        cv2.polylines(self.cover, [fixed], False, 255, thick, cv2.LINE_8, SHIFT)
+
+    def shade(self, rng: np.random.Generator, across: bool, amount: float = 0.25) -> None:
+        """Light that falls off along one direction, and some wear."""
+        height, width = self.cover.shape
+        y, x = int(rng.integers(0, 512 - height + 1)), int(rng.integers(0, 512 - width + 1))
+        wear = 1 + 0.5 * (grain(0)[y : y + height, x : x + width] - 1)
+        ramp = np.linspace(1 + amount, 1 - amount, width if across else height, dtype=np.float32)
+        wear = wear * (ramp[None] if across else ramp[:, None])
+        self.colour = np.clip(self.colour * wear[..., None], 0, 255).astype(np.uint8)
+
+    def finish(self) -> Layer:
+        """What was drawn, at the picture's size."""
+        self.colour[self.cover == 0] = 0
+        size = (self.cover.shape[1] // SUPER, self.cover.shape[0] // SUPER)
+        colour = cv2.resize(self.colour, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+        cover = cv2.resize(self.cover, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+        return colour, cover, self.cover[::SUPER, ::SUPER] > 0
+
+
+def _fixed(points) -> np.ndarray:
+    return np.round(np.asarray(points, dtype=np.float64) * SUPER * (1 << SHIFT)).astype(np.int32)
+
+
+def paint(rng: np.random.Generator) -> tuple[int, int, int]:
+    values = np.clip(np.array(PAINTS[int(rng.integers(len(PAINTS)))]) + rng.normal(0, 8, 3), 8, 245)
+    return int(values[0]), int(values[1]), int(values[2])
+
+
+def scaled(colour, share: float) -> tuple[int, int, int]:
+    return tuple(int(min(255, channel * share)) for channel in colour)
+
+
+def middle_of(person) -> float:
+    columns = np.nonzero(person.any(0))[0]
+    return float(columns.mean())
+
+
+def level(person: Bool[np.ndarray, "H W"], share: float, axis: int, from_end: bool) -> int:
+    """The row (axis 0) or column (axis 1) beyond which that share of the person lies."""
+    counts = person.sum(1 - axis)[:: -1 if from_end else 1].cumsum()
+    place = int(np.searchsorted(counts, share * counts[-1]))
+    return len(counts) - 1 - place if from_end else place
