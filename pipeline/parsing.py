@@ -201,7 +201,7 @@ def cues(
 # ------------------------------------------------------------------ fusion
 
 
-def group(confidence: UInt8[np.ndarray, "36 h w"], grouping: str) -> Float[np.ndarray, "8 h w"]:
+def group(confidence: UInt8[np.ndarray, "channels h w"], grouping: str) -> Float[np.ndarray, "8 h w"]:
     """Confidence of each part, in [0, 1]: the greatest among its keypoints and limbs.
 
     Departs: `recommended` keeps the limb between the hips out of the left leg, where the published labels
@@ -229,7 +229,8 @@ def fuse(
     if not rule.fill or not present.any():
         return shown
     rows, columns = rows @ blur(frame.cells[0], rule.spread), columns @ blur(frame.cells[1], rule.spread)
-    return strongest(rows @ (confidence * present[:, None, None] @ columns.T), mask > 0.5, 0)
+    near = strongest(rows @ (confidence * present[:, None, None] @ columns.T), mask > 0.5, 0.0)
+    return np.where(shown > 0, shown, near)
 
 
 def strongest(
@@ -259,7 +260,7 @@ class Parsed(NamedTuple):
 
 def parse(
     found: Instances,
-    confidence: UInt8[np.ndarray, "36 h w"],
+    confidence: UInt8[np.ndarray, "channels h w"],
     size: tuple[int, int],
     frame: Frame,
     rule: Parse,
@@ -267,9 +268,9 @@ def parse(
     """The parsing map of an image's target person.  `size` is the image's (height, width)."""
     confidence = group(confidence, rule.grouping)
     rows, columns = field_axes(frame, rule.grid)
-    masks = np.stack(
-        [paste(m, b, size, rule.grid) for m, b in zip(found.mask, found.box, strict=True)] or [[]]
-    )
+    masks = np.zeros((len(found.score), *rule.grid), np.float32)
+    for mask, probability, box in zip(masks, found.mask, found.box, strict=True):
+        mask[:] = paste(probability, box, size, rule.grid)
     instance, margin = choose(found, masks, rows @ confidence[parts.HEAD - 1] @ columns.T, size, rule.target)
     if instance < 0:
         return Parsed(np.zeros(rule.grid, np.uint8), NO_PERSON, -1, 0.0)
@@ -286,7 +287,7 @@ class Parser:
     def __init__(self, instances: str, fields: str, sizes: np.ndarray, index: str, rule: Parse):
         self.instances = store.Rows(instances, "instances", index)
         self.fields = store.Rows(fields, "fields", index)
-        self.sizes, self.rule = sizes, rule  # height, width of each image
+        self.sizes = sizes  # height, width of each image
         shape = self.fields["confidence"].shape
         if shape[1] != CHANNELS:
             raise BadInput(
@@ -294,20 +295,21 @@ class Parser:
                 "19 limbs, in COCO's order). Run the stage `pose` with a network that has both."
             )
         attrs = self.fields.attrs
-        self.frame = Frame(shape[2:], attrs["stride"], tuple(attrs["size"]), tuple(attrs["pad"]))
+        frame = Frame(shape[2:], attrs["stride"], tuple(attrs["size"]), tuple(attrs["pad"]))
+        self.how = frame, rule
 
     def __call__(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """The arrays of parsing.h5 for rows start..stop: map, status, instance, margin."""
-        done = [self.row(i) for i in range(start, stop)]
+        rows = slice(start, stop)
+        counts, fields = self.instances["found"][rows], self.fields["confidence"][rows]
+        columns = [self.instances[name][rows] for name in Instances._fields]
+        done = [
+            parse(Instances(*(c[i][:count] for c in columns)), fields[i], self.size(start + i), *self.how)
+            for i, count in enumerate(counts)
+        ]
         dtypes = {"map": np.uint8, "status": np.uint8, "instance": np.int8, "margin": np.float32}
         return {name: np.array([getattr(p, name) for p in done], dtype) for name, dtype in dtypes.items()}
 
-    def row(self, i: int) -> Parsed:
-        """The outcome for one image."""
-        size = (int(self.sizes[i][0]), int(self.sizes[i][1]))
-        return parse(self.found(i), self.fields["confidence"][i], size, self.frame, self.rule)
-
-    def found(self, i: int) -> Instances:
-        """The persons found in one image."""
-        count = int(self.instances["found"][i])
-        return Instances(*(self.instances[name][i][:count] for name in Instances._fields))
+    def size(self, row: int) -> tuple[int, int]:
+        """Height, width of an image."""
+        return int(self.sizes[row][0]), int(self.sizes[row][1])

@@ -3,9 +3,10 @@
 0 is background in every map.  Left is the person's left, on the right of a picture from the front.
 """
 
+from typing import Any
+
 import numpy as np
-import torch
-from torch import Tensor
+from jaxtyping import UInt8
 
 from pipeline.params import BadInput
 
@@ -31,19 +32,17 @@ COARSE: dict[int, dict[str, tuple[int, ...]]] = {
 }
 
 
-def flip(maps: np.ndarray | Tensor) -> np.ndarray | Tensor:
-    """Label maps (..., H, W) as they are in the mirrored pictures: columns reversed, left and right swapped.
+def flip(maps: UInt8[np.ndarray, "... H W"]) -> UInt8[np.ndarray, "... H W"]:
+    """Label maps as they are in the mirrored pictures: columns reversed, left and right swapped.
 
     Raises `BadInput` for a label above K.
     """
     check(maps)
-    if isinstance(maps, Tensor):
-        return torch.tensor(SWAPPED, dtype=maps.dtype, device=maps.device)[maps.flip(-1).long()]
-    return np.array(SWAPPED, maps.dtype)[maps[..., ::-1]]
+    return np.array(SWAPPED, np.uint8)[maps[..., ::-1]]
 
 
-def check(maps: np.ndarray | Tensor) -> None:
-    """Raise `BadInput` if a label map names parts that do not exist."""
+def check(maps: Any) -> None:
+    """Raise `BadInput` if label maps, an array or a tensor, name parts that do not exist."""
     top = int(maps.max()) if 0 not in maps.shape else 0
     if top >= len(SWAPPED):
         raise BadInput(

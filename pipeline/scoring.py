@@ -89,7 +89,7 @@ def nearest(picture: UInt8[np.ndarray, "h w"], grid: tuple[int, int]) -> UInt8[n
 
 def compare(index: pd.DataFrame, labels: Labels) -> Agreement:
     """Every image's map and chosen person beside the truth."""
-    sizes = index[["height", "width"]].to_numpy()
+    sizes = index[["height", "width"]].to_numpy().tolist()
     grid = labels.parsing["map"].shape[1:]
     chosen = labels.parsing["instance"][:]
     table, iou, wrong = np.zeros((len(index), LABELS, LABELS), np.int64), np.zeros(len(index)), []
