@@ -1,7 +1,7 @@
 """Network weights: plain tensors, loaded strictly; pickles only when they are published files, by allow-list.
 
 Unusual here:
-- A file must fit its network exactly: a missing, unexpected or mis-shaped tensor is an error, never a warning.
+- A file must fit its network exactly: a missing, unexpected or mis-shaped tensor is an error.
 - Our own files hold half-precision tensors; they are widened when loaded.
 - A file that was downloaded before is hashed again at every use: libraries check it only while it arrives.
 """
@@ -71,9 +71,7 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: str | Path, re
     network.load_state_dict(tensors)
 
 
-def check(
-    wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str | Path, remedy: str
-) -> None:
+def check(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str | Path, remedy: str) -> None:
     """Raise `BadInput` unless both hold the same names with the same shapes."""
     shapes = [
         f"{n} {tuple(tensors[n].shape)} instead of {tuple(wanted[n].shape)}"
@@ -106,6 +104,15 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], record: dict[str, Any
     record = {**record, "bytes": Path(path).stat().st_size, "sha256": store.sha256(path)}
     with store.replace(Path(path).with_suffix(".json")) as beside:
         beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def fingerprint(network: str, path: str | Path) -> str:
+    """What tells these weights from others: the file's sha256, or the name of published ones."""
+    if ":" in network:
+        return network
+    if not Path(path).is_file():
+        raise BadInput(f"{path}: no such file of weights. {FETCH}, or name another file in params.yaml.")
+    return store.sha256(path)
 
 
 # ------------------------------------------------------------------ published files
@@ -146,3 +153,10 @@ def verify(path: Path, algorithm: str = "sha256") -> None:
 def _digits(path: Path) -> str:
     found = re.search(r"[-_]([0-9a-f]{6,64})$", path.stem)
     return found.group(1) if found else ""
+
+
+def device(name: str) -> torch.device:
+    """The device called `cpu` or `cuda`; raises `BadInput` where there is none of that kind."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BadInput("params.yaml: device = 'cuda', but torch sees no GPU here. Set it to 'cpu'.")
+    return torch.device(name)

@@ -1,4 +1,4 @@
-"""Makes the embedded weights: `python -m stages.pretrain segmentation|pose|vit <weights>`.  No stage of the DAG."""
+"""By hand, no stage of the DAG: `python -m stages.pretrain segmentation|pose|vit <weights>`."""
 
 import sys
 from importlib import import_module

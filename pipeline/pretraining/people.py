@@ -53,7 +53,9 @@ def _keep(path: Path, picture: Picture) -> None:
     masks = np.stack([mask > 0 for mask, _ in people])
     keypoints = np.stack([labelled(mask > 0, points) for mask, points in people])
     with store.replace(path) as beside, open(beside, "wb") as file:
-        np.savez(file, jpeg=np.frombuffer(picture.jpeg, np.uint8), masks=np.packbits(masks), keypoints=keypoints)
+        np.savez(
+            file, jpeg=np.frombuffer(picture.jpeg, np.uint8), masks=np.packbits(masks), keypoints=keypoints
+        )
 
 
 def mirrored(drawn: Scene) -> Scene:
@@ -63,7 +65,9 @@ def mirrored(drawn: Scene) -> Scene:
     return Scene(drawn.image[:, ::-1].copy(), drawn.masks[..., ::-1].copy(), keypoints)
 
 
-def labelled(mask: Bool[np.ndarray, "H W"], keypoints: Float[np.ndarray, "17 3"]) -> Float[np.ndarray, "17 3"]:
+def labelled(
+    mask: Bool[np.ndarray, "H W"], keypoints: Float[np.ndarray, "17 3"]
+) -> Float[np.ndarray, "17 3"]:
     """The keypoints that a pose network should find.
 
     A joint behind somebody else or an object stays (v = 1): the body goes on there, and the mask says what

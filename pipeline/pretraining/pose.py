@@ -22,7 +22,9 @@ Sample = tuple[np.ndarray, list[Tensor]]  # picture, the fields of the two heads
 @dataclass(frozen=True, config=STRICT)
 class Pretrain:
     schedule: loop.Schedule
-    weights: tuple[float, float, float, float, float, float]  # of the losses: confidence, vector, scale; keypoints, limbs
+    weights: tuple[
+        float, float, float, float, float, float
+    ]  # of the losses: confidence, vector, scale; keypoints, limbs
 
 
 def train(settings: Pretrain, out: str) -> None:
@@ -36,7 +38,9 @@ def train(settings: Pretrain, out: str) -> None:
             layer.momentum = 0.1  # openpifpaf's 0.01 lags behind so short a training
     losses = openpifpaf.network.losses.Factory().factory(network.head_metas)
     losses.lambdas = settings.weights
-    held_out = [people.scene(settings.schedule.seed + 1, i, 1 << 30) for i in range(settings.schedule.held_out)]
+    held_out = [
+        people.scene(settings.schedule.seed + 1, i, 1 << 30) for i in range(settings.schedule.held_out)
+    ]
     network, history = loop.fit(
         network,
         partial(_loss, losses),
@@ -70,7 +74,9 @@ def _loss(losses: nn.Module, network: nn.Module, batch: list[Sample]) -> Tensor:
     images, targets = zip(*batch, strict=True)
     left, top, right, bottom = pose.grid(network, SIZE).pad
     fields = network(pose.normalised(np.stack(images), (left, top, right, bottom)))
-    total, _ = losses(fields, [torch.stack(head) for head in zip(*targets, strict=True)])
+    total, _ = losses(
+        [field.float() for field in fields], [torch.stack(head) for head in zip(*targets, strict=True)]
+    )
     return total / 1000  # openpifpaf sums over a picture's cells
 
 

@@ -8,7 +8,6 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
-from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.ops import masks_to_boxes
 
 from pipeline import weights
@@ -16,7 +15,9 @@ from pipeline.params import STRICT
 from pipeline.pretraining import loop, people
 from pipeline.segmentation import small
 
-Sample = tuple[np.ndarray, np.ndarray]  # picture (H, W, 3), the people's visible masks (P, H, W), the target first
+Sample = tuple[
+    np.ndarray, np.ndarray
+]  # picture (H, W, 3), the people's visible masks (P, H, W), the target first
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -1,0 +1,116 @@
+"""Mask R-CNN's person instances in every crop, from torchvision's networks or detectron2's.
+
+The stage `segment` runs it once over all images and keeps every instance: which of them is the target, and
+what counts as visible, is decided later, from the cached file.
+
+Unusual here:
+- Every crop is resized to one size, so that any sizes share a batch and none is padded for another's sake.
+- Masks stay as the network gives them, 28 x 28 and soft, inside boxes in pixels of the original crop.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from pipeline.params import STRICT
+
+MASK = 28  # cells a side, of every Mask R-CNN's mask head
+LIBRARIES = {"torchvision": ("torch", "torchvision"), "detectron2": ("torch", "detectron2")}
+
+Crop = UInt8[np.ndarray, "H W 3"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Segment:
+    """Which network, and how crops reach it."""
+
+    backend: Literal["torchvision", "detectron2"]
+    # torchvision: `small` (ours), or one of its own, with its published weights as in
+    # maskrcnn_resnet50_fpn_v2:COCO_V1.  detectron2: a config of its model zoo, as in
+    # COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x
+    network: str
+    weights: str  # the file that dvc.yaml hands to the stage; not read if the network names published weights
+    device: Literal["cpu", "cuda"]
+    size: tuple[int, int]  # height, width in pixels to which every crop is resized
+    batch: int = Field(ge=1)
+    proposals: int = Field(ge=1)  # boxes that reach the heads
+    instances: int = Field(ge=1)  # kept in each image, the highest scores
+    score_floor: float = Field(ge=0, lt=1)  # instances scored lower are not kept
+
+
+class Instances(NamedTuple):
+    """The persons in each of B crops, the highest score first; rows past `found` are 0."""
+
+    found: Int[np.ndarray, "B"]
+    score: Float[np.ndarray, "B M"]
+    box: Float[np.ndarray, "B M 4"]  # x0, y0, x1, y1 in pixels of the original crop
+    mask: UInt8[np.ndarray, "B M 28 28"]  # round(255 probability), inside the box
+
+
+class Persons(NamedTuple):
+    """What a backend finds in one resized crop, the highest score first."""
+
+    score: Float[np.ndarray, "N"]
+    box: Float[np.ndarray, "N 4"]  # in pixels of the resized crop
+    mask: Float[np.ndarray, "N 28 28"]  # probabilities
+
+
+class Backend(Protocol):
+    def __call__(self, crops: UInt8[np.ndarray, "B h w 3"]) -> list[Persons]: ...
+
+
+def load(params: Segment, weights: str) -> Callable[[Sequence[Crop]], Instances]:
+    """The network, ready for batches of RGB crops of any sizes; what it finds in one depends on it alone.
+
+    Raises `BadInput` if the weights do not fit the network, or if the backend is not installed.
+    """
+    if params.backend == "detectron2":
+        from pipeline.segmentation import detectron2 as backend  # only then: it need not be installed
+    else:
+        from pipeline.segmentation import torchvision as backend
+    network = backend.load(params, weights)
+
+    def segment(crops: Sequence[Crop]) -> Instances:
+        return _gather(network(resized(crops, params.size)), crops, params)
+
+    return segment
+
+
+def resized(crops: Sequence[Crop], size: tuple[int, int]) -> UInt8[np.ndarray, "B h w 3"]:
+    """Every crop at `size` (height, width), whatever its shape was: bilinear, averaging where it shrinks."""
+    wanted = size[::-1]
+    images = (Image.fromarray(crop) for crop in crops)
+    return np.stack([np.asarray(i.resize(wanted, Image.Resampling.BILINEAR)) for i in images])
+
+
+def _gather(persons: list[Persons], crops: Sequence[Crop], params: Segment) -> Instances:
+    count, most = len(crops), params.instances
+    kept = Instances(
+        np.zeros(count, np.int32),
+        np.zeros((count, most), np.float32),
+        np.zeros((count, most, 4), np.float32),
+        np.zeros((count, most, MASK, MASK), np.uint8),
+    )
+    for i, (found, crop) in enumerate(zip(persons, crops, strict=True)):
+        n = kept.found[i] = min(len(found.score), most)
+        across, down = crop.shape[1] / params.size[1], crop.shape[0] / params.size[0]
+        kept.score[i, :n] = found.score[:n]
+        kept.box[i, :n] = found.box[:n] * np.array([across, down, across, down], np.float32)
+        kept.mask[i, :n] = np.rint(found.mask[:n] * 255)
+    return kept
+
+
+class Over:
+    """The work of the stage, handed to worker processes: (start, stop) -> the arrays of these images."""
+
+    def __init__(self, params: Segment, weights: str, images: Sequence[Crop]):
+        self.params, self.weights, self.images = params, weights, images
+
+    def __call__(self) -> Callable[[int, int], dict[str, np.ndarray]]:
+        segment = load(self.params, self.weights)
+        return lambda start, stop: segment([self.images[i] for i in range(start, stop)])._asdict()

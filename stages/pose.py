@@ -1,0 +1,22 @@
+"""Stage `pose`: crops -> PifPaf's confidences, 17 keypoints and 19 limbs, on the network's own grid."""
+
+import sys
+from dataclasses import asdict
+
+from pipeline import datasets, params, pose, store
+from pipeline.weights import fingerprint
+
+
+def main(index: str, images: str, weights: str, out: str, config: str = "params.yaml") -> None:
+    settings = params.read(config, "pose", pose.Pose)
+    workers = params.read(config, "workers", int)
+    table = datasets.read_index(index)
+    own = datasets.index_hash(table)
+    work = pose.Over(settings, weights, datasets.Images(images, own))
+    identity = {"weights": fingerprint(settings.network, weights), "params": asdict(settings)}
+    attrs = {"index": own, **identity, **work.grid()._asdict()}
+    store.compute(out, "fields", len(table), settings.batch, work, attrs, workers, {}, pose.LIBRARIES)
+
+
+if __name__ == "__main__":
+    store.run(main, sys.argv[1:])
