@@ -6,6 +6,9 @@ Every picture depends on (seed, person, camera, shot) alone, so neither workers 
 import multiprocessing
 import zipfile
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cache
 from hashlib import sha256
@@ -18,7 +21,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from pipeline import store
-from pipeline.params import STRICT
+from pipeline.params import STRICT, BadInput
 from pipeline.synthetic.cameras import Camera, network
 from pipeline.synthetic.people import Person, attributes, draw_person
 from pipeline.synthetic.pictures import Picture, compose
@@ -26,6 +29,9 @@ from pipeline.synthetic.pictures import Picture, compose
 FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 DATE = (2000, 1, 1, 0, 0, 0)  # of every file in the archive, so that its bytes repeat
 CHUNK = 16  # pictures a worker renders before it reports
+
+Truth = dict[str, np.ndarray | np.generic]
+"""What is true of one picture: a row of every array of `truth.h5`."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -62,6 +68,11 @@ class Shot:
         return f"{self.pid:04d}_c{self.camera + 1}s1_{100 * self.person + self.number:06d}_01.jpg"
 
     @property
+    def path(self) -> str:
+        """Where it lies in the archive."""
+        return f"{FOLDERS[self.split]}/{self.name}"
+
+    @property
     def key(self) -> str:
         """`<split>/<file name>`."""
         return f"{self.split}/{self.name}"
@@ -84,9 +95,9 @@ def _cameras(render: Render) -> tuple[Camera, ...]:
 
 
 def shots(render: Render) -> list[Shot]:
-    """All pictures of the dataset, sorted by key."""
+    """All pictures of the dataset, sorted by their place in the archive."""
     found = [*_train(render), *_queries(render), *_gallery(render)]
-    return sorted(found, key=lambda shot: shot.key)
+    return sorted(found, key=lambda shot: shot.path)
 
 
 def _is_occluded(render: Render, person: int, camera: int, number: int, share: float) -> bool:
@@ -131,7 +142,7 @@ def picture(render: Render, shot: Shot) -> Picture:
     return compose(rng, population(render)[shot.person], _cameras(render)[shot.camera], shot.occluded)
 
 
-def _row(work: tuple[Render, Shot]) -> tuple[bytes, dict[str, np.ndarray]]:
+def _row(work: tuple[Render, Shot]) -> tuple[bytes, Truth]:
     render, shot = work
     made = picture(render, shot)
     truth = {
@@ -149,17 +160,29 @@ def _one_thread() -> None:
     cv2.setNumThreads(1)
 
 
-def rows(render: Render, workers: int) -> Iterator[tuple[bytes, dict[str, np.ndarray]]]:
+def rows(render: Render, workers: int) -> Iterator[tuple[bytes, Truth]]:
     """JPEG file and truth of every shot, in the order of `shots`; `workers` 0 means one a core."""
     work = [(render, shot) for shot in shots(render)]
-    bar = {"total": len(work), "desc": "render"}
-    with multiprocessing.get_context("spawn").Pool(workers or store.cores(), _one_thread) as pool:
-        with store.progress(**bar) as progress:
-            for row in pool.imap(_row, work, CHUNK):
-                progress.update()
-                yield row
-        pool.close()
-        pool.join()
+    with ExitStack() as stack:
+        progress = stack.enter_context(store.progress(total=len(work), desc="render"))
+        for row in _parallel(work, workers or store.cores(), stack):
+            progress.update()
+            yield row
+
+
+def _parallel(work: list[tuple[Render, Shot]], workers: int, stack: ExitStack) -> Iterator:
+    if workers == 1:
+        yield from map(_row, work)
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _one_thread)
+    stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+    try:
+        yield from pool.map(_row, work, chunksize=CHUNK)
+    except BrokenProcessPool:
+        raise BadInput(
+            "render: a worker was killed, most likely for lack of memory. "
+            "Lower `workers` in params.yaml and run again."
+        ) from None
 
 
 def write(path: str | Path, render: Render, workers: int) -> None:
@@ -168,7 +191,7 @@ def write(path: str | Path, render: Render, workers: int) -> None:
     truths = []
     with store.replace(path) as beside, zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
         for shot, (jpeg, truth) in zip(taken, rows(render, workers), strict=True):
-            _add(archive, f"{FOLDERS[shot.split]}/{shot.name}", jpeg)
+            _add(archive, shot.path, jpeg)
             truths.append(truth)
         _add(archive, "truth.h5", _truth_file(truths, render))
 
@@ -179,7 +202,7 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
     archive.writestr(entry, data)
 
 
-def _truth_file(truths: list[dict[str, np.ndarray]], render: Render) -> bytes:
+def _truth_file(truths: list[Truth], render: Render) -> bytes:
     arrays = {name: np.stack([truth[name] for truth in truths]) for name in truths[0]}
     facts = {"index": keys_hash(arrays["key"].tolist()), "render": asdict(render), "truth": 1}
     with TemporaryDirectory() as folder:

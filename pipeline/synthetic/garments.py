@@ -6,7 +6,8 @@ import numpy as np
 from pipeline.synthetic.people import SECOND_COLOURS, SKINS, UPPER_COLOURS, Person
 from pipeline.synthetic.textures import darker
 
-SHIFT = 4
+SHIFT = 4  # cv2's fixed-point bits
+Places = list[tuple[float, float]]
 
 
 class Surface:
@@ -15,18 +16,18 @@ class Surface:
     def __init__(self, albedo: np.ndarray, origin: tuple[int, int], trunk):
         self.albedo, self.origin, self.trunk = albedo, np.array(origin), trunk
 
-    def points(self, places: list[tuple[float, float]]) -> tuple[np.ndarray, float]:
+    def points(self, places: Places) -> tuple[np.ndarray, float]:
         """Window coordinates of (height, angle) places, and how much the most visible of them faces us."""
         found = np.array([self.trunk.at(height, angle) for height, angle in places])
         return found[:, :2] - self.origin, float(found[:, 2].max())
 
-    def fill(self, places: list[tuple[float, float]], colour, least: float = 0.15) -> None:
+    def fill(self, places: Places, colour, least: float = 0.15) -> None:
         points, facing = self.points(places)
         if facing > least:
             fixed = np.round(points * (1 << SHIFT)).astype(np.int32)
             cv2.fillPoly(self.albedo, [fixed], colour, cv2.LINE_AA, SHIFT)
 
-    def line(self, places: list[tuple[float, float]], colour, width: float, least: float = 0.15) -> None:
+    def line(self, places: Places, colour, width: float, least: float = 0.15) -> None:
         points, facing = self.points(places)
         if facing > least:
             fixed = np.round(points * (1 << SHIFT)).astype(np.int32)
@@ -80,7 +81,7 @@ def _print(surface: Surface, person: Person) -> None:
 
 def _round_neck(surface: Surface, person: Person) -> None:
     surface.fill([(0.325, -0.9), (0.302, -0.5), (0.292, 0.0), (0.302, 0.5), (0.325, 0.9)], SKINS[person.skin])
-    surface.line([(0.31, -0.8), (0.298, -0.5), (0.288, 0), (0.298, 0.5), (0.31, 0.8)], _edge(person), 0.006)
+    surface.line([(0.31, -0.8), (0.298, -0.5), (0.288, 0.0), (0.298, 0.5), (0.31, 0.8)], _edge(person), 0.006)
 
 
 def _buttons(surface: Surface, person: Person) -> None:

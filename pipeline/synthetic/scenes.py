@@ -43,7 +43,7 @@ def _tone(rng: np.random.Generator, low: float, high: float, tint: float = 10.0)
 
 
 def _bricks(image: Image, rng: np.random.Generator, bottom: int) -> None:
-    base, size = np.array(_tone(rng, 100, 160, 12)), int(rng.integers(7, 16))
+    base, size = np.array(_tone(rng, 100.0, 160.0, 12.0)), int(rng.integers(7, 16))
     image[:bottom] = base
     joint = np.clip(base * rng.uniform(0.7, 1.25), 0, 255).tolist()
     shift = int(rng.integers(0, size))
@@ -54,9 +54,9 @@ def _bricks(image: Image, rng: np.random.Generator, bottom: int) -> None:
 
 
 def _facade(image: Image, rng: np.random.Generator, bottom: int) -> None:
-    image[:bottom] = _tone(rng, 96, 176, 10)
+    image[:bottom] = _tone(rng, 96.0, 176.0, 10.0)
     wide, high = int(rng.integers(22, 50)), int(rng.integers(34, 70))
-    glass, frame = _tone(rng, 30, 90), _tone(rng, 120, 210)
+    glass, frame = _tone(rng, 30.0, 90.0), _tone(rng, 120.0, 210.0)
     x0, y0 = -int(rng.integers(0, wide)), -int(rng.integers(0, high))
     for x in range(x0, image.shape[1], wide + int(wide * 0.45)):
         for y in range(y0, bottom - high // 2, high + int(high * 0.5)):
@@ -66,7 +66,7 @@ def _facade(image: Image, rng: np.random.Generator, bottom: int) -> None:
 
 
 def _trees(image: Image, rng: np.random.Generator, bottom: int) -> None:
-    image[:bottom] = _tone(rng, 110, 200, 12)
+    image[:bottom] = _tone(rng, 110.0, 200.0, 12.0)
     leaf = np.array((78, 90, 64)) * rng.uniform(0.7, 1.2)
     for _ in range(14):
         centre = (int(rng.integers(-10, image.shape[1] + 10)), int(rng.integers(-20, max(bottom, 1))))
@@ -74,16 +74,20 @@ def _trees(image: Image, rng: np.random.Generator, bottom: int) -> None:
         cv2.circle(image, centre, size, (leaf * rng.uniform(0.7, 1.25)).tolist(), cv2.FILLED)
     for _ in range(int(rng.integers(0, 3))):
         x, wide = int(rng.integers(0, image.shape[1])), int(rng.integers(3, 9))
-        cv2.rectangle(image, (x, 0), (x + wide, bottom), _tone(rng, 50, 80, 6), cv2.FILLED)
+        cv2.rectangle(image, (x, 0), (x + wide, bottom), _tone(rng, 50.0, 80.0, 6.0), cv2.FILLED)
 
 
 def _shop(image: Image, rng: np.random.Generator, bottom: int) -> None:
-    image[:bottom] = _tone(rng, 120, 210, 10)
+    image[:bottom] = _tone(rng, 120.0, 210.0, 10.0)
     x = -int(rng.integers(0, 60))
     while x < image.shape[1]:
         wide = int(rng.integers(18, 60))
         cv2.rectangle(
-            image, (x, int(rng.integers(0, 40))), (x + wide, bottom), _tone(rng, 40, 210, 18), cv2.FILLED
+            image,
+            (x, int(rng.integers(0, 40))),
+            (x + wide, bottom),
+            _tone(rng, 40.0, 210.0, 18.0),
+            cv2.FILLED,
         )
         x += wide + int(rng.integers(3, 26))
 
@@ -92,7 +96,7 @@ def _ground(
     image: Image, rng: np.random.Generator, top: int, kind: str, palette: np.random.Generator
 ) -> None:
     height = image.shape[0]
-    colour = np.array(_tone(palette, 108, 150, 6))
+    colour = np.array(_tone(palette, 108.0, 150.0, 6.0))
     if kind == "grass":
         colour = np.array((98, 108, 78)) * palette.uniform(0.85, 1.15)
     fade = np.linspace(rng.uniform(0.85, 1.0), rng.uniform(0.95, 1.12), max(height - top, 1))
@@ -128,8 +132,10 @@ def _kerb(image: Image, rng: np.random.Generator, top: int) -> None:
     height, width = image.shape[:2]
     left, right = (int(rng.integers(top, height + 40)) for _ in range(2))
     points = np.array([(0, left), (width, right), (width, height + 60), (0, height + 60)])
-    cv2.fillPoly(image, [points], _tone(rng, 80, 150, 5), cv2.LINE_AA)
-    cv2.line(image, (0, left), (width, right), _tone(rng, 150, 210, 5), int(rng.integers(2, 6)), cv2.LINE_AA)
+    cv2.fillPoly(image, [points], _tone(rng, 80.0, 150.0, 5.0), cv2.LINE_AA)
+    cv2.line(
+        image, (0, left), (width, right), _tone(rng, 150.0, 210.0, 5.0), int(rng.integers(2, 6)), cv2.LINE_AA
+    )
 
 
 def draw_scene(rng: np.random.Generator, camera: Camera, height: int, width: int) -> tuple[Image, int]:

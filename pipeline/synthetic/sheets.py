@@ -9,6 +9,7 @@ from pipeline.synthetic.scenes import grain
 SUPER = 2  # sheet pixels per picture pixel, each way
 SHIFT = 4  # cv2's fixed-point bits
 
+Number = int | float
 Layer = tuple[Float[np.ndarray, "H W 3"], Float[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]
 """Colour times coverage, coverage in [0, 1], and the pixels that count as covered."""
 
@@ -35,16 +36,14 @@ class Sheet:
         cv2.fillPoly(self.colour, [fixed], colour, cv2.LINE_8, SHIFT)
         cv2.fillPoly(self.cover, [fixed], 255, cv2.LINE_8, SHIFT)
 
-    def box(self, x0: float, y0: float, x1: float, y1: float, colour) -> None:
+    def box(self, x0: Number, y0: Number, x1: Number, y1: Number, colour) -> None:
         self.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], colour)
 
-    def ellipse(
-        self, x: float, y: float, wide: float, high: float, colour, start: float = 0, end: float = 360
-    ) -> None:
-        angle = np.radians(np.linspace(start, end, 40))
+    def ellipse(self, x: Number, y: Number, wide: Number, high: Number, colour) -> None:
+        angle = np.linspace(0, 2 * np.pi, 40)
         self.polygon(np.stack([x + wide * np.cos(angle), y + high * np.sin(angle)], 1), colour)
 
-    def line(self, points, colour, thick: float) -> None:
+    def line(self, points, colour, thick: Number) -> None:
         fixed = _fixed(points)
         thick = max(1, round(thick * SUPER))
         cv2.polylines(self.colour, [fixed], False, colour, thick, cv2.LINE_8, SHIFT)
