@@ -35,7 +35,7 @@ def _box(view: View, centre: np.ndarray, across: float, forward: float, up: floa
 
 def _backpack(canvas: Canvas, person: Person, view: View, joints: Joints, front: bool) -> None:
     spine = joints["neck"] - joints["pelvis"]
-    centre = joints["pelvis"] + 0.62 * spine + np.array([0.0, 0.0, -0.105])
+    centre = joints["pelvis"] + 0.62 * spine + np.array([0.0, 0.0, -0.094])
     seen_from_behind = np.cos(view.yaw) < 0.15
     axis = view.project(np.stack([joints["neck"], joints["pelvis"]]))[:, :2]
     if front == seen_from_behind:

@@ -3,6 +3,7 @@
 Surface coordinates lie on the unit sphere of the head: u to the person's left, v up, w forward.
 """
 
+import cv2
 import numpy as np
 
 from pipeline.synthetic.canvas import Canvas, Cloth
@@ -134,13 +135,14 @@ def _peak(canvas: Canvas, person: Person, view: View, joints: Joints, yaw: float
         x, z = u * across, w * forward
         offset = (
             x * np.cos(turn) + z * np.sin(turn),
-            up * (0.36 - 0.08 * w),
+            up * (0.42 - 0.05 * w),
             z * np.cos(turn) - x * np.sin(turn),
         )
         points.append(joints["head"] + np.array(offset))
     outline = view.project(np.stack(points))[:, :2]
     thick = np.concatenate([outline, outline[::-1] + np.array([0.0, view.scale_y * 0.012])])
-    canvas.lay(canvas.polygon(thick), Cloth(colour), outline[[0, -1]], LABEL, shadow=0.3)
+    brim = cv2.convexHull(thick.astype(np.float32))[:, 0]
+    canvas.lay(canvas.polygon(brim), Cloth(colour), outline[[0, -1]], LABEL, shadow=0.3)
 
 
 def paint_long_hair(canvas: Canvas, person: Person, view: View, joints: Joints, yaw: float) -> None:
@@ -161,4 +163,10 @@ def paint_long_hair(canvas: Canvas, person: Person, view: View, joints: Joints, 
         radii = np.array([wide, wide * 1.04, wide * (0.86 if length > 0.1 else 0.95)])
     outline = view.project(path)[:, :2]
     cloth = Cloth(HAIR_COLOURS[person.hair_colour], folds=0, depth=1.6)
-    canvas.lay(canvas.tube(outline, radii), cloth, outline[[0, -1]], LABEL, roundness=0.9)
+    canvas.lay(
+        canvas.tube(outline, radii, cut=person.hair_style != "ponytail"),
+        cloth,
+        outline[[0, -1]],
+        LABEL,
+        roundness=0.9,
+    )

@@ -42,7 +42,7 @@ def paint_leg(canvas: Canvas, person: Person, view: View, joints: Joints, side: 
     """One leg: skin below, then trousers or shorts; the shoe is part of the foot."""
     points = view.project(np.stack([joints[f"{side}_{name}"] for name in ("hip", "knee", "ankle")]))
     girth = person.width * view.scale_x
-    skin = np.array([0.058, 0.05, 0.041, 0.036, 0.037, 0.03, 0.02]) * girth
+    skin = np.array([0.042, 0.05, 0.041, 0.036, 0.037, 0.03, 0.02]) * girth
     path, radii = _bent(points, skin)
     bare = person.lower_kind != "trousers"
     if bare:
@@ -52,7 +52,7 @@ def paint_leg(canvas: Canvas, person: Person, view: View, joints: Joints, side: 
         return
     colour = LOWER_COLOURS[person.lower_colour]
     loose = 1.0 + 0.22 * (person.variety % 100) / 100
-    widths = np.array([0.062, 0.054, 0.046, 0.041, 0.040, 0.035, 0.029]) * girth * loose
+    widths = np.array([0.044 / loose, 0.053, 0.046, 0.041, 0.040, 0.035, 0.029]) * girth * loose
     path, radii = _bent(points, widths)
     if person.lower_kind == "shorts":
         path, radii = _part_of_path(path, radii * 1.12, 0.0, 0.36 + 0.12 * person.hem)
@@ -105,4 +105,6 @@ def paint_arm(canvas: Canvas, person: Person, view: View, joints: Joints, side: 
     if person.upper_pattern == "two-tone":
         tile = SECOND_COLOURS[person.second_colour]
     cloth = Cloth(tile, folds=1, depth=1.3 * BULK[person.upper_kind])
-    lay_limb(canvas, path, radii * BULK[person.upper_kind], cloth, ARM[side], cut=True, shadow=0.24)
+    lay_limb(
+        canvas, path, radii * BULK[person.upper_kind], cloth, ARM[side], cut=True, shadow=0.18, roundness=0.85
+    )
