@@ -25,6 +25,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from pipeline import weights
+from pipeline.datasets import Images
 from pipeline.params import STRICT, BadInput
 
 with warnings.catch_warnings():
@@ -38,7 +39,7 @@ KEYPOINTS, LIMBS = 17, 19
 PACKAGES = ("openpifpaf.", "torch.nn.modules.", "torchvision.models.", "torchvision.ops.")
 LIBRARIES = ("torch", "torchvision", "openpifpaf")
 
-Crop = UInt8[np.ndarray, "H W 3"]
+Crop = UInt8[np.ndarray, "_ _ 3"]  # height, width; crops of one batch differ in size
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -224,7 +225,7 @@ def _class(name: str) -> type:
 class Over:
     """The work of the stage, handed to worker processes: (start, stop) -> the arrays of these images."""
 
-    def __init__(self, params: Pose, path: str, images: Sequence[Crop]):
+    def __init__(self, params: Pose, path: str, images: Images | Sequence[Crop]):
         self.params, self.path, self.images = params, path, images
 
     def grid(self) -> Grid:

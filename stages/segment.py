@@ -14,7 +14,7 @@ def main(index: str, images: str, weights: str, out: str, config: str = "params.
     own = datasets.index_hash(table)
     work = segmentation.Over(settings, weights, datasets.Images(images, own))
     attrs = {"index": own, "weights": fingerprint(settings.network, weights), "params": asdict(settings)}
-    libraries = segmentation.LIBRARIES[settings.backend]
+    libraries = segmentation.libraries(settings)
     store.compute(out, "instances", len(table), settings.batch, work, attrs, workers, {}, libraries)
 
 

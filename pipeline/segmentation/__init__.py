@@ -9,7 +9,7 @@ Unusual here:
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -17,12 +17,12 @@ from PIL import Image
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from pipeline.datasets import Images
 from pipeline.params import STRICT
 
 MASK = 28  # cells a side, of every Mask R-CNN's mask head
-LIBRARIES = {"torchvision": ("torch", "torchvision"), "detectron2": ("torch", "detectron2")}
 
-Crop = UInt8[np.ndarray, "H W 3"]
+Crop = UInt8[np.ndarray, "_ _ 3"]  # height, width; crops of one batch differ in size
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -60,8 +60,7 @@ class Persons(NamedTuple):
     mask: Float[np.ndarray, "N 28 28"]  # probabilities
 
 
-class Backend(Protocol):
-    def __call__(self, crops: UInt8[np.ndarray, "B h w 3"]) -> list[Persons]: ...
+Backend = Callable[[UInt8[np.ndarray, "B h w 3"]], list[Persons]]
 
 
 def load(params: Segment, weights: str) -> Callable[[Sequence[Crop]], Instances]:
@@ -79,6 +78,15 @@ def load(params: Segment, weights: str) -> Callable[[Sequence[Crop]], Instances]
         return _gather(network(resized(crops, params.size)), crops, params)
 
     return segment
+
+
+def libraries(params: Segment) -> tuple[str, ...]:
+    """The packages that shape what is found.  Raises `BadInput` if the backend is not installed."""
+    if params.backend == "detectron2":
+        from pipeline.segmentation import detectron2 as backend
+
+        backend.installed()
+    return ("torch", params.backend)
 
 
 def resized(crops: Sequence[Crop], size: tuple[int, int]) -> UInt8[np.ndarray, "B h w 3"]:
@@ -108,7 +116,7 @@ def _gather(persons: list[Persons], crops: Sequence[Crop], params: Segment) -> I
 class Over:
     """The work of the stage, handed to worker processes: (start, stop) -> the arrays of these images."""
 
-    def __init__(self, params: Segment, weights: str, images: Sequence[Crop]):
+    def __init__(self, params: Segment, weights: str, images: Images | Sequence[Crop]):
         self.params, self.weights, self.images = params, weights, images
 
     def __call__(self) -> Callable[[int, int], dict[str, np.ndarray]]:

@@ -6,6 +6,7 @@ published file and hold nothing but arrays.
 """
 
 import pickle
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,6 +31,14 @@ REMEDY = (
     "Let segment.network and segment.weights in params.yaml name a config of the zoo and its own weights."
 )
 OUTDATED = ("pixel_mean", "pixel_std", "anchor_generator.cell_anchors")  # constants that old files carry
+
+
+def installed() -> None:
+    """Raise `BadInput` that says how to get detectron2 if it is not there."""
+    try:
+        version("detectron2")
+    except PackageNotFoundError as error:
+        raise BadInput(INSTALL.format(error)) from None
 
 
 def load(params: Segment, path: str) -> Backend:
@@ -79,7 +88,8 @@ def _fill(network: torch.nn.Module, checkpointer: Any, path: str) -> None:
 class _Arrays(pickle.Unpickler):
     """Reads a pickle of numpy arrays and refuses anything else."""
 
-    ALLOWED = {("numpy", "ndarray"), ("numpy", "dtype")} | {
+    # the names of numpy 1 and 2; bytes are spelt as encoded text in the oldest protocol
+    ALLOWED = {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")} | {
         (f"numpy.{core}.multiarray", name)
         for core in ("core", "_core")
         for name in ("_reconstruct", "scalar")
