@@ -101,6 +101,7 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], record: dict[str, Any
     half = {n: (t.half() if t.is_floating_point() else t).contiguous() for n, t in tensors.items()}
     with store.replace(path) as beside:
         save_file(half, beside)
+        beside.chmod(0o644)  # safetensors keeps it private
     record = {**record, "bytes": Path(path).stat().st_size, "sha256": store.sha256(path)}
     with store.replace(Path(path).with_suffix(".json")) as beside:
         beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
