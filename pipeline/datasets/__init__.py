@@ -104,9 +104,8 @@ def decode(blob: bytes) -> UInt8[np.ndarray, "H W 3"]:
     upper eight bits.
     """
     with Image.open(io.BytesIO(blob)) as image:
-        image.load()
-        upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I"):  # Pillow's own conversion would clip at 255
-        gray = (np.asarray(upright).clip(0, 65535) >> 8).astype(np.uint8)
-        return np.repeat(gray[..., None], 3, axis=2)
-    return np.asarray(upright.convert("RGB"))
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode.startswith("I"):  # Pillow's own conversion would clip at 255
+            gray = (np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)
+            return np.repeat(gray[..., None], 3, axis=2)
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))

@@ -1,0 +1,163 @@
+"""From rankings to figures: scores of all, occluded and holistic queries, and of each occlusion type.
+
+A query's type z is the true one where the truth is known, by Eq. 1-2 at a threshold of its own: a study of
+lambda then moves the labels, not the groups it is judged on.  Elsewhere it is the cached one.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Int
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic.dataclasses import dataclass as parameters
+
+from pipeline import occlusion, parts
+from pipeline.params import STRICT, BadInput
+from pipeline.ranking import Embedded, Metric, Ranking, cmc, scores
+from pipeline.store import Rows
+
+TYPE_SCORES = ("queries", "rank1", "mAP")
+
+
+@parameters(frozen=True, config=STRICT)
+class Evaluate:
+    """How the gallery is ranked and the queries are grouped."""
+
+    metric: Metric  # of one part; parts are scaled to length 1
+    block: PositiveInt  # queries at a time; bounds memory, changes nothing else
+    group_lambda: NonNegativeFloat  # pixels; a part of the true map with fewer is hidden
+    depth: PositiveInt  # ranks of the CMC curve
+    top: NonNegativeInt  # gallery images listed for each query
+
+
+@dataclass(frozen=True)
+class Groups:
+    """What hides each query."""
+
+    row: Int[np.ndarray, "Q"]  # of the queries in the index
+    occluded: Bool[np.ndarray, "Q"]
+    pattern: Int[np.ndarray, "Q"]  # number of the occlusion type, the sum of z_c 2^c
+    names: list[str]  # of the C parts
+    source: str = field(default="")  # of occluded and pattern
+
+    def name(self, pattern: int) -> str:
+        """The hidden parts of an occlusion type, as in `arms+legs`."""
+        return "+".join(n for c, n in enumerate(self.names) if pattern >> c & 1) or "none"
+
+
+def embedded(features: Rows, index: pd.DataFrame, system: str) -> tuple[Embedded, Embedded]:
+    """Queries and gallery as one system sees them; raises `BadInput` if they are not the index's."""
+    table = index[index["split"] != "train"]
+    if not np.array_equal(features["row"][:], table["row"]):
+        raise BadInput(f"{features.path}: not the index's queries and gallery. Run `dvc repro`.")
+    gate = f"{system}/gate"
+    whole = Embedded(
+        torch.from_numpy(features[f"{system}/part"][:]),
+        torch.from_numpy(features[f"{system}/visibility"][:]),
+        np.array(table["pid"]),
+        np.array(table["camid"]),
+        torch.from_numpy(features[gate][:]) if gate in features else None,
+    )
+    queries = int((table["split"] == "query").sum())
+    return whole[:queries], whole[queries:]
+
+
+def groups(index: pd.DataFrame, labels: Rows, truth: Rows, threshold: float) -> Groups:
+    """Group the queries by the truth if there is one, else by the cached labels."""
+    row = np.flatnonzero(index["split"] == "query")
+    names = labels.attrs["parts"]
+    if truth.attrs["truth"]:
+        merged = parts.COARSE[len(names)].values()
+        seen = truth["visible"][:][row]
+        counts = np.stack([seen[:, np.array(fine) - 1].sum(1) for fine in merged], 1)
+        hidden = occlusion.hidden(torch.from_numpy(counts), threshold, strict=True)
+        occluded, source = truth["occluder"][:][row] > 0, f"truth, parts below {threshold:g} pixels"
+    else:
+        hidden = torch.from_numpy(labels["occluded"][:][row])
+        occluded, source = hidden.bool().any(1).numpy(), "cached labels"
+    return Groups(row, occluded, occlusion.pattern(hidden).numpy(), names, source)
+
+
+def metrics(
+    rankings: dict[str, Ranking], grouped: Groups, index: pd.DataFrame, options: Evaluate
+) -> dict[str, Any]:
+    """All tables: the model's, under `baselines` the others', and under `protocol` how they were made."""
+    tables = {system: _tables(ranking, grouped) for system, ranking in rankings.items()}
+    model = tables.pop("model")
+    return {**model, "baselines": tables, "protocol": _protocol(rankings["model"], grouped, index, options)}
+
+
+def _tables(ranking: Ranking, grouped: Groups) -> dict[str, Any]:
+    kinds = {}
+    for pattern in np.unique(grouped.pattern):
+        found = scores(ranking, grouped.pattern == pattern)
+        kinds[grouped.name(pattern)] = {name: found[name] for name in TYPE_SCORES if name in found}
+    return {
+        "all": scores(ranking),
+        "occluded": scores(ranking, grouped.occluded),
+        "holistic": scores(ranking, ~grouped.occluded),
+        "by_z": kinds,
+    }
+
+
+def _protocol(
+    ranking: Ranking, grouped: Groups, index: pd.DataFrame, options: Evaluate
+) -> dict[str, str | int]:
+    gallery, tested = index[index["split"] == "gallery"], index[index["split"] != "train"]
+    return {
+        "ap": "rectangular",
+        "distance": options.metric,
+        "z": grouped.source,
+        "queries": len(ranking.ap),
+        "queries_without_match": int((~ranking.valid).sum()),
+        "gallery": len(gallery),
+        "gallery_junk": int((gallery["pid"] < 0).sum()),
+        "gallery_distractors": int((gallery["pid"] == 0).sum()),
+        "cameras_unknown": int((tested["camid"] < 0).sum()),
+    }
+
+
+def queries(index: pd.DataFrame, rankings: dict[str, Ranking], grouped: Groups) -> pd.DataFrame:
+    """A row a query: its type, and each system's AP, rank of the first match and nearest gallery rows."""
+    table = index.iloc[grouped.row][["row", "key", "pid", "camid"]].reset_index(drop=True)
+    table["pattern"] = grouped.pattern
+    table["hidden"] = [grouped.name(pattern) for pattern in grouped.pattern]
+    table["occluded"] = grouped.occluded
+    table["matches"] = rankings["model"].matches
+    gallery = np.append(np.flatnonzero(index["split"] == "gallery"), -1)  # -1 stays -1
+    for system, ranking in rankings.items():
+        table[f"{system}_ap"] = ranking.ap
+        table[f"{system}_first"] = ranking.first
+        table[f"{system}_top"] = list(gallery[ranking.top])
+    return table
+
+
+def curves(rankings: dict[str, Ranking], depth: int) -> pd.DataFrame:
+    """CMC of every system in percent, a row a rank."""
+    shares = {system: (100 * cmc(ranking, depth)).round(3) for system, ranking in rankings.items()}
+    return pd.DataFrame({"rank": np.arange(1, depth + 1), **shares})
+
+
+def table(found: dict[str, Any]) -> str:
+    """The scores as a table for people."""
+    columns = ("queries", "rank1", "rank5", "rank10", "mAP", "mINP")
+    lines = [f"{'':22}" + "".join(f"{name:>9}" for name in columns)]
+    for system, tables in {"model": found, **found["baselines"]}.items():
+        lines += [
+            f"{system:11}{group:11}" + "".join(f"{tables[group].get(name, ''):>9}" for name in columns)
+            for group in ("all", "occluded", "holistic")
+        ]
+    systems = ("model", *found["baselines"])
+    lines += ["", f"{'hidden':22}{'queries':>9}" + "".join(f"{'mAP ' + system:>15}" for system in systems)]
+    for kind, row in found["by_z"].items():
+        means = [tables["by_z"][kind].get("mAP", "") for tables in (found, *found["baselines"].values())]
+        lines.append(f"{kind:22}{row['queries']:>9}" + "".join(f"{mean:>15}" for mean in means))
+    protocol = found["protocol"]
+    lines.append(
+        f"types by {protocol['z']}; {protocol['queries_without_match']} queries without a match skipped; "
+        f"AP by the {protocol['ap']} rule"
+    )
+    return "\n".join(lines)

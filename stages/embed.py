@@ -1,0 +1,31 @@
+"""Stage `embed`: the test images -> what the model, its encoder before training, and a histogram see."""
+
+import sys
+
+import torch
+
+from pipeline import batches, datasets, features, method, params, store, vit
+
+
+def main(
+    index: str, images: str, parsing: str, labels: str, trained: str, weights: str, out: str,
+    config: str = "params.yaml",
+) -> None:  # fmt: skip
+    options = params.read(config, "embed", features.Embed)
+    table = datasets.read_index(index)
+    key = datasets.index_hash(table)
+    pictures = datasets.Images(images, key)
+    maps, flags = store.Rows(parsing, "parsing", key), store.Rows(labels, "occlusion", key)
+    model, encoder = method.load_trained(trained), vit.read(weights)
+    rows, size = features.test_rows(table), features.trained_size(trained)
+
+    stream = batches.evaluation(table, pictures, maps, flags, rows, size, options.batch)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    arrays = features.learned(model, encoder, stream, len(rows), device)
+    arrays |= features.histograms(pictures, rows) | {"row": rows.astype("int32")}
+    attrs = {"index": key, "systems": ["model", "encoder", "histogram"]}
+    store.write(out, "features", arrays, attrs, ("torch", "opencv-python-headless"))
+
+
+if __name__ == "__main__":
+    store.run(main, sys.argv[1:])

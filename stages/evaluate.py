@@ -1,0 +1,41 @@
+"""Stage `evaluate`: features -> CMC, mAP and mINP; of all queries, the occluded ones, each occlusion type."""
+
+import json
+import sys
+
+import torch
+
+from pipeline import datasets, params, ranking, store
+from pipeline.ranking import report
+
+
+def main(
+    index: str, features: str, labels: str, truth: str, metrics: str, queries: str, curves: str,
+    config: str = "params.yaml",
+) -> None:  # fmt: skip
+    options = params.read(config, "evaluate", report.Evaluate)
+    table = datasets.read_index(index)
+    key = datasets.index_hash(table)
+    seen = store.Rows(features, "features", key)
+    grouped = report.groups(
+        table, store.Rows(labels, "occlusion", key), store.Rows(truth, "truth", key), options.group_lambda
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rankings = {
+        system: ranking.rank(
+            *report.embedded(seen, table, system), options.metric, options.block, options.top, device
+        )
+        for system in seen.attrs["systems"]
+    }
+    found = report.metrics(rankings, grouped, table, options)
+    with store.replace(queries) as path:
+        report.queries(table, rankings, grouped).to_parquet(path, index=False)
+    with store.replace(curves) as path:
+        report.curves(rankings, options.depth).to_csv(path, index=False)
+    with store.replace(metrics) as path:
+        path.write_text(json.dumps(found, indent=1) + "\n")
+    print(report.table(found))
+
+
+if __name__ == "__main__":
+    store.run(main, sys.argv[1:])
