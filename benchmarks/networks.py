@@ -15,10 +15,10 @@ from torch import nn
 
 
 class Inside:
-    """CPU seconds of this process inside networks, the calls, and their answers if they are kept."""
+    """CPU seconds of this process inside networks, and the networks' answers if they are kept."""
 
     def __init__(self) -> None:
-        self.seconds, self.calls, self.answers = 0.0, 0, []
+        self.seconds, self.answers = 0.0, []
 
 
 @contextmanager
@@ -30,7 +30,6 @@ def timed(keep: bool = False) -> Iterator[Inside]:
         start = time.process_time()
         answer = original(module, *args, **kwargs)
         inside.seconds += time.process_time() - start
-        inside.calls += 1
         if keep:
             inside.answers.append(copy.deepcopy(answer))
         return answer

@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.pictures import Picture, pack
-from benchmarks.worlds import CHAIN, World
-from pipeline import datasets, occlusion, params, parts, scoring, store
+from benchmarks.worlds import CHAIN, World, silent
+from pipeline import datasets, occlusion, params, scoring, store
 
 Size = tuple[int, int]  # height, width
 
@@ -31,33 +29,18 @@ def _row(folder: Path, size: Size, pictures: list[Picture]) -> dict[str, Any]:
 
 
 def quality(world: World) -> dict[str, Any]:
-    """IoU of the target's mask and of the parts, balanced accuracy of l_c, images without a person."""
+    """IoU of the target's mask and of the parts, balanced accuracy of l_c, what was missed or mistaken."""
     index = datasets.read_index(world.path("index.parquet"))
     files = [store.Rows(world.path(f"{n}.h5"), n) for n in ("instances", "parsing", "occlusion", "truth")]
-    labels = scoring.Labels(*files)
-    agreement = scoring.compare(index, labels)
-    occluded = (index["split"] == "query").to_numpy()  # in these pictures, whoever is behind something
-    return {
-        "mask_iou": _share(agreement.mask_iou.mean()),
-        "mask_iou_occluded": _share(agreement.mask_iou[occluded].mean()),
-        "part_iou": _share(np.nanmean(agreement.part_iou())),
-        "balanced_accuracy": _flags(world, labels, np.ones(len(index), bool)),
-        "balanced_accuracy_occluded": _flags(world, labels, occluded),
-        "no_person": int((labels.parsing["status"][:] == 1).sum()),
-    }
-
-
-def _flags(world: World, labels: scoring.Labels, rows: np.ndarray) -> dict[str, float]:
-    """Balanced accuracy of each l_c, and their mean."""
     rule = params.validate(world.values["label"], occlusion.Label, "label: ")
-    names = list(parts.COARSE[rule.parts])
-    pixels = scoring.true_pixels(labels.truth, labels.parsing["map"].shape[1:], len(names))
-    threshold = world.values["lambda"]
-    truth = pixels < threshold if rule.strict else pixels <= threshold
-    guess = labels.occlusion["occluded"][:] > 0
-    each = {n: scoring.balanced_accuracy(truth[rows, c], guess[rows, c]) for c, n in enumerate(names)}
-    return {**{n: _share(v) for n, v in each.items()}, "mean": _share(np.nanmean(list(each.values())))}
-
-
-def _share(value: float) -> float:
-    return round(float(value), 4)
+    score = params.validate(world.values["score"], scoring.Score, "score: ")
+    with silent():
+        found = scoring.report(index, scoring.Labels(*files), rule, world.values["lambda"], score)[0]
+    return {
+        "mask_iou": found["mask_iou"],
+        "part_iou": found["part_iou"]["mean"],
+        "balanced_accuracy": found["all"]["balanced_accuracy"]["mean"],
+        "balanced_accuracy_occluded": found["occluded"]["balanced_accuracy"],
+        "no_person": found["no_person"],
+        "wrong_person": found["wrong_person"],
+    }

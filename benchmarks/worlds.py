@@ -30,17 +30,20 @@ class Cost:
     total: float
     build: float  # of it, building what a worker builds once: reading weights, opening files
     inside: float  # of it, inside networks
-    calls: int
 
     @property
     def images(self) -> float:
-        """What grows with the number of images."""
+        """What is left for the images, and for beginning and ending a stage."""
         return self.total - self.build
 
     @property
     def around(self) -> float:
-        """What the images cost outside the networks."""
+        """What is spent outside the networks."""
         return self.images - self.inside
+
+    def __sub__(self, other: "Cost") -> "Cost":
+        """What more images cost: of a larger run, what a smaller one took as well."""
+        return Cost(self.total - other.total, self.build - other.build, self.inside - other.inside)
 
 
 class World:
@@ -83,7 +86,7 @@ class World:
             module.main(*words)
             total = time.process_time() - start
         inside = inside or networks.Inside()
-        return Cost(total, built.seconds, inside.seconds, inside.calls), inside.answers
+        return Cost(total, built.seconds, inside.seconds), inside.answers
 
 
 @contextlib.contextmanager
