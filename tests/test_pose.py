@@ -10,13 +10,14 @@ import numpy as np
 import openpifpaf
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
 from pipeline import params, parts, pose, store, weights
 from pipeline.params import BadInput
+from pipeline.pretraining import pose as pretraining
 from pipeline.synthetic.pictures import training_picture
 
 ROOT = Path(__file__).parent.parent
@@ -267,3 +268,18 @@ def test_even_a_published_pickle_is_refused_if_it(publish, network, monkeypatch,
 def test_a_missing_pickle_is_named():
     with pytest.raises(BadInput, match=r"gone.pkl: no such file"):
         pose.load(GIVEN, "gone.pkl")
+
+
+# ------------------------------------------------------------------ how our own weights were made
+
+
+@given(st.integers(0, 40))
+@settings(max_examples=8, deadline=None)
+def test_the_trainers_targets_for_limbs_are_openpifpafs_own(number):
+    head = pose.build(pose.SMALL).head_metas[1]
+    picture, blank = training_picture(5, number), torch.empty(3, 257, 129)
+    people = [picture.keypoints, *(keypoints for _, keypoints in picture.others)]
+    annotations = [pretraining.annotation(points) for points in people if (points[:, 2] > 0).sum() >= 3]
+    slow = openpifpaf.encoder.Caf(head)
+    fast = pretraining.Limbs(slow)(blank, annotations, {})
+    np.testing.assert_array_equal(fast.numpy(), slow(blank, annotations, {}).numpy())
