@@ -108,4 +108,6 @@ def decode(blob: bytes) -> UInt8[np.ndarray, "H W 3"]:
         if image.mode.startswith("I"):  # Pillow's own conversion would clip at 255
             gray = (np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)
             return np.repeat(gray[..., None], 3, axis=2)
+        if "transparency" in image.info:
+            image = image.convert("RGBA")
         return np.array(image if image.mode == "RGB" else image.convert("RGB"))

@@ -4,6 +4,7 @@ DVC looks at its dependencies at every command: a file costs it nothing, a folde
 """
 
 import gzip
+import os
 import shutil
 import tarfile
 import tempfile
@@ -18,6 +19,7 @@ from pipeline import store
 from pipeline.params import BadInput
 
 GZIP, ZIP = b"\x1f\x8b", b"PK"
+BLOCK = 512  # bytes; a tar ends with blocks of zeros
 DAMAGED = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -102,8 +104,13 @@ def _opened(path: str) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
         with zipfile.ZipFile(path) as archive:
             yield archive
     else:
-        with _uncompressed(path, head) as file, tarfile.open(fileobj=file) as archive:
-            yield archive
+        with _uncompressed(path, head) as file:
+            file.seek(-min(BLOCK, file.seek(0, os.SEEK_END)), os.SEEK_END)
+            if any(file.read()):
+                raise tarfile.ReadError("its end is missing")  # else members could be, unnoticed
+            file.seek(0)
+            with tarfile.open(fileobj=file) as archive:
+                yield archive
 
 
 @contextmanager

@@ -1,0 +1,390 @@
+"""Datasets: one archive in Market-1501 layout becomes an index and packed pictures, or one complete error."""
+
+import io
+import pickle
+import tarfile
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import datasets, store
+from pipeline.datasets import Images, indexing, read_index
+from pipeline.datasets.__main__ import main as command
+from pipeline.datasets.archive import Archive, pack
+from pipeline.params import BadInput
+from stages import index as stage
+
+
+def picture(seed=0, size=(8, 16), form="JPEG", mode="RGB", **options):
+    """A noisy picture of (width, height) as a file's bytes."""
+    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 4), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(noise, "RGBA").convert(mode).save(out, form, **options)
+    return out.getvalue()
+
+
+def people():
+    """Two people in training, one query, a gallery with a distractor and junk, and files that are neither."""
+    files = {
+        "set/bounding_box_train/0002_c1s1_000001_00.jpg": picture(1),
+        "set/bounding_box_train/0007_c2s1_000001_00.jpg": picture(2),
+        "set/query/0001_c1s1_000001_00.jpg": picture(3, (10, 20)),
+        "set/bounding_box_test/0001_c3s2_000001_00.jpg": picture(4),
+        "set/bounding_box_test/0000_c3s2_000001_00.jpg": picture(5),
+        "set/bounding_box_test/-1_c3s2_000001_00.jpg": picture(6),
+    }
+    return files | {
+        "set/query/Thumbs.db": b"x",
+        "set/readme.txt": b"x",
+        "set/gt_query/0001_c1s1_000001_00.jpg": b"x",
+    }
+
+
+def zipped(path, files):
+    with zipfile.ZipFile(path, "w") as target:
+        for name, content in files.items():
+            target.writestr(name, content)
+    return str(path)
+
+
+def tarred(path, files):
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as target:
+        for name, content in files.items():
+            entry = tarfile.TarInfo("./" + name)
+            entry.size = len(content)
+            target.addfile(entry, io.BytesIO(content))
+    return str(path)
+
+
+def build(path, junk="drop", workers=1):
+    with Archive(path) as archive:
+        return indexing.build(archive, "market1501", indexing.Index(junk=junk), workers)
+
+
+def complaint(tmp_path, files):
+    with pytest.raises(BadInput) as error:
+        build(zipped(tmp_path / "bad.zip", files))
+    return str(error.value)
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("workers: 1\nindex: {junk: drop}\n")
+    return str(path)
+
+
+def run(tmp_path, config, archive, name="a"):
+    outs = [str(tmp_path / name / out) for out in ("index.parquet", "images.h5", "truth.h5")]
+    stage.main("market1501", str(archive), *outs, config=config)
+    return outs
+
+
+# ------------------------------------------------------------------ what an index is
+
+
+def test_a_row_says_who_stands_where_in_which_split(tmp_path, config):
+    index = read_index(run(tmp_path, config, zipped(tmp_path / "a.zip", people()))[0])
+    rows = index[["row", "key", "pid", "camid", "split", "width", "height"]].values.tolist()
+    assert rows == [
+        [0, "train/0002_c1s1_000001_00.jpg", 2, 0, "train", 8, 16],
+        [1, "train/0007_c2s1_000001_00.jpg", 7, 1, "train", 8, 16],
+        [2, "query/0001_c1s1_000001_00.jpg", 1, 0, "query", 10, 20],
+        [3, "gallery/0000_c3s2_000001_00.jpg", 0, 2, "gallery", 8, 16],
+        [4, "gallery/0001_c3s2_000001_00.jpg", 1, 2, "gallery", 8, 16],
+    ]
+
+
+def test_junk_is_dropped_or_kept_as_asked_and_other_files_are_counted(tmp_path):
+    path = zipped(tmp_path / "a.zip", people())
+    dropped, kept = build(path, "drop"), build(path, "keep")
+    assert (dropped.junk, dropped.ignored, len(dropped.index)) == (1, 3, 5)
+    assert (kept.junk, len(kept.index), kept.index["pid"].min()) == (0, 6, -1)
+
+
+def test_the_summary_counts_images_identities_and_cameras(tmp_path):
+    text = indexing.describe(build(zipped(tmp_path / "a.zip", people()), "keep"))
+    rows = {line.split()[0]: [int(word) for word in line.split()[1:]] for line in text.splitlines()[1:4]}
+    assert rows == {"train": [2, 2, 2, 0, 0], "query": [1, 1, 1, 0, 0], "gallery": [3, 1, 1, 1, 1]}
+
+
+def test_people_in_train_and_test_are_told(tmp_path):
+    files = people() | {"set/bounding_box_train/0001_c2s1_000001_00.jpg": picture(9)}
+    assert "1 identities are both in train and" in indexing.describe(build(zipped(tmp_path / "a.zip", files)))
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_zip_and_tar_give_the_same_files(tmp_path, config, name):
+    wanted = run(tmp_path, config, zipped(tmp_path / "a.zip", people()), "one/a")
+    found = run(tmp_path, config, tarred(tmp_path / name, people()), "two/a")
+    for one, two in zip(wanted, found, strict=True):
+        assert Path(one).read_bytes() == Path(two).read_bytes()
+
+
+def test_the_order_inside_an_archive_does_not_matter(tmp_path):
+    one = build(zipped(tmp_path / "a.zip", people()))
+    two = build(zipped(tmp_path / "b.zip", dict(reversed(people().items()))))
+    assert one.index.equals(two.index) and one.names == two.names
+
+
+def test_workers_change_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(indexing, "AT_ONCE", 2)
+    path = zipped(tmp_path / "a.zip", people())
+    assert build(path, workers=2).index.equals(build(path, workers=1).index)
+
+
+def test_the_hash_follows_every_identity_and_every_byte(tmp_path):
+    index = build(zipped(tmp_path / "a.zip", people())).index
+    for column in ("key", "pid", "camid", "sha256"):
+        other = index.copy()
+        other.loc[1, column] = other.loc[2, column]
+        assert datasets.index_hash(other) != datasets.index_hash(index)
+
+
+# ------------------------------------------------------------------ truth
+
+
+def with_truth(keys, **arrays):
+    out = io.BytesIO()
+    with h5py.File(out, "w") as file:
+        file["key"] = np.array(keys, "S")
+        for name, array in arrays.items():
+            file[name] = array
+    return people() | {"set/truth.h5": out.getvalue()}
+
+
+def test_truth_is_put_in_the_indexs_order(tmp_path, config):
+    keys = [
+        "gallery/-1_c3s2_000001_00.jpg",
+        *reversed(build(zipped(tmp_path / "a.zip", people())).index["key"]),
+    ]
+    files = with_truth(keys, occluder=np.arange(6, dtype=np.uint8))
+    truth = store.Rows(run(tmp_path, config, zipped(tmp_path / "t.zip", files))[2], "truth")
+    assert truth["occluder"][:].tolist() == [5, 4, 3, 2, 1] and truth.attrs["truth"] == 1
+
+
+def test_without_truth_the_file_says_so(tmp_path, config):
+    truth = store.Rows(run(tmp_path, config, zipped(tmp_path / "a.zip", people()))[2], "truth")
+    assert truth.names() == [] and truth.attrs["truth"] == 0
+
+
+def test_truth_about_other_images_is_refused(tmp_path):
+    assert "says nothing about train/0002_c1s1" in complaint(tmp_path, with_truth(["query/x.jpg"]))
+
+
+def test_truth_that_is_no_truth_is_refused(tmp_path):
+    assert "truth.h5: not readable" in complaint(tmp_path, people() | {"set/truth.h5": b"text"})
+
+
+# ------------------------------------------------------------------ what is wrong is all said at once
+
+
+def test_every_bad_image_is_listed_and_nothing_is_written(tmp_path, config):
+    good = picture(1)
+    bad = {
+        "set/query/0001_c1s1_000002_00.jpg": b"",
+        "set/query/0001_c1s1_000003_00.jpg": b"just text",
+        "set/query/0001_c1s1_000004_00.jpg": good[:-2],
+        "set/query/0001_c1s1_000005_00.jpg": good[: len(good) // 2],
+        "set/query/0001_c1s1_000006_00.png": picture(1, form="PNG")[:90],
+        "set/query/holiday.jpg": good,
+        "set/query/0001_c0s1_000001_00.jpg": good,
+        "set/query/-1_c1s1_000001_00.jpg": good,
+        "set/bounding_box_train/0000_c1s1_000001_00.jpg": good,
+    }
+    path = zipped(tmp_path / "a.zip", people() | bad)
+    with pytest.raises(BadInput) as error:
+        run(tmp_path, config, path)
+    text = str(error.value)
+    assert "9 faults among" in text and path in text and "pipeline.datasets pack" in text
+    lines = {name: next(line for line in text.splitlines() if f"{name}:" in line) for name in bad}
+    words = ["an empty file", "no image", "cut off", "cut off", "cut off", "does not parse", "does not parse"]
+    words += ["means junk", "means a distractor"]
+    assert all(word in line for word, line in zip(words, lines.values(), strict=True))
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_key_that_occurs_twice_is_named(tmp_path):
+    path = tmp_path / "twice.zip"
+    zipped(path, people())
+    with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(path, "a") as target:
+        target.writestr("set/query/0001_c1s1_000001_00.jpg", picture(8))
+    with pytest.raises(BadInput, match=r"query/0001_c1s1_000001_00\.jpg: 2 images with this key"):
+        build(path)
+
+
+def test_a_split_in_two_places_is_named(tmp_path):
+    text = complaint(tmp_path, people() | {"copy/query/0009_c1s1_000001_00.jpg": picture(8)})
+    assert "query/ is there more than once: copy/query, set/query" in text
+
+
+def test_missing_and_empty_folders_are_told_apart(tmp_path):
+    files = {name: content for name, content in people().items() if "query/0" not in name}
+    assert "query/ holds no image" in complaint(tmp_path, files)
+    files = {name: content for name, content in people().items() if "box" not in name}
+    text = complaint(tmp_path, files)
+    assert "no folder bounding_box_train/" in text and "no folder bounding_box_test/" in text
+
+
+def test_an_empty_dataset_has_none_of_its_folders(tmp_path):
+    assert "3 faults among 0 images" in complaint(tmp_path, {})
+
+
+def test_macos_side_files_are_no_images(tmp_path):
+    files = people() | {"__MACOSX/set/query/._0001_c1s1_000001_00.jpg": b"x", "set/query/._a.jpg": b"x"}
+    assert build(zipped(tmp_path / "a.zip", files)).ignored == 5
+
+
+def test_a_member_with_a_wrong_checksum_is_named(tmp_path):
+    path = tmp_path / "a.zip"
+    zipped(path, people())
+    content = people()["set/query/0001_c1s1_000001_00.jpg"]
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(content) + 100] ^= 255
+    path.write_bytes(raw)
+    with pytest.raises(BadInput, match=r"query/0001_c1s1_000001_00\.jpg cannot be read .*CRC"):
+        build(path)
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz"])
+def test_an_archive_cut_off_anywhere_is_refused(tmp_path, name):
+    path = tmp_path / name
+    (zipped if name == "a.zip" else tarred)(path, people())
+    whole = path.read_bytes()
+    content = len(whole.rstrip(b"\0"))
+    for size in [*range(512, content, 512), content - 1]:
+        path.write_bytes(whole[:size])
+        with pytest.raises(BadInput, match=r"damaged|cannot be read"):
+            build(path)
+
+
+def test_a_text_file_is_no_archive(tmp_path):
+    (tmp_path / "a.zip").write_text("hello")
+    with pytest.raises(BadInput, match="no zip, tar"):
+        build(tmp_path / "a.zip")
+
+
+def test_a_missing_archive_says_how_to_make_one(tmp_path):
+    with pytest.raises(BadInput, match=r"no such file.*pipeline\.datasets pack"):
+        build(tmp_path / "a.zip")
+
+
+def test_a_folder_is_refused_with_the_command_that_packs_it(tmp_path):
+    with pytest.raises(BadInput, match=rf"pack {tmp_path} {tmp_path}\.zip"):
+        build(tmp_path)
+
+
+def test_an_unknown_layout_names_those_there_are(tmp_path):
+    with (
+        Archive(zipped(tmp_path / "a.zip", people())) as archive,
+        pytest.raises(BadInput, match="market1501"),
+    ):
+        indexing.build(archive, "duke", indexing.Index(junk="drop"), 1)
+
+
+# ------------------------------------------------------------------ packing a folder
+
+
+def unpack(folder, files):
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+def test_packing_gives_equal_bytes_for_equal_folders(tmp_path):
+    one, two = unpack(tmp_path / "one", people()), unpack(tmp_path / "two", dict(reversed(people().items())))
+    assert pack(one, tmp_path / "a.zip") == pack(two, tmp_path / "b.zip") == len(people())
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+def test_the_command_packs_what_the_stage_reads(tmp_path, capsys):
+    folder, path = unpack(tmp_path / "one", people()), tmp_path / "a.zip"
+    command("pack", str(folder), str(path))
+    assert f"{path}: 9 files" in capsys.readouterr().out and len(build(path).index) == 5
+    with pytest.raises(BadInput, match="no such command"):
+        command("unpack", str(folder), str(path))
+
+
+@pytest.mark.parametrize(("make", "match"), [(False, "no such folder"), (True, "holds no file")])
+def test_packing_nothing_is_refused(tmp_path, make, match):
+    if make:
+        (tmp_path / "x").mkdir()
+    with pytest.raises(BadInput, match=match):
+        pack(tmp_path / "x", tmp_path / "x.zip")
+
+
+# ------------------------------------------------------------------ pictures
+
+
+def test_images_are_the_archives_pictures_in_the_indexs_order(tmp_path, config):
+    index, images, _ = run(tmp_path, config, zipped(tmp_path / "a.zip", people()))
+    pictures = Images(images, datasets.index_hash(read_index(index)))
+    assert len(pictures) == 5
+    wanted = np.asarray(Image.open(io.BytesIO(people()["set/query/0001_c1s1_000001_00.jpg"])))
+    assert pictures[2].shape == (20, 10, 3) and (pictures[2] == wanted).all()
+    with pytest.raises(IndexError):
+        pictures[5]
+
+
+def test_images_travel_to_workers(tmp_path, config):
+    pictures = Images(run(tmp_path, config, zipped(tmp_path / "a.zip", people()))[1])
+    assert (pickle.loads(pickle.dumps(pictures))[1] == pictures[1]).all()
+
+
+def test_images_of_another_index_are_refused(tmp_path, config):
+    with pytest.raises(BadInput, match="another index"):
+        Images(run(tmp_path, config, zipped(tmp_path / "a.zip", people()))[1], "0" * 64)
+
+
+def test_an_image_that_cannot_be_decoded_is_named_by_its_row(tmp_path):
+    store.pack(tmp_path / "images.h5", "images", [b"text"], np.array([4]), {"index": "x"})
+    with pytest.raises(BadInput, match="row 0 cannot be decoded"):
+        Images(tmp_path / "images.h5")[0]
+
+
+DRAWN = {
+    "gray": picture(mode="L"),
+    "cmyk": picture(mode="CMYK"),
+    "palette": picture(mode="P", form="PNG"),
+    "transparent": picture(mode="RGBA", form="PNG"),
+    "black and white": picture(mode="1", form="PNG"),
+    "tiff": picture(form="TIFF"),
+    "bmp": picture(form="BMP"),
+}
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_every_kind_of_picture_becomes_rgb(kind):
+    found = datasets.decode(DRAWN[kind])
+    assert found.shape == (16, 8, 3) and found.dtype == np.uint8 and len(np.unique(found)) > 1
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_sixteen_bit_samples_keep_their_upper_eight_bits(form):
+    deep = np.array([[0, 255, 256], [32768, 65280, 65535]], np.uint16)
+    out = io.BytesIO()
+    Image.fromarray(deep).save(out, form)
+    assert datasets.decode(out.getvalue())[..., 1].tolist() == [[0, 0, 1], [128, 255, 255]]
+
+
+def test_the_exif_tag_turns_a_picture_upright_in_the_index_too(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held sideways
+    blob = picture(size=(16, 8), exif=exif)
+    assert datasets.decode(blob).shape == (16, 8, 3)
+    checked = indexing.probe(blob)
+    assert (checked.width, checked.height) == (8, 16)
+
+
+def test_an_index_must_be_one(tmp_path):
+    with pytest.raises(BadInput, match="no such file"):
+        read_index(tmp_path / "index.parquet")
+    (tmp_path / "index.parquet").write_text("text")
+    with pytest.raises(BadInput, match="no readable index"):
+        read_index(tmp_path / "index.parquet")
