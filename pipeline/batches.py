@@ -188,6 +188,7 @@ def flip(image: np.ndarray, parsing: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def shift(picture: np.ndarray, down: int, right: int) -> np.ndarray:
     """The picture moved inside its frame, zeros where nothing is left: pad, then crop to the same size."""
     height, width = picture.shape[:2]
+    down, right = np.clip((down, right), (-height, -width), (height, width)).tolist()
     moved = np.zeros_like(picture)
     to_y, to_x = slice(max(down, 0), height + min(down, 0)), slice(max(right, 0), width + min(right, 0))
     from_y, from_x = slice(max(-down, 0), height - max(down, 0)), slice(max(-right, 0), width - max(right, 0))
@@ -205,7 +206,7 @@ def augment(
     """Flip with probability `mirror`, pad by `pad` pixels and crop at random; one draw for both."""
     if rng.random() < mirror:
         image, parsing = flip(image, parsing)
-    down, right = rng.integers(-pad, pad + 1, 2)
+    down, right = rng.integers(-pad, pad + 1, 2).tolist()
     return shift(image, down, right), shift(parsing, down, right)
 
 
@@ -241,7 +242,7 @@ def pairs(
     """A training batch; each obstacle comes from an image of another identity."""
     drawn = [
         pair(pictures, row, _stranger(pictures.pid, row, rng), mirror, pad, params, cutouts, rng)
-        for row in rows
+        for row in rows.tolist()
     ]
     image, parsing, occluded, covered = (
         torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True)

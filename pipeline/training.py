@@ -108,7 +108,7 @@ class Loop:
 
     def __init__(self, method: Method, schedule: Schedule, device: torch.device):
         self.method, self.schedule = method, schedule
-        self.precision = _precision(schedule.precision, device)
+        self.precision = precision(schedule.precision, device)
         self.players = method.players()
         self.optimisers = {name: _optimiser(p, schedule) for name, p in self.players.items()}
         self.base = {name: o.param_groups[0]["lr"] for name, o in self.optimisers.items()}
@@ -141,6 +141,7 @@ class Loop:
 
     def _take(self, objective: Objective, share: float) -> dict[str, float]:
         values = {name: float(term.detach()) for name, term in objective.terms.items()}
+        noted = {name: float(value) for name, value in objective.noted.items()}
         for name, value in values.items():
             if not math.isfinite(value):
                 raise BadInput(
@@ -157,7 +158,7 @@ class Loop:
             group["lr"] = self.base[objective.player] * share
         optimiser.step()
         self.loss += float(objective.loss.detach())
-        return values | {name: float(value) for name, value in objective.noted.items()}
+        return values | noted
 
 
 def _gradients(loss: Tensor, parameters: list[nn.Parameter]) -> tuple[Tensor | None, ...]:
@@ -174,8 +175,13 @@ def _optimiser(player: Player, schedule: Schedule) -> torch.optim.Optimizer:
     return torch.optim.AdamW(player.parameters, lr, weight_decay=decay)
 
 
-def _precision(name: str, device: torch.device) -> torch.dtype:
+def precision(name: str, device: torch.device) -> torch.dtype:
+    """What networks compute in; weights and losses are float32 in any case."""
     if name == "auto":
-        native = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        return torch.bfloat16 if native else torch.float32
+        return torch.bfloat16 if computes_in_bfloat16(device) else torch.float32
     return getattr(torch, name)
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether the machine has instructions for bfloat16, so that it is the faster choice."""
+    return device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -1,0 +1,71 @@
+"""Tiny worlds for the tests: a few people drawn as stripes, networks of a few channels."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from pipeline import batches, method, params, training, vit
+from pipeline.methods import ogfr
+
+SIZE = (64, 32)
+OGFR = params.read("params.yaml", "ogfr", ogfr.Params)
+TRAIN = params.read("params.yaml", "train", training.Schedule)
+
+
+def settings(preset="recommended", **changes):
+    """OGFR's parameters, resolved, with a stride of 16 pixels."""
+    given = replace(OGFR, preset=preset, **{"stride": 16, **changes})
+    return method.resolve(given, ogfr.PRESETS, preset, "ogfr")
+
+
+def schedule(preset="recommended", **changes):
+    """A schedule for small images in float32, resolved."""
+    given = replace(
+        TRAIN, size=SIZE, **{"identities": 2, "images": 2, "precision": "float32", "pad": 2, **changes}
+    )
+    return method.resolve(given, ogfr.PRESETS, preset, "train")
+
+
+def people(identities=4, each=4, seed=0, size=SIZE):
+    """Pictures of people: an identity is a colour above another, over a grey ground; all 8 parts visible."""
+    rng = np.random.default_rng(seed)
+    colours = rng.integers(0, 256, (identities, 2, 3))
+    image = rng.integers(100, 140, (identities * each, *size, 3))
+    parsing = np.zeros((identities * each, *size), np.uint8)
+    top, half, left, right = size[0] // 8, size[0] // 2, size[1] // 4, 3 * size[1] // 4
+    for n in range(identities * each):
+        image[n, top:half, left:right] = colours[n // each, 0]
+        image[n, half:-top, left:right] = colours[n // each, 1]
+        rows = np.linspace(top, size[0] - top, 9).astype(int)
+        for k in range(8):
+            parsing[n, rows[k] : rows[k + 1], left:right] = k + 1
+    return batches.Pictures(
+        image=(image + rng.integers(-9, 10, image.shape)).clip(0, 255).astype(np.uint8),
+        parsing=parsing,
+        hidden=np.zeros((identities * each, 4), bool),
+        camid=np.tile(np.arange(each) % 2, identities),
+        pid=np.arange(identities * each) // each,
+        threshold=5.0,
+    )
+
+
+def encoder(width=16, depth=2, size=SIZE):
+    """A ViT with random weights."""
+    return vit.small(img_size=size, patch_size=16, embed_dim=width, depth=depth, num_heads=2)
+
+
+def model(pictures=None, seed=0, preset="recommended", **changes):
+    """An OGFR for the pictures, with random weights."""
+    torch.manual_seed(seed)
+    world = method.world(people() if pictures is None else pictures)
+    return ogfr.build(settings(preset, **changes), world, encoder(size=world.size))
+
+
+def batch(pictures=None, seed=0, rows=None, preset="recommended"):
+    """A training batch: both views of some rows, all by default."""
+    pictures = people() if pictures is None else pictures
+    rows = np.arange(len(pictures)) if rows is None else rows
+    plan = schedule(preset)
+    rng = np.random.default_rng(seed)
+    return batches.pairs(pictures, rows, plan.flip, plan.pad, plan.obstacles, [], rng)

@@ -1,0 +1,179 @@
+"""Batches: which images, in which two views, with which labels."""
+
+import io
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline import batches, datasets, occlusion, parts, store
+from pipeline.params import BadInput
+from tests import small
+
+RNG = np.random.default_rng
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 99))
+def test_a_batch_holds_p_identities_with_k_images_each(identities, images, seed):
+    pid = np.repeat(np.arange(5), [1, 3, 4, 8, 9])
+    for rows in batches.by_identity(pid, identities, images, RNG(seed)):
+        drawn = Counter(pid[rows].tolist())
+        assert len(drawn) == identities and set(drawn.values()) == {images}
+
+
+def test_an_epoch_repeats_no_image_of_an_identity_with_enough_of_them():
+    pid = np.repeat(np.arange(4), 8)
+    rows = np.concatenate(batches.by_identity(pid, 2, 4, RNG(0)))
+    assert len(set(rows.tolist())) == len(rows) == 32
+
+
+def test_too_few_identities_are_an_error_that_names_the_parameter():
+    with pytest.raises(BadInput, match=r"train\.identities = 3.*only 2"):
+        batches.by_identity(np.array([0, 0, 1]), 3, 1, RNG(0))
+
+
+def test_a_flip_swaps_sides_and_two_flips_change_nothing():
+    people = small.people()
+    image, parsing = batches.flip(people.image[0], people.parsing[0])
+    assert (image[:, 0] == people.image[0][:, -1]).all()
+    assert (parsing == parts.RIGHT_ARM)[people.parsing[0][:, ::-1] == parts.LEFT_ARM].all()
+    again, labels = batches.flip(image, parsing)
+    assert (again == people.image[0]).all() and (labels == people.parsing[0]).all()
+
+
+@settings(max_examples=25)
+@given(st.integers(-9, 9), st.integers(-9, 9))
+def test_a_shift_moves_every_pixel_and_pads_with_zeros(down, right):
+    picture = RNG(0).integers(1, 255, (8, 6)).astype(np.uint8)
+    slow = np.zeros_like(picture)
+    for y in range(8):
+        for x in range(6):
+            if 0 <= y - down < 8 and 0 <= x - right < 6:
+                slow[y, x] = picture[y - down, x - right]
+    assert (batches.shift(picture, down, right) == slow).all()
+
+
+def test_both_views_share_their_geometry():
+    batch = small.batch()
+    same = ~batch.covered[:, None].expand_as(batch.holistic.image)
+    assert batch.covered.any() and (batch.holistic.image[same] == batch.occluded.image[same]).all()
+    assert (batch.holistic.parsing[~batch.covered] == batch.occluded.parsing[~batch.covered]).all()
+
+
+def test_what_is_pasted_is_background_in_the_students_map_and_counts_in_its_z():
+    people = replace(small.people(), threshold=90.0)
+    batch = small.batch(people)
+    assert (batch.occluded.parsing[batch.covered] == 0).all()
+    for view in (batch.holistic, batch.occluded):
+        counts = occlusion.pixels(view.parsing, 4)
+        assert (view.hidden == (counts < people.threshold)).all()
+    assert batch.occluded.hidden.sum() > batch.holistic.hidden.sum()
+    assert not batch.holistic.hidden[0].any()
+
+
+def test_without_an_obstacle_both_views_are_the_same():
+    people, plan = small.people(), small.schedule()
+    none = replace(plan.obstacles, probability=0.0)
+    batch = batches.pairs(people, np.arange(4), 0.5, 2, none, [], RNG(0))
+    assert (batch.holistic.image == batch.occluded.image).all() and not batch.covered.any()
+    assert (batch.holistic.hidden == batch.occluded.hidden).all()
+
+
+def test_obstacles_come_from_other_identities():
+    pid = np.array([0, 0, 0, 1])
+    assert {batches._stranger(pid, 0, RNG(seed)) for seed in range(30)} == {3}
+
+
+def test_the_same_seed_draws_the_same_batch():
+    assert (small.batch(seed=3).occluded.image == small.batch(seed=3).occluded.image).all()
+    assert (small.batch(seed=3).occluded.image != small.batch(seed=4).occluded.image).any()
+
+
+def test_colours_run_from_minus_one_to_one():
+    image = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 2, 1).expand(1, 1, 2, 3)
+    assert batches.normalise(image)[0, 0, 0].tolist() == [-1, 1]
+
+
+@pytest.mark.parametrize("wanted", [0, 3, 5, 10])
+def test_the_threshold_is_read_back_from_the_labels(wanted):
+    pixels = np.array([[0, 12], [3, 9], [4, 10], [700, 5]])
+    hidden = pixels < wanted
+    assert ((pixels < batches.threshold(pixels, hidden)) == hidden).all()
+    assert batches.threshold(pixels, np.ones_like(hidden)) == np.inf
+
+
+class Stored:
+    """The files of a few people, as the stages before training leave them."""
+
+    def __init__(self, people, folder):
+        png = [io.BytesIO() for _ in people.image]
+        for file, picture in zip(png, people.image, strict=True):
+            Image.fromarray(picture).save(file, "PNG")
+        blobs = [file.getvalue() for file in png]
+        store.pack(folder / "images.h5", "images", blobs, np.array([len(b) for b in blobs]), {"index": "x"})
+        counts = occlusion.pixels(torch.from_numpy(people.parsing), 4).numpy().astype(np.int32)
+        flags = {"pixels": counts, "occluded": (counts < 5).astype(np.uint8)}
+        store.write(folder / "parsing.h5", "parsing", {"map": people.parsing}, {"index": "x"})
+        store.write(folder / "occlusion.h5", "occlusion", flags, {"index": "x"})
+        self.index = pd.DataFrame(
+            {"split": ["train"] * len(people), "pid": people.pid * 10 + 7, "camid": people.camid}
+        )
+        self.images = datasets.Images(folder / "images.h5")
+        self.labels = store.Rows(folder / "parsing.h5"), store.Rows(folder / "occlusion.h5")
+        self.counts = counts
+
+    def read(self, size=small.SIZE):
+        return batches.training(self.index, self.images, *self.labels, size)
+
+
+def test_training_images_are_decoded_once_with_identities_numbered_from_zero(tmp_path):
+    people = small.people()
+    stored = Stored(people, tmp_path)
+    found = stored.read()
+    assert (found.image == people.image).all() and (found.parsing == people.parsing).all()
+    assert (found.pid == people.pid).all() and found.threshold == stored.counts.min()
+
+
+def test_images_and_maps_of_another_size_are_resized_and_the_threshold_with_them(tmp_path):
+    people = small.people()
+    stored = Stored(people, tmp_path)
+    found, own = stored.read((32, 16)), stored.read()
+    assert found.image.shape == (16, 32, 16, 3) and found.threshold == own.threshold / 4
+    whole = np.asarray(Image.fromarray(people.image[0]).resize((16, 32), Image.Resampling.BICUBIC))
+    assert (found.image[0] == whole).all() and set(found.parsing[0].ravel()) <= set(range(9))
+
+
+def test_junk_distractors_and_test_images_are_not_trained_on(tmp_path):
+    stored = Stored(small.people(), tmp_path)
+    stored.index.loc[0, "pid"], stored.index.loc[1, "pid"], stored.index.loc[2, "split"] = -1, 0, "query"
+    assert len(stored.read()) == 13
+    stored.index["split"] = "query"
+    with pytest.raises(BadInput, match="no training images"):
+        stored.read()
+
+
+def test_a_large_set_lives_in_a_scratch_file_without_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(batches, "IN_MEMORY", 10)
+    people = small.people()
+    found = Stored(people, tmp_path).read()
+    assert isinstance(found.image, np.memmap) and (found.image == people.image).all()
+    assert list((tmp_path / ".scratch").iterdir()) == []
+
+
+def test_evaluation_batches_come_in_order_as_they_are(tmp_path):
+    people = small.people()
+    stored = Stored(people, tmp_path)
+    found = list(
+        batches.evaluation(stored.index, stored.images, *stored.labels, np.arange(3, 16), small.SIZE, 5)
+    )
+    assert [len(b.pid) for b in found] == [5, 5, 3] and found[0].occluded is None
+    assert (torch.cat([b.holistic.image for b in found]) == batches.plain(people).holistic.image[3:]).all()
+    again = list(batches.plain_batches(people, 7))
+    assert [len(b.pid) for b in again] == [7, 7, 2]

@@ -1,0 +1,389 @@
+"""OGFR, equation by equation, on tiny tensors; and as a method like any other."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from pipeline import batches, method, training, vit
+from pipeline.methods import ogfr
+from tests import small
+
+PEOPLE = small.people()
+BATCH = small.batch(PEOPLE)
+N = 8  # patches of a small picture
+EVERY = torch.ones(16, N, dtype=torch.bool)
+
+
+def gradients(loss, module):
+    """Names of the parameters that a loss would move."""
+    named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(loss, list(named.values()), allow_unused=True, retain_graph=True)
+    return {name for name, g in zip(named, found, strict=True) if g is not None and g.any()}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small.model(PEOPLE)
+
+
+# ------------------------------------------------------------------ the agent
+
+
+def test_correlation_is_the_cosine_of_every_patch_and_part():
+    patch, part = torch.randn(2, 5, 4), torch.randn(2, 3, 4)
+    found = ogfr.correlation(patch, part)
+    for n in range(5):
+        for k in range(3):
+            a, b = patch[1, n], part[1, k]
+            assert found[1, n, k].item() == pytest.approx((a @ b / (a.norm() * b.norm())).item(), abs=1e-5)
+
+
+def test_an_agent_starts_by_keeping_nearly_all_patches_and_without_a_bias_half():
+    state = torch.rand(2, N, 9) * 2 - 1
+    assert ogfr.Agent(True, 0.9)(state).sigmoid().mean().item() == pytest.approx(0.9, abs=0.03)
+    assert ogfr.Agent(False, 0.9)(state).sigmoid().mean().item() == pytest.approx(0.5, abs=0.05)
+
+
+def test_the_policy_loss_sums_over_patches_and_averages_over_images():
+    logits, action = torch.randn(3, 4), torch.tensor([[1, 0, 1, 1], [0, 0, 1, 0], [1, 1, 1, 1]]).bool()
+    gain = torch.tensor([0.5, -1.0, 2.0])
+    slow = 0.0
+    for b in range(3):
+        chances = [logits[b, t].sigmoid().item() for t in range(4)]
+        log_pi = sum(math.log(m if kept else 1 - m) for m, kept in zip(chances, action[b], strict=True))
+        slow -= gain[b].item() * log_pi / 3
+    assert ogfr.policy_loss(logits, action, gain).item() == pytest.approx(slow, rel=1e-5)
+
+
+REWARDS = {  # p^m, p^b: r
+    (0.75, 0.5): 0.5,
+    (0.5, 0.5): 0.0,
+    (1.0, 0.2): 1.0,
+    (0.0, 0.9): -1.0,  # -9, clipped
+    (0.98, 0.99): -0.2,  # 1 - p^b is at least 0.05
+}
+
+
+@pytest.mark.parametrize(("scores", "wanted"), REWARDS.items())
+def test_a_reward_is_the_gain_over_the_baseline_as_a_share_of_what_is_possible(scores, wanted):
+    masked, base = (torch.tensor([p]) for p in scores)
+    assert ogfr.reward(masked, base, 0.05, 1.0).item() == pytest.approx(wanted, abs=1e-5)
+
+
+def test_the_policy_gradient_touches_the_agent_alone(model):
+    first, second = list(model.objectives(BATCH))
+    assert gradients(second.loss, model) == {"agent.linear.weight", "agent.linear.bias"}
+    assert not any(name.startswith("agent") for name in gradients(first.loss, model))
+
+
+def test_players_share_no_parameter_and_forget_none(model):
+    players = model.players()
+    names = [{id(p) for p in player.parameters} for player in players.values()]
+    assert set(players) == {"reid", "agent"} and not names[0] & names[1]
+    assert len(names[0] | names[1]) == sum(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("erase", ["none", "random", "labels"])
+def test_masks_without_an_agent_have_one_objective(erase):
+    other = small.model(PEOPLE, erase=erase, erase_rate=1.0)
+    (only,) = other.objectives(BATCH)
+    assert only.player == "reid" and set(other.players()) == {"reid"}
+    labels = vit.patch_labels(BATCH.holistic.parsing, 9, 16, 16)
+    action = other.act(torch.zeros(16, N, 9), labels)
+    wanted = {"none": EVERY, "random": ~EVERY, "labels": labels[..., 0] < 0.5}[erase]
+    assert torch.equal(action, wanted)
+
+
+def test_the_agents_action_follows_its_probabilities():
+    other = small.model(PEOPLE)
+    torch.nn.init.zeros_(other.agent.linear.weight)
+    kept = other.act(torch.zeros(4000, N, 9), torch.zeros(4000, N, 9)).float().mean().item()
+    assert kept == pytest.approx(0.9, abs=0.01)
+
+
+@pytest.mark.parametrize("kind", ["self_critical", "image"])
+def test_an_action_that_is_its_own_baseline_earns_nothing(kind):
+    other = small.model(PEOPLE, baseline=kind)
+    h, _ = other.see_both(BATCH)
+    state = ogfr.correlation(h.patch, h.part)
+    gain, base = other.compare(h, state, other.purify(h, EVERY), BATCH.pid)  # the start: all are kept
+    assert gain.abs().max() < 1e-5 and base.shape == (16,)
+
+
+def test_the_papers_baseline_is_a_cumulative_mean_refreshed_every_ten_epochs():
+    other = small.model(PEOPLE, preset="paper").eval()
+    plain = lambda: batches.plain_batches(PEOPLE, 5)  # noqa: E731
+    scores = []
+    for scale in (0.0, 30.0):
+        torch.nn.init.normal_(other.heads.weight, std=scale)
+        h = other.encoder(BATCH.holistic.image, BATCH.holistic.hidden, BATCH.camid)
+        whole = batches.plain(PEOPLE)
+        h = other.encoder(whole.holistic.image, whole.holistic.hidden, whole.camid)
+        with torch.no_grad():
+            scores.append(other.heads.score(other.purify(h, EVERY)[:, 0], ogfr.HOLISTIC, whole.pid).mean())
+        other.begin_epoch(10 * (len(scores) - 1), plain)
+        other.begin_epoch(10 * (len(scores) - 1) + 1, plain)  # not refreshed
+    assert other.refreshed == 2 and scores[0] == pytest.approx(0.25)
+    assert other.baseline.item() == pytest.approx((scores[0] + scores[1]).item() / 2, abs=1e-5)
+
+
+# ------------------------------------------------------------------ the decoder
+
+
+def test_fixed_tokens_do_not_see_the_patches_and_patches_see_them():
+    torch.manual_seed(0)
+    layer = ogfr.DecoderLayer(16, 2, 3, residual=True)
+    tokens = torch.randn(2, 7, 16)
+    other_patch, other_fixed = tokens.clone(), tokens.clone()
+    other_patch[:, 4] += 1
+    other_fixed[:, 0] += 1
+    whole, patch, fixed = layer(tokens), layer(other_patch), layer(other_fixed)
+    assert torch.equal(whole[:, :3], patch[:, :3]) and not torch.allclose(whole[:, 5], patch[:, 5])
+    assert not torch.allclose(whole[:, 3:], fixed[:, 3:]) and torch.equal(whole[:, 1:3], fixed[:, 1:3])
+
+
+def test_fixed_attention_is_that_of_equations_13_to_16():
+    torch.manual_seed(0)
+    attention = ogfr.Attention(4, 2)
+    tokens = torch.randn(1, 5, 4)
+    w_q, w_k, w_v = attention.qkv.weight.chunk(3)
+    b_q, b_k, b_v = attention.qkv.bias.chunk(3)
+    joined = torch.zeros(5, 4)
+    for head in range(2):
+        own = slice(2 * head, 2 * head + 2)
+        for i in range(5):
+            values = [w_v[own] @ t + b_v[own] for t in tokens[0]]
+            if i < 2:  # Eq. 15: its own value
+                joined[i, own] = values[i]
+                continue
+            query = w_q[own] @ tokens[0, i] + b_q[own]
+            scores = torch.stack([query @ (w_k[own] @ t + b_k[own]) / 2**0.5 for t in tokens[0]])
+            joined[i, own] = sum(w * v for w, v in zip(scores.softmax(0), values, strict=True))
+    assert torch.allclose(attention(tokens, fixed=2)[0], attention.output(joined), atol=1e-5)
+
+
+def test_ordinary_attention_has_no_fixed_tokens():
+    torch.manual_seed(0)
+    attention = ogfr.Attention(16, 2)
+    tokens = torch.randn(2, 5, 16)
+    query, key, value = attention.qkv(tokens).view(2, 5, 3, 2, 8).permute(2, 0, 3, 1, 4)
+    theirs = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    assert torch.allclose(attention(tokens), attention.output(theirs), atol=1e-5)
+
+
+def test_the_printed_layer_has_no_skip_connection():
+    layer = ogfr.DecoderLayer(16, 2, 0, residual=False)
+    tokens = torch.randn(1, 3, 16)
+    assert torch.allclose(layer(tokens), layer.ffn(layer.norm(layer.attention(tokens))))
+
+
+@pytest.mark.parametrize("erased", ["shared", "place"])
+def test_keeping_all_patches_is_the_pass_without_a_mask(erased):
+    other = small.model(PEOPLE, erased=erased)
+    h, _ = other.see_both(BATCH)
+    whole = other.purify(h, EVERY)
+    sequence = torch.cat([h.cls[:, None], h.part[:, 1:], h.patch], 1)
+    assert torch.equal(whole, other.decoder(sequence))
+    with torch.no_grad():
+        other.erased += 1
+    assert torch.equal(whole, other.purify(h, EVERY))
+    assert not torch.allclose(whole, other.purify(h, ~EVERY))
+
+
+def test_an_erased_patch_leaves_no_trace_and_tells_its_place():
+    other = small.model(PEOPLE)
+    h, _ = other.see_both(BATCH)
+    changed = h._replace(patch=h.patch + torch.randn_like(h.patch))
+    assert torch.equal(other.purify(h, ~EVERY), other.purify(changed, ~EVERY))
+    tokens = other.purify(h, ~EVERY)[0, 9:]
+    assert not torch.allclose(tokens[0], tokens[1])
+
+
+@pytest.mark.parametrize(("kind", "fixed"), [("fixed", 9), ("plain", 0)])
+def test_the_first_decoder_layer_alone_is_customised(kind, fixed):
+    layers = small.model(PEOPLE, decoder=kind).decoder
+    assert [layer.fixed for layer in layers] == [fixed, 0]
+
+
+# ------------------------------------------------------------------ the losses
+
+
+def test_a_student_learns_and_its_teacher_does_not():
+    teacher, student = (torch.randn(2, 12, 16, requires_grad=True) for _ in range(2))
+    ogfr.mse_loss(teacher, student, "mean").backward()
+    assert teacher.grad is None and student.grad.any()
+
+
+def test_distillation_reaches_neither_the_decoder_nor_the_erased_tokens(model):
+    objective = next(model.objectives(BATCH))
+    for term in ("mse", "cos", "identity"):
+        reached = gradients(objective.terms[term], model)
+        assert reached and not any(name.startswith(("decoder", "erased")) for name in reached)
+    reached = gradients(objective.terms["kl"], model)
+    assert not any(name.startswith(("decoder", "erased", "heads.necks.0")) for name in reached)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_the_squared_distance_is_a_mean_or_a_sum_over_each_images_tokens(reduction):
+    teacher, student = torch.randn(3, 5, 4), torch.randn(3, 5, 4)
+    slow = sum(((teacher[b] - student[b]) ** 2).sum().item() for b in range(3)) / 3
+    wanted = slow / 20 if reduction == "mean" else slow
+    assert ogfr.mse_loss(teacher, student, reduction).item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_mask_loss_compares_each_patch_with_what_it_sees():
+    params = small.settings()
+    state, parsing = torch.rand(3, N, 9) * 2 - 1, BATCH.holistic.parsing[:3]
+    labels = vit.patch_labels(parsing, 9, 16, 16)
+    slow = 0.0
+    for b in range(3):
+        for n in range(N):
+            chances = (state[b, n] / params.temperature).softmax(0)
+            slow -= sum(labels[b, n, k].item() * math.log(chances[k]) for k in range(9)) / (3 * N)
+    assert ogfr.mask_loss(state, parsing, labels, (4, 2), params).item() == pytest.approx(slow, rel=1e-4)
+
+
+def test_the_printed_mask_loss_sums_over_the_pixels_of_the_image():
+    params = small.settings("paper")
+    state, parsing = torch.rand(1, N, 9) * 2 - 1, BATCH.holistic.parsing[:1]
+    plane = F.interpolate(state.mT.view(1, 9, 4, 2), (64, 32), mode="bilinear")[0]
+    chances, slow = plane.softmax(0), 0.0
+    for h in range(64):
+        for w in range(32):
+            slow -= math.log(chances[parsing[0, h, w].long(), h, w])
+    labels = torch.zeros(1, N, 9)
+    assert ogfr.mask_loss(state, parsing, labels, (4, 2), params).item() == pytest.approx(slow, rel=1e-4)
+
+
+@pytest.mark.parametrize("preset", ["recommended", "paper"])
+def test_images_without_a_parsed_person_do_not_enter_the_mask_loss(preset):
+    params = small.settings(preset)
+    state, parsing = torch.rand(2, N, 9), BATCH.holistic.parsing[:2].clone()
+    parsing[1] = 0
+    labels = vit.patch_labels(parsing, 9, 16, 16)
+    alone = ogfr.mask_loss(state[:1], parsing[:1], labels[:1], (4, 2), params)
+    assert torch.allclose(ogfr.mask_loss(state, parsing, labels, (4, 2), params), alone)
+    assert ogfr.mask_loss(state, parsing * 0, labels, (4, 2), params) == 0
+
+
+def test_the_total_is_the_weighted_sum_of_equation_23(model):
+    objective = next(small.model(PEOPLE, preset="paper").objectives(BATCH))
+    t = {name: term.item() for name, term in objective.terms.items()}
+    kd = 0.3 * t["identity"] + 0.4 * t["kl"]
+    wanted = (t["mse"] + 0.5 * t["cos"] + kd) + (t["encoder"] + 0.5 * t["triplet"]) + t["mask"]
+    assert objective.loss.item() == pytest.approx(wanted, rel=1e-5)
+    assert set(t) == {"mse", "cos", "identity", "kl", "encoder", "triplet", "mask"}
+
+
+def test_optional_terms_are_there_when_weighted():
+    terms = next(small.model(PEOPLE, teacher_identity=1.0, student_triplet=0.5).objectives(BATCH)).terms
+    assert {"teacher_identity", "student_triplet"} <= set(terms)
+
+
+def test_heads_normalise_each_branch_by_its_own_statistics():
+    heads = ogfr.Heads(2, 4, 3)
+    features = torch.randn(8, 2, 4) * 5 + 3
+    necked = heads.neck(features, ogfr.OCCLUDED)
+    assert necked.mean(0).abs().max() < 1e-5 and heads.necks[ogfr.HOLISTIC].running_mean.abs().sum() == 0
+    logits = heads(features, ogfr.OCCLUDED)
+    assert logits[1, 1, 2].item() == pytest.approx(
+        (heads.neck(features, 1)[1, 1] @ heads.weight[1, 2]).item()
+    )
+
+
+def test_a_score_is_the_probability_of_the_truth_by_running_statistics():
+    heads = ogfr.Heads(2, 4, 3)
+    torch.nn.init.normal_(heads.weight)
+    for _ in range(3):
+        heads(torch.randn(8, 2, 4) + 2, ogfr.HOLISTIC)
+    features, pid = torch.randn(5, 2, 4), torch.tensor([0, 1, 2, 0, 1])
+    with torch.no_grad():
+        logits = heads.eval()(features, ogfr.HOLISTIC)[:, 0]
+    wanted = logits.softmax(1)[torch.arange(5), pid]
+    assert torch.allclose(heads.score(features[:, 0], ogfr.HOLISTIC, pid), wanted, atol=1e-6)
+
+
+# ------------------------------------------------------------------ how it sees
+
+VISIBLE = [
+    ([0.9, 0.1, 0.0], [0.2, 0.8, -0.1], "argmax", [1, 0]),
+    ([0.9, 0.1, 0.0], [0.2, 0.8, -0.1], "positive", [1, 0]),
+    ([0.9, 0.1, 0.0], [0.9, 0.8, 0.1], "argmax", [0, 0]),
+    ([0.9, 0.1, 0.0], [0.9, 0.8, 0.1], "positive", [1, 1]),
+]
+
+
+@pytest.mark.parametrize(("first", "second", "rule", "wanted"), VISIBLE)
+def test_a_part_is_visible_where_it_wins_a_patch_or_is_above_zero(first, second, rule, wanted):
+    state = torch.tensor([[first, second]])  # two patches; background and two parts
+    assert ogfr.visible(state, rule).tolist() == [wanted]
+
+
+@pytest.mark.parametrize("feature", ["before", "after"])
+def test_an_embedding_has_nine_unit_features_and_its_global_one_always_counts(feature):
+    other = small.model(PEOPLE, feature=feature).eval()
+    found = other.embed(batches.plain(PEOPLE))
+    assert found.parts.shape == (16, 9, 16) and found.visibility.shape == (16, 9)
+    assert torch.allclose(found.parts.norm(dim=2), torch.ones(16, 9)) and (found.visibility[:, 0] == 1).all()
+    assert set(found.visibility.unique().tolist()) <= {0, 1} and not found.parts.requires_grad
+
+
+def test_an_embedding_does_not_depend_on_its_batch(model):
+    other = small.model(PEOPLE).eval()
+    whole = other.embed(batches.plain(PEOPLE))
+    for size in (1, 5):
+        parts = [other.embed(b) for b in batches.plain_batches(PEOPLE, size)]
+        assert torch.allclose(whole.parts, torch.cat([p.parts for p in parts]), atol=1e-5)
+        assert torch.equal(whole.visibility, torch.cat([p.visibility for p in parts]))
+
+
+@pytest.mark.parametrize("preset", ["recommended", "paper"])
+def test_a_saved_model_embeds_as_before(tmp_path, preset):
+    torch.manual_seed(0)
+    params, world, start = small.settings(preset), method.world(PEOPLE), small.encoder()
+    model = ogfr.build(params, world, start)
+    training.train(model, PEOPLE, small.schedule(preset, epochs=1, lr=1e-4, clip=1.0), 1)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "record.json").write_text(
+        json.dumps(method.describe("ogfr", params, world, start.architecture))
+    )
+    again = method.load_trained(tmp_path)
+    assert not again.training
+    before, after = (m.embed(batches.plain(PEOPLE)) for m in (model, again))
+    assert torch.equal(before.parts, after.parts) and torch.equal(before.visibility, after.visibility)
+
+
+def test_it_learns_a_batch_by_heart():
+    people = small.people(identities=4, each=2)
+    plan = replace(small.schedule(epochs=1, lr=5e-3, decay=0.0, warmup=0.0, clip=5.0), floor=1.0)
+    loop = training.Loop(small.model(people, alpha=1.0).train(), plan, torch.device("cpu"))
+    batch = small.batch(people)
+    for _ in range(50):
+        loop.step(batch, 0.0)
+    first, last = loop.log[0], loop.log[-1]
+    for term in ("identity", "encoder", "teacher_identity", "triplet"):
+        assert last[term] < 0.3 * first[term]
+    assert last["mask"] < first["mask"]
+
+
+def test_the_log_tells_how_the_agent_fares(model):
+    loop = training.Loop(small.model(PEOPLE), small.schedule(), torch.device("cpu"))
+    loop.step(BATCH, 0.5)
+    assert {"reward", "baseline", "keep_body", "keep_background", "keep_obstacle", "policy"} <= set(
+        loop.log[0]
+    )
+
+
+def test_every_preset_row_names_a_parameter_and_gives_a_reason():
+    known = {"ogfr": small.OGFR, "train": small.TRAIN}
+    for name, (_, _, reason) in ogfr.PRESETS.items():
+        section, *path = name.split(".")
+        value = known[section]
+        for part in path:
+            value = getattr(value, part)
+        assert value is None and reason
