@@ -16,7 +16,14 @@ from pipeline.synthetic.skeleton import KEYPOINTS, View, draw_pose, skeleton
 
 HEIGHT, WIDTH = 256, 128
 PARTS = ("head", "left_arm", "right_arm", "torso", "left_leg", "right_leg", "left_foot", "right_foot")
-LEAST, MOST = 0.15, 0.65  # share of the target that an occluder hides
+LEAST, MOST = 0.15, 0.65  # share of the target that an occluder hides, unless it aims at whole parts
+FEW = 3  # pixels of a part that count as none
+AIMS = (  # parts that an object hides entirely, what does so, and how often
+    ((), (), 0.46),
+    ((5, 6, 7, 8), ("car", "low wall", "hedge", "boxes"), 0.36),
+    ((2, 3, 4, 5, 6, 7, 8), ("low wall", "hedge", "boxes"), 0.06),
+    ((1,), ("umbrella",), 0.12),
+)
 TRAINING = 0x7EA  # sets the people of `training_picture` apart from every dataset's
 
 _PARTS = {
@@ -210,10 +217,10 @@ class Front:
 
 
 def _front(
-    rng: np.random.Generator, camera: Camera, target: Bool[np.ndarray, "H W"], occluded: bool
+    rng: np.random.Generator, camera: Camera, labels: UInt8[np.ndarray, "H W"], occluded: bool
 ) -> Front:
-    """An occluder that hides a share of the target between `LEAST` and `MOST`, or nothing."""
-    empty = np.zeros((HEIGHT, WIDTH), np.float32)
+    """A person or an object before the target whose parts are given, or nothing."""
+    empty, target = np.zeros((HEIGHT, WIDTH), np.float32), labels > 0
     if not occluded:
         return Front(0, empty[..., None].repeat(3, 2), empty, empty > 0)
     share = rng.uniform(LEAST + 0.06, MOST - 0.04)
@@ -221,11 +228,34 @@ def _front(
         figure = _person_in_front(rng, camera, target, share)
         if figure is not None:
             return Front(2, figure.colour, figure.cover, figure.map > 0, figure)
+    aim = AIMS[rng.choice(len(AIMS), p=[chance for *_, chance in AIMS])]
+    return Front(1, *(_aimed(rng, labels, *aim[:2]) or _shared(rng, target, share)))
+
+
+def _shared(rng: np.random.Generator, target: Bool[np.ndarray, "H W"], share: float) -> Layer:
+    """An object that hides a share of the target between `LEAST` and `MOST`."""
     for kind in (None, None, None, None, "low wall"):
-        colour, cover, mask = occluders.draw_object(rng, target, share, kind)
-        if LEAST <= occluders.hidden_share(target, mask) <= MOST:
+        layer = occluders.draw_object(rng, target, share, kind)
+        if LEAST <= occluders.hidden_share(target, layer[2]) <= MOST:
             break
-    return Front(1, colour, cover, mask)
+    return layer
+
+
+def _aimed(
+    rng: np.random.Generator, labels: UInt8[np.ndarray, "H W"], aim: tuple[int, ...], kinds: tuple[str, ...]
+) -> Layer | None:
+    """An object of one of the kinds that hides all of the parts aimed at, if one of three tries does."""
+    target, wanted = labels > 0, np.isin(labels, aim)
+    if not wanted.any():
+        return None
+    rows = np.flatnonzero(wanted.any(1))
+    within = target[: rows[-1] + 1] if aim == (1,) else target[rows[0] :]
+    share = float(within.sum() / target.sum())
+    for extra in (0.02, 0.05, 0.08):
+        layer = occluders.draw_object(rng, target, min(share + extra, 0.97), str(rng.choice(kinds)))
+        if (wanted & ~layer[2]).sum() <= FEW:
+            return layer
+    return None
 
 
 def _count(labels: np.ndarray) -> np.ndarray:
@@ -245,9 +275,9 @@ def compose(rng: np.random.Generator, person: Person, camera: Camera, occluded: 
     target = paint_figure(rng, person, camera, place)
     image = _over(_shadow(image, place, camera), target.colour, target.cover)
     body = (target.map > 0) & (target.map != BELONGING)
-    front = _front(rng, camera, body, occluded)
-    image = np.clip(_over(image, front.colour, front.cover), 0, 255).astype(np.uint8)
     whole = np.where(body, target.map, 0).astype(np.uint8)
+    front = _front(rng, camera, whole, occluded)
+    image = np.clip(_over(image, front.colour, front.cover), 0, 255).astype(np.uint8)
     shown = np.where(front.mask, 0, whole).astype(np.uint8)
     covering = (target.map > 0) | front.mask
     others = [(front.figure.map > 0, _see(front.figure, np.zeros_like(body)))] if front.figure else []
