@@ -12,6 +12,7 @@ from pipeline.synthetic.cameras import Camera, draw_camera
 from pipeline.synthetic.canvas import BELONGING, SUPER, Canvas
 from pipeline.synthetic.people import Person, draw_person
 from pipeline.synthetic.scenes import draw_scene
+from pipeline.synthetic.sheets import Layer
 from pipeline.synthetic.skeleton import KEYPOINTS, View, draw_pose, skeleton
 
 HEIGHT, WIDTH = 256, 128
