@@ -41,10 +41,11 @@ def test_rows(index: pd.DataFrame) -> Int[np.ndarray, "n"]:
     return np.flatnonzero(index["split"] != "train")
 
 
-def trained_size(folder: str | Path) -> tuple[int, int]:
-    """Height and width of the images that a trained model expects."""
-    height, width = json.loads((Path(folder) / "record.json").read_text())["world"]["size"]
-    return height, width
+def before_training(folder: str | Path, embedded: str) -> tuple[VisionTransformer, tuple[int, int]]:
+    """The encoder that a trained model started from, and the images' height and width it expects."""
+    made = json.loads((Path(folder) / "record.json").read_text())
+    height, width = made["world"]["size"]
+    return vit.start(made["params"]["vit"], made["params"]["weights"], embedded), (height, width)
 
 
 @torch.inference_mode()

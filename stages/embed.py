@@ -4,7 +4,7 @@ import sys
 
 import torch
 
-from pipeline import batches, datasets, features, method, params, store, vit
+from pipeline import batches, datasets, features, method, params, store
 
 
 def main(
@@ -16,9 +16,10 @@ def main(
     key = datasets.index_hash(table)
     pictures = datasets.Images(images, key)
     maps, flags = store.Rows(parsing, "parsing", key), store.Rows(labels, "occlusion", key)
-    model, encoder = method.load_trained(trained), vit.read(weights)
-    rows, size = features.test_rows(table), features.trained_size(trained)
+    model = method.load_trained(trained)
+    encoder, size = features.before_training(trained, weights)
 
+    rows = features.test_rows(table)
     stream = batches.evaluation(table, pictures, maps, flags, rows, size, options.batch)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     arrays = features.learned(model, encoder, stream, len(rows), device)

@@ -92,7 +92,7 @@ def metrics(
 
 def _tables(ranking: Ranking, grouped: Groups) -> dict[str, Any]:
     kinds = {}
-    for pattern in np.unique(grouped.pattern):
+    for pattern in np.unique(grouped.pattern).tolist():
         found = scores(ranking, grouped.pattern == pattern)
         kinds[grouped.name(pattern)] = {name: found[name] for name in TYPE_SCORES if name in found}
     return {
@@ -124,7 +124,7 @@ def queries(index: pd.DataFrame, rankings: dict[str, Ranking], grouped: Groups) 
     """A row a query: its type, and each system's AP, rank of the first match and nearest gallery rows."""
     table = index.iloc[grouped.row][["row", "key", "pid", "camid"]].reset_index(drop=True)
     table["pattern"] = grouped.pattern
-    table["hidden"] = [grouped.name(pattern) for pattern in grouped.pattern]
+    table["hidden"] = [grouped.name(pattern) for pattern in grouped.pattern.tolist()]
     table["occluded"] = grouped.occluded
     table["matches"] = rankings["model"].matches
     gallery = np.append(np.flatnonzero(index["split"] == "gallery"), -1)  # -1 stays -1

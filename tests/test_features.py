@@ -1,0 +1,188 @@
+"""What three systems see of the test images: the model, its encoder before training, a colour histogram."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import batches, features, store, vit
+from pipeline.datasets import Images
+from pipeline.method import Embedding, Method
+from pipeline.params import BadInput
+from tests import small
+
+
+def plain(colour, size=(64, 32)):
+    return np.full((*size, 3), colour, np.uint8)
+
+
+def standing(upper, lower, ground=(90, 90, 90)):
+    """A person of two colours in the middle of a ground."""
+    image = plain(ground)
+    image[8:32, 8:24], image[32:60, 8:24] = upper, lower
+    return image
+
+
+def apart(one, two):
+    return float(np.linalg.norm(features.histogram(one) - features.histogram(two)))
+
+
+RED, BLUE, GREEN = (200, 30, 30), (30, 30, 200), (30, 200, 30)
+
+# ------------------------------------------------------------------ the histogram
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 40))
+def test_a_histogram_has_length_one_and_no_negative_share(seed, height, width):
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    found = features.histogram(image)
+    assert found.min() >= 0 and np.linalg.norm(found) == pytest.approx(1, abs=1e-5)
+
+
+def test_every_stripe_counts_the_same():
+    found = features.histogram(standing(RED, BLUE)).reshape(features.STRIPES, -1)
+    np.testing.assert_allclose((found**2).sum(1), 1 / features.STRIPES, rtol=1e-5)
+
+
+def test_the_same_clothes_are_nearer_than_others():
+    person = standing(RED, BLUE)
+    assert apart(person, standing(RED, BLUE, (110, 100, 90))) < apart(person, standing(RED, GREEN))
+
+
+def test_a_shirt_and_trousers_of_swapped_colours_are_another_person():
+    assert apart(standing(RED, BLUE), standing(BLUE, RED)) > 0.5
+
+
+def test_the_middle_counts_more_than_the_sides():
+    person, side, middle = standing(RED, BLUE), standing(RED, BLUE), standing(RED, BLUE)
+    side[:, :6] = middle[:, 13:19] = GREEN
+    assert apart(person, side) < apart(person, middle)
+
+
+def test_a_cameras_tint_is_balanced_away():
+    rng = np.random.default_rng(0)
+    image = rng.integers(20, 180, (64, 32, 3), np.uint8)
+    tinted = (image * np.array([1.3, 1.0, 0.8])).astype(np.uint8)
+    assert apart(image, tinted) < 0.15
+
+
+def test_a_mirrored_picture_has_the_same_histogram():
+    image = np.random.default_rng(0).integers(0, 256, (128, 64, 3), np.uint8)
+    np.testing.assert_allclose(
+        features.histogram(image), features.histogram(image[:, ::-1].copy()), atol=1e-5
+    )
+
+
+def slow_histogram(image):
+    """Read aloud, pixel by pixel, for a picture of the working size in balance."""
+    hsv = features.cv2.cvtColor(image, features.cv2.COLOR_RGB2HSV).astype(float)
+    hues, saturations, values = features.BINS
+    counts = np.zeros((features.STRIPES, *features.BINS))
+    height, width = features.SIZE
+    for y in range(height):
+        for x in range(width):
+            weight = np.exp(-((((x - (width - 1) / 2) / width) / features.SPREAD) ** 2) / 2)
+            h, s, v = hsv[y, x] * [hues / 180, (saturations - 1) / 255, (values - 1) / 255]
+            for i, j, k in np.ndindex(2, 2, 2):
+                share = [1 - h % 1, h % 1][i] * [1 - s % 1, s % 1][j] * [1 - v % 1, v % 1][k]
+                if share:
+                    stripe = y * features.STRIPES // height
+                    counts[stripe, (int(h) + i) % hues, int(s) + j, int(v) + k] += weight * share
+    shares = counts / counts.sum((1, 2, 3), keepdims=True)
+    return np.sqrt(shares / features.STRIPES).ravel()
+
+
+def test_a_histogram_equals_the_one_counted_pixel_by_pixel(monkeypatch):
+    monkeypatch.setattr(features, "_balanced", lambda image: image)
+    image = np.random.default_rng(1).integers(0, 256, (*features.SIZE, 3), np.uint8)
+    np.testing.assert_allclose(features.histogram(image), slow_histogram(image), atol=1e-5)
+
+
+def test_a_black_picture_has_a_histogram_too():
+    assert np.isfinite(features.histogram(plain(0))).all()
+
+
+# ------------------------------------------------------------------ the test set
+
+
+class Stripes(Method):
+    """Sees the mean colour of the upper and the lower half; doubts the lower one."""
+
+    def embed(self, batch):
+        image = batch.holistic.image
+        halves = torch.stack([half.mean((2, 3)) for half in image.chunk(2, 2)], 1)
+        return Embedding(halves, torch.tensor([1.0, 0.5]).expand(len(image), 2), self.gate(halves))
+
+    def gate(self, halves):
+        return None
+
+
+class Gated(Stripes):
+    def gate(self, halves):
+        return (halves > 0).float()
+
+
+def learn(model, count=2):
+    pictures = small.people()
+    stream = batches.plain_batches(pictures, count)
+    return pictures, features.learned(model, small.encoder(), stream, len(pictures), "cpu")
+
+
+def test_model_and_encoder_see_every_image_in_order_whatever_the_batch():
+    torch.manual_seed(0)
+    pictures, found = learn(Stripes())
+    means = pictures.image[:, :32].mean((1, 2)) / 127.5 - 1
+    np.testing.assert_allclose(found["model/part"][:, 0], means, atol=1e-5)
+    assert (found["model/visibility"] == [1, 0.5]).all()
+    torch.manual_seed(0)
+    _, other = learn(Stripes(), count=7)
+    np.testing.assert_allclose(found["encoder/part"], other["encoder/part"], atol=1e-5)
+
+
+def test_the_encoder_is_one_global_feature_of_the_bare_vit():
+    torch.manual_seed(0)
+    pictures, found = learn(Stripes())
+    torch.manual_seed(0)
+    bare = small.encoder().eval()
+    with torch.no_grad():
+        wanted = bare(batches.normalise(torch.from_numpy(pictures.image)))
+    token = torch.from_numpy(found["encoder/part"][:, 0])
+    torch.testing.assert_close(token, torch.nn.functional.normalize(wanted), atol=1e-4, rtol=1e-4)
+    assert (found["encoder/visibility"] == 1).all() and found["encoder/part"].shape[1] == 1
+
+
+def test_a_gate_is_kept_if_the_method_has_one():
+    assert "model/gate" in learn(Gated())[1] and "model/gate" not in learn(Stripes())[1]
+
+
+def test_test_rows_are_the_queries_then_the_gallery():
+    index = pd.DataFrame({"split": ["train", "train", "query", "gallery", "gallery"]})
+    assert features.test_rows(index).tolist() == [2, 3, 4]
+
+
+def test_histograms_follow_the_rows_asked_for(tmp_path):
+    blobs = [features.cv2.imencode(".png", plain(colour))[1].tobytes() for colour in (RED, BLUE, GREEN)]
+    sizes = np.array([len(blob) for blob in blobs])
+    store.pack(tmp_path / "images.h5", "images", blobs, sizes, {"index": "x"})
+    found = features.histograms(Images(tmp_path / "images.h5"), np.array([2, 0]))
+    assert found["histogram/part"].shape[:2] == (2, 1) and (found["histogram/visibility"] == 1).all()
+    np.testing.assert_array_equal(found["histogram/part"][0, 0], features.histogram(plain(GREEN)[..., ::-1]))
+
+
+def test_the_encoder_before_training_is_the_one_the_record_names(tmp_path):
+    encoder = small.encoder()
+    vit.save(tmp_path / "vit.safetensors", encoder, {})
+    made = {"world": {"size": [64, 32]}, "params": {"vit": "embedded", "weights": ""}}
+    (tmp_path / "record.json").write_text(json.dumps(made))
+    found, size = features.before_training(tmp_path, str(tmp_path / "vit.safetensors"))
+    assert size == (64, 32)
+    torch.testing.assert_close(found.pos_embed, encoder.pos_embed, atol=1e-3, rtol=1e-2)
+    made["params"]["vit"] = "no_such_vit"
+    (tmp_path / "record.json").write_text(json.dumps(made))
+    with pytest.raises(BadInput, match="no_such_vit"):
+        features.before_training(tmp_path, "")
