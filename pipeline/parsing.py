@@ -222,6 +222,9 @@ def fuse(
     """The parsing map: at each pixel its strongest part (1..8) or background (0).
 
     Confidences are resized bilinearly before the arg-max, so that no pixel is a whole cell.
+    Departs: with `fill`, pixels of the mask whose confidences stay below the threshold go to the nearest of
+    the parts that are shown above it elsewhere; PifPaf's fields follow bones and leave holes between them.
+    A part that is shown nowhere is never filled in.
     """
     rows, columns = field_axes(frame, rule.grid)
     shown = strongest(rows @ (confidence @ columns.T), mask, rule.threshold)

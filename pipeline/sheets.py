@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 from pipeline import scoring
 from pipeline.datasets import Images
@@ -94,6 +95,8 @@ def histograms(
         axes.axvline(threshold, color="#c03030", linestyle="--")
         axes.set_xscale("symlog", linthresh=10)
         axes.set_yscale("symlog", linthresh=1)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.set(title=name, xlabel="y(c), pixels", xlim=(-0.5, edges[-1]))
     figure.axes[0].set_ylabel("images")
     canvas = FigureCanvasAgg(figure)
