@@ -60,10 +60,10 @@ def fit(
     network: nn.Module,
     loss: Callable[[nn.Module, list[Any]], Tensor],
     make: Callable[[int, int], Any],
-    score: Callable[[nn.Module], dict[str, float]],
+    score: Callable[[nn.Module], dict[str, float | int]],
     schedule: Schedule,
     state: Path,
-) -> tuple[nn.Module, list[dict[str, float]]]:
+) -> tuple[nn.Module, list[dict[str, float | int]]]:
     """The averaged network in eval mode, and a line of figures for every saved state.
 
     `loss` gives a batch's scalar, `make(seed, i)` draws sample i, `score` measures a network.
@@ -95,7 +95,7 @@ def fit(
     return averaged, history
 
 
-def record(network: str, settings: Any, history: list[dict[str, float]]) -> dict[str, Any]:
+def record(network: str, settings: Any, history: list[dict[str, float | int]]) -> dict[str, Any]:
     """What makes the weights reproducible, and how well they do on held-out people."""
     return {
         "command": f"python -m stages.pretrain {network} models/embedded/{network}.safetensors",

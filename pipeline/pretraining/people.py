@@ -18,6 +18,7 @@ from pipeline import store, synthetic
 from pipeline.synthetic.pictures import Picture, training_picture
 
 MIRRORED = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)  # COCO's keypoints in the mirror
+FACE = (0, 1, 2, 3, 4)  # nose, eyes, ears
 LIMB_ENDS = (7, 8, 9, 10, 13, 14, 15, 16)  # elbows, wrists, knees, ankles
 REACH = 2  # pixels around a hidden joint in which the person's own pixels count as covering it
 
@@ -72,9 +73,14 @@ def labelled(
 
     A joint behind somebody else or an object stays (v = 1): the body goes on there, and the mask says what
     is visible.  An elbow, wrist, knee or ankle behind the person's own body is dropped (v = 0), as its limb
-    would otherwise claim pixels of the part that covers it.
+    would otherwise claim pixels of the part that covers it.  So is a face behind an object: nothing of a
+    head goes on around it, and a hidden head must not be found.
     """
     points = keypoints.copy()
+    for number in FACE:
+        x, y, v = points[number]
+        if v == 1 and not _covered(mask, round(float(x)), round(float(y))):
+            points[number, 2] = 0
     for number in LIMB_ENDS:
         x, y, v = points[number]
         if v == 1 and _covered(mask, round(float(x)), round(float(y))):

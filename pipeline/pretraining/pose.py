@@ -121,7 +121,7 @@ def _loss(losses: nn.Module, network: nn.Module, batch: list[Sample]) -> Tensor:
 
 
 @torch.inference_mode()
-def _score(held_out: list[people.Scene], network: nn.Module) -> dict[str, float]:
+def _score(held_out: list[people.Scene], network: nn.Module) -> dict[str, float | int]:
     """Share of the targets' visible keypoints whose confidence peaks within `NEAR` pixels of any person's."""
     where, hits = pose.grid(network, SIZE), []
     for start in range(0, len(held_out), 16):
@@ -138,4 +138,4 @@ def _hits(keypoints: np.ndarray, maps: Tensor, stride: int) -> list[bool]:
     peaks = np.stack([best % maps.shape[2], best // maps.shape[2]], 1) * stride
     away = np.linalg.norm(keypoints[:, :, :2] - peaks, axis=2)
     away[keypoints[:, :, 2] == 0] = np.inf
-    return list((away.min(0) <= NEAR)[keypoints[0, :, 2] == 2])
+    return (away.min(0) <= NEAR)[keypoints[0, :, 2] == 2].tolist()

@@ -81,7 +81,7 @@ def _target(masks: np.ndarray) -> dict[str, Tensor]:
 
 
 @torch.inference_mode()
-def _score(held_out: list[Sample], network: nn.Module) -> dict[str, float]:
+def _score(held_out: list[Sample], network: nn.Module) -> dict[str, float | int]:
     """How well the instance that fits the target best covers it (intersection over union, 0 to 1)."""
     found = [_best(network, image, masks[0]) for image, masks in held_out if len(masks)]
     return {"mask_iou": float(np.mean(found)), "above_0.7": float(np.mean(np.array(found) > 0.7))}
