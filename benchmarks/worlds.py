@@ -66,12 +66,19 @@ class World:
         """The words of the stage's command in `dvc.yaml`, for this folder."""
         declared = params.load(ROOT / "dvc.yaml")["stages"][stage]
         command = declared.get("do", declared)["cmd"].split()[3:]
-        known = {"${item.layout}": "market1501", "${item.archive}": str(self.path("raw.zip"))}
-        return [known.get(w, self._place(w)) for w in command] + [str(self.config)]
+        known = {"item.layout": "market1501", "item.archive": str(self.path("raw.zip"))}
+        return [self._word(word, known) for word in command] + [str(self.config)]
 
-    def _place(self, word: str) -> str:
+    def _word(self, word: str, known: dict[str, str]) -> str:
+        """A word with `${name}` filled in; `data/${...}/` is this folder, other paths are the project's."""
         if word.startswith("data/${"):
             return str(self.folder / word.split("/", 2)[2])
+        name = word.removeprefix("${").removesuffix("}")
+        if name in known:
+            return known[name]
+        if name != word:
+            section, key = name.split(".")
+            word = self.values[section][key]
         return str(ROOT / word)
 
     def run(self, stage: str, answers: list | None = None, keep: bool = False) -> tuple[Cost, list]:
