@@ -124,11 +124,26 @@ def test_whole_is_what_the_same_picture_shows_without_its_occluder():
         assert (free.map[hidden.map > 0] == hidden.map[hidden.map > 0]).all()
 
 
-def test_an_occluder_hides_between_15_and_65_percent_of_a_person():
+def test_an_occluder_hides_a_real_share_of_a_person_and_never_everything():
     occluded = [picture for picture in stream() if picture.occluder]
     assert {picture.occluder for picture in occluded} == {1, 2}
-    for picture in occluded:
-        assert 0.15 <= 1 - picture.visible.sum() / picture.whole.sum() <= 0.65
+    hidden = np.array([1 - picture.visible.sum() / picture.whole.sum() for picture in occluded])
+    assert hidden.min() > 0.05 and hidden.max() < 1
+    assert np.mean((hidden >= pictures.LEAST) & (hidden <= pictures.MOST)) > 0.5
+
+
+@pytest.mark.parametrize(("aim", "kinds"), [aim[:2] for aim in pictures.AIMS if aim[0]])
+def test_an_object_that_aims_at_parts_hides_all_of_them(aim, kinds):
+    labels = np.where(figure(1, 0.0).map < 9, figure(1, 0.0).map, 0).astype(np.uint8)
+    layers = [pictures._aimed(np.random.default_rng(seed), labels, aim, kinds) for seed in range(4)]
+    assert any(layer is not None for layer in layers)
+    for layer in layers:
+        assert layer is None or (np.isin(labels, aim) & ~layer[2]).sum() <= pictures.FEW
+
+
+def test_an_object_cannot_aim_at_parts_that_do_not_show():
+    labels = np.where(figure(1, 0.0).map == TORSO, TORSO, 0).astype(np.uint8)
+    assert pictures._aimed(np.random.default_rng(0), labels, (HEAD,), ("umbrella",)) is None
 
 
 @pytest.mark.parametrize("i", range(24))
