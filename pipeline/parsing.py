@@ -31,8 +31,7 @@ for _left, _right in (
 ):
     MIRRORED[[_left, _right]] = _right, _left
 
-_GROUPS = (
-    (0, 1, 2, 3, 4, 29, 30, 31, 32, 33, 34, 35),  # head: face, its limbs, ear to shoulder
+_BODY = (
     (5, 7, 9, 25, 27),  # left arm: shoulder, elbow, wrist and between
     (6, 8, 10, 26, 28),
     (11, 12, 21, 22, 23, 24),  # torso: hips, hip to hip, shoulder to hip, shoulder to shoulder
@@ -41,10 +40,12 @@ _GROUPS = (
     (15,),  # left foot: ankle
     (16,),
 )
+_FACE = (0, 1, 2, 3, 4, 29, 30, 31, 32, 33)
 GROUPS = {
-    "recommended": _GROUPS,
-    # as in the labels that BPBReID published: the hip-to-hip limb also counts for the left leg, not the right
-    "bpbreid": (*_GROUPS[:4], (*_GROUPS[4], 21), *_GROUPS[5:]),
+    "recommended": (_FACE, *_BODY),
+    # as in the labels that BPBReID published: the limbs from ear to shoulder count for the head, and the limb
+    # from hip to hip for the left leg too, though not for the right
+    "bpbreid": ((*_FACE, 34, 35), *_BODY[:3], (*_BODY[3], 21), *_BODY[4:]),
 }
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -72,9 +73,8 @@ class Parse:
     grid: tuple[int, int]  # height, width of the map
     grouping: Literal["recommended", "bpbreid"]
     target: Target
-    threshold: Annotated[
-        float, Field(gt=0, le=1)
-    ]  # of confidence times mask, above which a pixel shows its part
+    present: Share  # confidence times mask that a part must win with somewhere, or it is hidden
+    threshold: Annotated[float, Field(gt=0, le=1)]  # of confidence times mask, where a pixel shows its part
     fill: bool  # True: mask pixels below the threshold take the nearest part that is shown
     spread: Weight  # reach of a confidence when filling, in cells of the field
     batch: Count  # images a step
@@ -205,7 +205,8 @@ def group(confidence: UInt8[np.ndarray, "channels h w"], grouping: str) -> Float
     """Confidence of each part, in [0, 1]: the greatest among its keypoints and limbs.
 
     Departs: `recommended` keeps the limb between the hips out of the left leg, where the published labels
-    have it though the right leg does not.
+    have it though the right leg does not, and the limbs from ear to shoulder out of the head: they cross the
+    shoulders, where a hidden head would still be seen.
     """
     if len(confidence) != CHANNELS:
         raise BadInput(
@@ -222,17 +223,21 @@ def fuse(
     """The parsing map: at each pixel its strongest part (1..8) or background (0).
 
     Confidences are resized bilinearly before the arg-max, so that no pixel is a whole cell.
-    Departs: with `fill`, pixels of the mask whose confidences stay below the threshold go to the nearest of
-    the parts that are shown above it elsewhere; PifPaf's fields follow bones and leave holes between them.
-    A part that is shown nowhere is never filled in.
+    Departs: one low threshold lets a hidden part leak into its neighbours; so a part counts only if it wins
+    somewhere with `present`, and then wherever it wins with `threshold`.  With `fill`, the rest of the mask
+    goes to the nearest of these parts, as PifPaf's fields follow bones and leave holes between them.
     """
     rows, columns = field_axes(frame, rule.grid)
-    shown = strongest(rows @ (confidence @ columns.T), mask, rule.threshold)
-    present = np.isin(np.arange(1, len(confidence) + 1), shown)
+    sampled = rows @ (confidence @ columns.T)
+    shown = strongest(sampled, mask, rule.threshold)
+    sure = shown[sampled.max(0) * mask >= rule.present]
+    present = np.isin(np.arange(len(confidence) + 1), sure)
+    present[0] = False
+    shown[~present[shown]] = 0
     if not rule.fill or not present.any():
         return shown
     rows, columns = rows @ blur(frame.cells[0], rule.spread), columns @ blur(frame.cells[1], rule.spread)
-    near = strongest(rows @ (confidence * present[:, None, None] @ columns.T), mask > 0.5, 0.0)
+    near = strongest(rows @ (confidence * present[1:, None, None] @ columns.T), mask > 0.5, 0.0)
     return np.where(shown > 0, shown, near)
 
 

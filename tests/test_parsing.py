@@ -13,7 +13,14 @@ from pipeline.parsing import AMBIGUOUS, NO_PERSON, OK, Frame, Instances, Parse, 
 
 TARGET = Target(min_score=0.5, min_area=0.01, centre=1, height=0, score=0, head=0.5, margin=0.1)
 ARGMAX = Parse(
-    grid=(4, 4), grouping="recommended", target=TARGET, threshold=0.3, fill=False, spread=1, batch=8
+    grid=(4, 4),
+    grouping="recommended",
+    target=TARGET,
+    present=0.3,
+    threshold=0.3,
+    fill=False,
+    spread=1,
+    batch=8,
 )
 FILL = dataclasses.replace(ARGMAX, fill=True)
 TINY = Frame(cells=(2, 2), stride=2, size=(4, 4), pad=(0, 0, 0, 0))
@@ -109,9 +116,32 @@ def test_the_limb_between_the_hips_favours_no_leg_unless_asked_to():
     assert [int(g.any()) for g in parsing.group(hips, "bpbreid")] == [0, 0, 0, 1, 1, 0, 0, 0]
 
 
-@pytest.mark.parametrize("grouping", parsing.GROUPS)
-def test_every_channel_belongs_to_some_part(grouping):
-    assert set().union(*parsing.GROUPS[grouping]) == set(range(36))
+def test_the_limbs_from_ear_to_shoulder_are_no_head_unless_asked_to():
+    ears = fields(c34=(0, 0), c35=(0, 1))
+    assert not parsing.group(ears, "recommended").any()
+    assert [int(g.any()) for g in parsing.group(ears, "bpbreid")] == [1, 0, 0, 0, 0, 0, 0, 0]
+
+
+def test_every_keypoint_belongs_to_one_part_and_every_channel_to_some():
+    for groups in parsing.GROUPS.values():
+        keypoints = [c for channels in groups for c in channels if c < 17]
+        assert sorted(keypoints) == list(range(17))
+    assert set().union(*parsing.GROUPS["bpbreid"]) == set(range(36))
+    assert set().union(*parsing.GROUPS["recommended"]) == set(range(34))
+
+
+def test_a_part_that_wins_nowhere_with_certainty_is_hidden():
+    frame = Frame((4, 4), 1, (4, 4), (0, 0, 0, 0))
+    confidence = np.zeros((8, 4, 4), np.float32)
+    confidence[parts.TORSO - 1, :2], confidence[parts.LEFT_LEG - 1, 2:] = 0.9, 0.6
+    confidence[parts.LEFT_LEG - 1, 3, 3] = 0.95  # certain, but outside the mask
+    mask = np.ones((4, 4), np.float32)
+    mask[3, 3] = 0
+    rule = dataclasses.replace(ARGMAX, present=0.7)
+    assert set(np.unique(parsing.fuse(confidence, mask, frame, ARGMAX))) == {0, parts.TORSO, parts.LEFT_LEG}
+    assert set(np.unique(parsing.fuse(confidence, mask, frame, rule))) == {0, parts.TORSO}
+    mask[3, 3] = 1
+    assert (parsing.fuse(confidence, mask, frame, rule) == parts.LEFT_LEG).sum() == 8
 
 
 def test_filling_gives_the_rest_of_the_mask_to_its_nearest_part():
@@ -261,18 +291,19 @@ def slow_field(field, frame, grid):
 
 
 def slow_fusion(confidence, mask, frame, rule):
-    """Mask times confidences, grouped, arg-max, threshold: read aloud."""
+    """Mask times confidences, grouped, arg-max, two thresholds: read aloud."""
     grouped = [
         np.max([confidence[c] / 255 for c in channels], 0) for channels in parsing.GROUPS[rule.grouping]
     ]
     planes = [slow_field(plane, frame, rule.grid) for plane in grouped]
-    out = np.zeros(rule.grid, int)
+    out, sure = np.zeros(rule.grid, int), set()
     for y in range(rule.grid[0]):
         for x in range(rule.grid[1]):
             values = [plane[y, x] * mask[y, x] for plane in planes]
             best = int(np.argmax(values))
             out[y, x] = best + 1 if values[best] >= rule.threshold else 0
-    return out
+            sure |= {best + 1} if values[best] >= rule.present else set()
+    return np.where(np.isin(out, list(sure)), out, 0)
 
 
 @settings(max_examples=10, deadline=None)
@@ -288,7 +319,7 @@ def test_pasting_equals_the_slow_version(rng):
 @given(PEOPLE)
 def test_fusion_equals_the_slow_version(rng):
     frame = Frame((3, 2), 4, (10, 5), (1, 2, 1, 0))
-    rule = dataclasses.replace(ARGMAX, grid=(6, 4))
+    rule = dataclasses.replace(ARGMAX, grid=(6, 4), present=float(rng.uniform(0.2, 0.9)))
     confidence = rng.integers(0, 256, (36, 3, 2), np.uint8)
     mask = rng.uniform(0, 1, (6, 4)).astype(np.float32)
     fast = parsing.fuse(parsing.group(confidence, rule.grouping), mask, frame, rule)
@@ -300,7 +331,7 @@ def test_fusion_equals_the_slow_version(rng):
 
 @given(PEOPLE, st.booleans())
 def test_hiding_pixels_never_reveals_a_part(rng, fill):
-    rule = FILL if fill else ARGMAX
+    rule = dataclasses.replace(FILL if fill else ARGMAX, present=float(rng.uniform(0.2, 0.9)))
     confidence = parsing.group(rng.integers(0, 256, (36, 2, 2), np.uint8), rule.grouping)
     mask = rng.uniform(0, 1, (4, 4)).astype(np.float32)
     covered = np.where(rng.random((4, 4)) < 0.5, 0, mask).astype(np.float32)
