@@ -17,7 +17,7 @@ def reduce(path: str) -> None:
     """Few identities, few steps; everything else as it is."""
     yaml = YAML()
     values = yaml.load(Path(path))
-    values["render"].update(train_identities=10, test_identities=10, distractors=12)
+    values["render"].update(train_identities=16, test_identities=10, distractors=12)
     values["train"].update(epochs=1)
     yaml.dump(values, Path(path))
 

@@ -286,18 +286,18 @@ def test_optional_terms_are_there_when_weighted():
 
 
 def test_heads_normalise_each_branch_by_its_own_statistics():
-    heads = ogfr.Heads(2, 4, 3)
+    heads = ogfr.Heads(2, 4, 3, gain=2.0)
     features = torch.randn(8, 2, 4) * 5 + 3
     necked = heads.neck(features, ogfr.OCCLUDED)
     assert necked.mean(0).abs().max() < 1e-5 and heads.necks[ogfr.HOLISTIC].running_mean.abs().sum() == 0
     logits = heads(features, ogfr.OCCLUDED)
     assert logits[1, 1, 2].item() == pytest.approx(
-        (heads.neck(features, 1)[1, 1] @ heads.weight[1, 2]).item()
+        2.0 * (heads.neck(features, 1)[1, 1] @ heads.weight[1, 2]).item()
     )
 
 
 def test_a_score_is_the_probability_of_the_truth_by_running_statistics():
-    heads = ogfr.Heads(2, 4, 3)
+    heads = ogfr.Heads(2, 4, 3, gain=2.0)
     torch.nn.init.normal_(heads.weight)
     for _ in range(3):
         heads(torch.randn(8, 2, 4) + 2, ogfr.HOLISTIC)
