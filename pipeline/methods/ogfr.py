@@ -42,9 +42,8 @@ class Params:
     student_layers: int = Field(ge=0)
     decoder: Literal["fixed", "plain"]  # first decoder layer: MHSA_fix, or an ordinary one (Table 6)
     residual: bool | None  # skip connections in the decoder
-    start: (
-        Literal["encoder", "random"] | None
-    )  # part tokens and layers after the encoder: what it knows, or nothing
+    # part tokens and the layers after the encoder begin as what it knows, or as nothing
+    start: Literal["encoder", "random"] | None
     erase: Literal["agent", "none", "random", "labels"]  # who chooses the patches to erase (Table 5)
     erase_rate: float = Field(ge=0, le=1)  # share erased by `random`
     erased: Literal["shared", "place"] | None  # one learned token plus its position, or one for each place
@@ -344,7 +343,7 @@ class OGFR(Method):
 
     @torch.no_grad()
     def start_from_encoder(self) -> None:
-        """Make part tokens near copies of the class token, and the layers after the encoder change nothing."""
+        """Part tokens become near copies of the class token; the layers after the encoder change nothing."""
         encoder, first = self.encoder, slice(1, K + 2)
         encoder.part += encoder.cls
         encoder.position[:, first] += encoder.position[:, :1]
