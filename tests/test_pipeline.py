@@ -63,7 +63,7 @@ def world(tmp_path_factory):
     commit(where, "A reduced embedded dataset")
     said = dvc(where, "repro")
     commit(where, "Results")
-    command(where, "git", "tag", "embedded-parsing@v1.0.0")
+    command(where, "git", "tag", "--annotate", "embedded-parsing@v1.0.0", "--message", "Labels")
     dvc(where, "push")
     return where, said
 
