@@ -185,6 +185,14 @@ class Contest:
         full = sum(costs.values()) - spent.product
         return full - costs["label"] - spent.map + spent.product, full
 
+    def bytes(self) -> dict[str, float]:
+        """What both sides wrote."""
+        written = {"theirs": self.theirs.folder.rglob("*.npy")}
+        written["ours"] = (
+            self.world.path(f"{n}.h5") for n in ("instances", "fields", "parsing", "occlusion")
+        )
+        return {s: round(sum(p.stat().st_size for p in w) / self.count, 1) for s, w in written.items()}
+
     def agreement(self) -> float:
         """Share of the images in which both kept the same person's confidences."""
         chosen, same = store.Rows(self.world.path("parsing.h5"), "parsing")["instance"][:], []
@@ -221,6 +229,7 @@ def compare(
         "cpu_ms_per_image": {n: {s: round(float(v), 3) for s, v in f.items()} for n, f in figures.items()},
         "theirs_to_ours": {name: _ratios(figure) for name, figure in figures.items()},
         "same_person_chosen": many.agreement(),
+        "bytes_per_image": many.bytes(),
     }
 
 
