@@ -46,8 +46,10 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--held-out", type=int, default=128, help="pictures for --sizes")
     options = parser.parse_args()
-    if options.images <= FEW:
-        parser.error(f"--images {options.images}: must be more than {FEW}")
+    if options.images < 4 * FEW:
+        parser.error(
+            f"--images {options.images}: too few to tell an image's cost from noise, take {4 * FEW} or more"
+        )
     return options
 
 
