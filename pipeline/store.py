@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import importlib.metadata
 import inspect
+import io
 import json
 import multiprocessing
 import os
@@ -87,12 +88,44 @@ def _sync(path: Path) -> None:
 
 
 def _is_full(error: BaseException) -> bool:
-    # HDF5 wraps the system's error in a sentence of its own
-    named = isinstance(error, OSError) and error.errno in FULL
-    return named or any(f"errno = {code}," in str(error) for code in FULL)
+    return isinstance(error, OSError) and error.errno in FULL
 
 
 # ------------------------------------------------------------------ writing
+
+
+class _Output(io.FileIO):
+    """A file that takes every write and remembers the first that the disk refused.
+
+    HDF5 cannot close a dataset that it could not write: it crashes when the process ends.
+    """
+
+    refusal: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        done = 0
+        while done < len(view) and self.refusal is None:
+            try:
+                done += super().write(view[done:])
+            except OSError as error:
+                self.refusal = error
+        return len(view)
+
+    def close(self) -> None:
+        super().close()
+        if self.refusal is not None:
+            raise self.refusal
+
+
+@contextmanager
+def _hdf5(path: str | Path) -> Iterator[h5py.File]:
+    with (
+        replace(path) as beside,
+        _Output(beside, "w+") as output,
+        h5py.File(output, "w", libver="earliest") as file,
+    ):
+        yield file
 
 
 def write(
@@ -107,7 +140,7 @@ def write(
     `attrs` must hold `index`, the hash of the index whose rows these are.  `libraries` names the
     packages, beside numpy and h5py, whose versions shaped the result.
     """
-    with replace(path) as beside, h5py.File(beside, "w", libver="earliest") as file:
+    with _hdf5(path) as file:
         for name in sorted(arrays):
             _create(file, name, arrays[name].shape, arrays[name].dtype)[...] = arrays[name]
         _describe(file, kind, attrs, libraries, _content(_row_hashes(arrays)))
@@ -122,7 +155,7 @@ def pack(
     """
     offset = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     digest = hashlib.sha256()
-    with replace(path) as beside, h5py.File(beside, "w", libver="earliest") as file:
+    with _hdf5(path) as file:
         total = int(offset[-1])
         chunk = (min(PACK_CHUNK, max(total, 1)),)
         data = file.create_dataset("data", (total,), np.uint8, chunks=chunk, fletcher32=True)
@@ -281,7 +314,7 @@ def _shard(start: int, stop: int, batch: int, path: Path) -> None:
         _run = _make()
     parts = [_run(a, min(a + batch, stop)) for a in range(start, stop, batch)]
     arrays = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-    with replace(path) as beside, h5py.File(beside, "w", libver="earliest") as file:
+    with _hdf5(path) as file:
         for name, array in arrays.items():
             assert len(array) == stop - start, f"{name}: {len(array)} rows for {stop - start} images"
             _create(file, name, array.shape, array.dtype)[...] = array
@@ -289,7 +322,7 @@ def _shard(start: int, stop: int, batch: int, path: Path) -> None:
 
 
 def _merge(path: str | Path, kind: str, count: int, shards: list[Path], attrs: dict, libraries: Any) -> None:
-    with replace(path) as beside, h5py.File(beside, "w", libver="earliest") as file, ExitStack() as stack:
+    with _hdf5(path) as file, ExitStack() as stack:
         parts = [stack.enter_context(h5py.File(shard)) for shard in shards]
         for name in sorted(set(parts[0]) - {".rows"}):
             source = parts[0][name]

@@ -130,7 +130,6 @@ def make_failing():
     return failing
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # HDF5 closing
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
@@ -140,6 +139,26 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [0, 100, 2_000, 20_000])
+def test_a_process_that_met_a_full_disk_ends_in_order(tmp_path, size):
+    run = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(size), str(tmp_path / "a.h5")], capture_output=True, text=True
+    )
+    assert run.returncode == 1 and run.stderr == f"{tmp_path / 'a.h5'}: the disk is full or over quota. " + (
+        "Free some space and run again; what was finished before is kept.\n"
+    )
+
+
+FULL_DISK = """
+import resource, sys
+from pipeline import store
+from tests.test_store import ATTRS, drawn
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+store.run(lambda path: store.write(path, "maps", drawn(64), ATTRS), sys.argv[2:])
+"""
 
 
 def test_an_error_leaves_the_old_file_as_it_was(tmp_path):
