@@ -277,8 +277,8 @@ def parse(
     confidence = group(confidence, rule.grouping)
     rows, columns = field_axes(frame, rule.grid)
     masks = np.zeros((len(found.score), *rule.grid), np.float32)
-    for mask, probability, box in zip(masks, found.mask, found.box, strict=True):
-        mask[:] = paste(probability, box, size, rule.grid)
+    for i in np.flatnonzero(found.score >= rule.target.min_score):  # nobody else is in question
+        masks[i] = paste(found.mask[i], found.box[i], size, rule.grid)
     instance, margin = choose(found, masks, rows @ confidence[parts.HEAD - 1] @ columns.T, size, rule.target)
     if instance < 0:
         return Parsed(np.zeros(rule.grid, np.uint8), NO_PERSON, -1, 0.0)

@@ -291,20 +291,18 @@ def test_heads_normalise_each_branch_by_its_own_statistics():
     features = torch.randn(8, 2, 4) * 5 + 3
     necked = heads.neck(features, ogfr.OCCLUDED)
     assert necked.mean(0).abs().max() < 1e-5 and heads.necks[ogfr.HOLISTIC].running_mean.abs().sum() == 0
-    logits = heads(features, ogfr.OCCLUDED)
-    assert logits[1, 1, 2].item() == pytest.approx(
-        2.0 * (heads.neck(features, 1)[1, 1] @ heads.weight[1, 2]).item()
-    )
+    logits = heads(necked)
+    assert logits[1, 1, 2].item() == pytest.approx(2.0 * (necked[1, 1] @ heads.weight[1, 2]).item())
 
 
 def test_a_score_is_the_probability_of_the_truth_by_running_statistics():
     heads = ogfr.Heads(2, 4, 3, gain=2.0)
     torch.nn.init.normal_(heads.weight)
     for _ in range(3):
-        heads(torch.randn(8, 2, 4) + 2, ogfr.HOLISTIC)
+        heads.neck(torch.randn(8, 2, 4) + 2, ogfr.HOLISTIC)
     features, pid = torch.randn(5, 2, 4), torch.tensor([0, 1, 2, 0, 1])
     with torch.no_grad():
-        logits = heads.eval()(features, ogfr.HOLISTIC)[:, 0]
+        logits = heads(heads.eval().neck(features, ogfr.HOLISTIC))[:, 0]
     wanted = logits.softmax(1)[torch.arange(5), pid]
     assert torch.allclose(heads.score(features[:, 0], ogfr.HOLISTIC, pid), wanted, atol=1e-6)
 

@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import params, pose, segmentation
+from pipeline import params, parts, pose, segmentation, vit
 from pipeline.params import BadInput
 from pipeline.pretraining import loop, people
 from pipeline.pretraining import pose as pose_training
 from pipeline.pretraining import segmentation as segmentation_training
+from pipeline.pretraining import vit as vit_training
+from pipeline.synthetic.people import ATTRIBUTES
 from stages import pretrain
 
 ROOT = Path(__file__).parent.parent
@@ -91,6 +93,48 @@ def test_raising_the_steps_goes_on_from_the_kept_state():
     assert longer[:3] == first and [line["step"] for line in longer] == [1, 2, 3, 4, 5]
     _, again = fit(5, Path("b.pt"))
     assert again == longer
+
+
+# ------------------------------------------------------------------ the encoder
+
+VIT = vit_training.Pretrain(
+    seed=5, width=16, depth=1, heads=2, patch=16, pictures=4, held_out=2, epochs=2, batch=2,
+    learning_rate=1e-3, decay=0.0, warmup=1.0, pad=4, brightness=0.1, part_weight=0.5, patch_weight=1.0,
+)  # fmt: skip
+
+
+def test_the_encoder_learns_from_people_with_nothing_before_them():
+    for number in range(3):
+        picture = vit_training.picture(5, number)
+        assert picture.occluder == 0 and (picture.visible == picture.whole).all()
+
+
+def test_a_patch_is_asked_only_for_what_its_part_tells():
+    torch.manual_seed(0)
+    model, patch = vit_training.Namer(VIT), VIT.patch
+    maps = torch.zeros(1, 256, 128, dtype=torch.uint8)
+    maps[:, :patch, :patch] = parts.HEAD
+    attribute = torch.zeros(1, len(ATTRIBUTES), dtype=torch.int64)
+    vit_training.loss(model, torch.randn(1, 3, 256, 128), maps, attribute, VIT).backward()
+    moved = model.shown.bias.grad.split(model.sizes)
+    asked = {name for name, gradient in zip(ATTRIBUTES, moved, strict=True) if gradient.any()}
+    assert asked == {"hair_style", "hair_colour", "skin"}
+
+
+def test_a_short_training_of_the_vit_writes_an_encoder_that_fits(monkeypatch):
+    monkeypatch.setattr(vit_training, "BLOCK", 2)
+    vit_training.train(VIT, "new.safetensors")
+    record = json.loads(Path("new.json").read_text())
+    assert [line["epoch"] for line in record["history"]] == [1, 2]
+    assert 0 <= record["history"][-1]["attributes"] <= 1 and record["params"]["seed"] == VIT.seed
+    assert vit.class_tokens(vit.read("new.safetensors"), torch.zeros(2, 3, 256, 128)).shape == (2, 16)
+
+
+def test_the_same_seed_trains_the_same_encoder(monkeypatch):
+    monkeypatch.setattr(vit_training, "BLOCK", 2)
+    for name in ("one", "two"):
+        vit_training.train(VIT, f"{name}.safetensors")
+    assert Path("one.safetensors").read_bytes() == Path("two.safetensors").read_bytes()
 
 
 # ------------------------------------------------------------------ the two detectors

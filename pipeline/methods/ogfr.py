@@ -67,7 +67,7 @@ class Params:
     student_triplet: float | None = Field(ge=0)  # weight of Eq. 22 on the student's output
     head_gain: float | None = Field(gt=0)  # factor on logits: how much faster classifiers move under Adam
     visible: Literal["argmax", "positive"] | None  # Eq. 24
-    feature: Literal["before", "after"] | None  # the neck's batch norm
+    feature: Literal["before", "after"] | None  # the neck's batch norm: what Eq. 22 and 25 compare
 
 
 # name: (recommended, paper, reason)
@@ -249,12 +249,12 @@ class Heads(nn.Module):
 
     def neck(self, features: Float[Tensor, "B P D"], branch: int) -> Float[Tensor, "B P D"]:
         """Features after the branch's batch norm."""
-        return self.necks[branch](features.flatten(1)).view_as(features)
+        return self.necks[branch](features.float().flatten(1)).view_as(features)
 
-    def forward(self, features: Float[Tensor, "B P D"], branch: int) -> Float[Tensor, "B P I"]:
-        """Logits of each feature."""
-        with losses.exact(features):
-            return self.gain * torch.einsum("bpd,pid->bpi", self.neck(features.float(), branch), self.weight)
+    def forward(self, necked: Float[Tensor, "B P D"]) -> Float[Tensor, "B P I"]:
+        """Logits of each feature, from what its neck made of it."""
+        with losses.exact(necked):
+            return self.gain * torch.einsum("bpd,pid->bpi", necked, self.weight)
 
     @torch.no_grad()
     def score(self, feature: Float[Tensor, "B D"], branch: int, pid: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
@@ -405,24 +405,27 @@ class OGFR(Method):
         """The terms of Eq. 17-20 and 22, before their weights."""
         pid, first = batch.pid, K + 1
         teacher, student = hp[:, :first], op[:, :first]
-        logits_h, logits_o = self.heads(teacher, HOLISTIC), self.heads(student, OCCLUDED)
+        neck_h, neck_o = self.heads.neck(teacher, HOLISTIC), self.heads.neck(student, OCCLUDED)
+        logits_h, logits_o = self.heads(neck_h), self.heads(neck_o)
+        after = self.params.feature == "after"
         found = {
             "mse": mse_loss(hp, op, self.params.mse),  # Eq. 17
             "cos": losses.cosine(teacher, student),  # Eq. 18
             "identity": losses.identity(logits_o, pid).mean(),  # Eq. 19
             "kl": losses.divergence(logits_h, logits_o).mean(),  # Eq. 19
             "encoder": self.encoder_identity(h, HOLISTIC, pid) + self.encoder_identity(o, OCCLUDED, pid),
-            "triplet": part_triplet(teacher, pid),  # Eq. 22
+            "triplet": part_triplet(neck_h if after else teacher, pid),  # Eq. 22
         }
         if self.params.teacher_identity:
             found["teacher_identity"] = losses.identity(logits_h, pid).mean()
         if self.params.student_triplet:
-            found["student_triplet"] = part_triplet(student, pid)
+            found["student_triplet"] = part_triplet(neck_o if after else student, pid)
         return found
 
     def encoder_identity(self, tokens: Tokens, branch: int, pid: Int[Tensor, "B"]) -> Float[Tensor, ""]:
         """Identity loss of the encoder's global feature, one of the two of Eq. 20."""
-        return losses.identity(self.global_head(tokens.cls[:, None], branch), pid).mean()
+        necked = self.global_head.neck(tokens.cls[:, None], branch)
+        return losses.identity(self.global_head(necked), pid).mean()
 
     # -------------------------------------------------------------- the branches
 

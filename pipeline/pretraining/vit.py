@@ -1,8 +1,9 @@
 """The small ViT that the CPU default starts from: trained on the looks of rendered people of other seeds.
 
-It stands for the paper's ImageNet weights, so it learns what is general, no identity: its class token names
-garments, colours, hair and bags (`synthetic.people.ATTRIBUTES`), its patch tokens name the body part that
-they show.  Pictures are drawn once and kept in `.scratch/` under the hash of the renderer's code.
+It stands for the paper's ImageNet weights, so it learns what is general, no identity and no occlusion: its
+class token names garments, colours, hair and bags (`synthetic.people.ATTRIBUTES`), its patch tokens name the
+body part that they show and what that part tells of them.  Nothing stands in front of its people.  Pictures
+are drawn once and kept in `.scratch/` under the hash of the renderer's code.
 """
 
 import hashlib
@@ -25,11 +26,22 @@ from torch import Tensor, nn
 
 from pipeline import batches, parts, store, synthetic, vit
 from pipeline.params import STRICT
-from pipeline.synthetic.people import ATTRIBUTES, attributes
-from pipeline.synthetic.pictures import training_picture
+from pipeline.synthetic.cameras import draw_camera
+from pipeline.synthetic.people import ATTRIBUTES, attributes, draw_person
+from pipeline.synthetic.pictures import TRAINING, Picture, compose
 
 BLOCK = 250  # pictures in a kept file
 SIZE = (256, 128)
+_ARMS, _LEGS = (parts.LEFT_ARM, parts.RIGHT_ARM), (parts.LEFT_LEG, parts.RIGHT_LEG)
+SHOWN_BY = {  # attribute -> the parts whose patches tell it
+    **dict.fromkeys(("upper_kind", "upper_colour", "upper_pattern", "second_colour"), (parts.TORSO, *_ARMS)),
+    "sleeve": _ARMS,
+    **dict.fromkeys(("lower_kind", "lower_colour"), _LEGS),
+    **dict.fromkeys(("hair_style", "hair_colour"), (parts.HEAD,)),
+    "skin": (parts.HEAD, *_ARMS),
+    "shoes": (parts.LEFT_FOOT, parts.RIGHT_FOOT),
+    **dict.fromkeys(("bag", "bag_colour"), (parts.TORSO,)),
+}
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -50,7 +62,8 @@ class Pretrain:
     warmup: float = Field(ge=0)  # epochs
     pad: int = Field(ge=0)  # pixels, before the random crop
     brightness: float = Field(ge=0, lt=1)  # most by which a picture's light is changed
-    part_weight: float  # of the patches' loss beside the class token's
+    part_weight: float  # of naming each patch's part, beside the class token's loss
+    patch_weight: float  # of naming the attributes that a patch's part shows
 
 
 class Looks(NamedTuple):
@@ -59,6 +72,12 @@ class Looks(NamedTuple):
     image: UInt8[np.ndarray, "N H W 3"]
     map: UInt8[np.ndarray, "N H W"]
     attribute: Int[np.ndarray, "N A"]
+
+
+def picture(seed: int, i: int) -> Picture:
+    """Picture `i` of a stream of people with nothing before them, the same for the same arguments."""
+    rng = np.random.default_rng([seed, TRAINING, 2, i])
+    return compose(rng, draw_person(rng), draw_camera(rng), occluded=False)
 
 
 def looks(seed: int, count: int) -> Looks:
@@ -74,7 +93,7 @@ def looks(seed: int, count: int) -> Looks:
 def _block(seed: int, start: int) -> Looks:
     kept = Path(".scratch") / f"looks-{_renderer()}" / f"{seed}-{start}.npz"
     if not kept.is_file():
-        drawn = [training_picture(seed, i) for i in range(start, start + BLOCK)]
+        drawn = [picture(seed, i) for i in range(start, start + BLOCK)]
         jpeg = [np.frombuffer(p.jpeg, np.uint8) for p in drawn]
         with store.replace(kept) as beside, open(beside, "wb") as file:
             np.savez_compressed(
@@ -95,25 +114,38 @@ def _renderer() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
+class Named(NamedTuple):
+    """Logits of a batch."""
+
+    attribute: Float[Tensor, "B A"]  # all attributes' classes side by side, as the class token names them
+    shown: Float[Tensor, "B N A"]  # the same as each patch names them
+    part: Float[Tensor, "B N 9"]  # the part that each patch shows
+
+
 class Namer(nn.Module):
-    """A ViT whose class token names a person's attributes, and whose patch tokens name the part they show."""
+    """A ViT whose class token names a person's attributes, and whose patch tokens name what they show."""
+
+    sizes = tuple(len(names) for names in ATTRIBUTES.values())
 
     def __init__(self, settings: Pretrain):
         super().__init__()
         self.vit = vit.small(
-            img_size=SIZE, patch_size=settings.patch, embed_dim=settings.width, depth=settings.depth,
+            img_size=SIZE,
+            patch_size=settings.patch,
+            embed_dim=settings.width,
+            depth=settings.depth,
             num_heads=settings.heads,
-        )  # fmt: skip
+        )
         for block in self.vit.blocks:
             block.attn.fused_attn = False  # slower than plain attention in bfloat16 on a CPU
-        self.sizes = [len(names) for names in ATTRIBUTES.values()]
         self.attribute = nn.Linear(settings.width, sum(self.sizes))
+        self.shown = nn.Linear(settings.width, sum(self.sizes))
         self.part = nn.Linear(settings.width, len(parts.SWAPPED))
 
-    def forward(self, image: Float[Tensor, "B 3 H W"]) -> tuple[list[Tensor], Float[Tensor, "B N 9"]]:
-        """Logits of each attribute, and of each patch's part."""
+    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Named:
+        """What the tokens say."""
         tokens = self.vit.forward_features(image)
-        return list(self.attribute(tokens[:, 0]).split(self.sizes, 1)), self.part(tokens[:, 1:])
+        return Named(self.attribute(tokens[:, 0]), self.shown(tokens[:, 1:]), self.part(tokens[:, 1:]))
 
 
 def train(settings: Pretrain, weights: str) -> None:
@@ -134,7 +166,7 @@ def train(settings: Pretrain, weights: str) -> None:
     vit.save(weights, model.vit, record)
 
 
-def fit(model: Namer, pool: Looks, held_out: Looks, settings: Pretrain) -> list[dict[str, float]]:
+def fit(model: Namer, pool: Looks, held_out: Looks, settings: Pretrain) -> list[dict[str, int | float]]:
     """Train in place; a line of figures for every epoch, scored on people never seen."""
     rng = np.random.default_rng(settings.seed)
     optimiser = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.decay)
@@ -149,7 +181,7 @@ def fit(model: Namer, pool: Looks, held_out: Looks, settings: Pretrain) -> list[
             model.train()
             recent = []
             for rows in _epoch(len(pool.image), settings.batch, rng):
-                value = loss(model, *_batch(pool, rows, settings, rng), settings.part_weight)
+                value = loss(model, *_batch(pool, rows, settings, rng), settings)
                 optimiser.zero_grad()
                 value.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -183,31 +215,41 @@ def loss(
     image: Float[Tensor, "B 3 H W"],
     maps: UInt8[Tensor, "B H W"],
     attribute: Int[Tensor, "B A"],
-    part_weight: float,
+    settings: Pretrain,
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of the attributes (their mean), plus that of the patches' parts."""
+    """Cross-entropies: the attributes by the class token, the patches' parts, the attributes by the patches.
+
+    Each attribute counts the same; a patch counts by the share of it that the attribute's parts cover.
+    """
     with torch.autocast("cpu", torch.bfloat16, torch.ops.mkldnn._is_mkldnn_bf16_supported()):
-        named, part = model(image)
-    patch = model.vit.patch_embed.patch_size[0]
-    target = vit.patch_labels(maps, part.shape[-1], patch, patch)
-    looks_loss = sum(F.cross_entropy(n.float(), attribute[:, a]) for a, n in enumerate(named)) / len(named)
-    parts_loss = -(target * part.float().log_softmax(-1)).sum(-1).mean()
-    return looks_loss + part_weight * parts_loss
+        named = model(image)
+    share = vit.patch_labels(maps, named.part.shape[-1], settings.patch, settings.patch)
+    parts_loss = -(share * named.part.float().log_softmax(-1)).sum(-1).mean()
+    whole, patches = [], []
+    by_class, by_patch = (logits.float().split(model.sizes, -1) for logits in (named.attribute, named.shown))
+    for a, name in enumerate(ATTRIBUTES):
+        weight = share[..., list(SHOWN_BY[name])].sum(-1)
+        target = attribute[:, a, None].expand_as(weight)
+        each = F.cross_entropy(by_patch[a].transpose(1, 2), target, reduction="none")
+        whole.append(F.cross_entropy(by_class[a], attribute[:, a]))
+        patches.append((each * weight).sum() / weight.sum().clamp(min=1))
+    attributes_loss, patch_loss = torch.stack(whole).mean(), torch.stack(patches).mean()
+    return attributes_loss + settings.part_weight * parts_loss + settings.patch_weight * patch_loss
 
 
 @torch.no_grad()
 def score(model: Namer, held_out: Looks) -> dict[str, float]:
     """Accuracy on people never seen: of attributes (mean over kinds) and of patches' parts, in [0, 1]."""
     model.eval()
+    patch = model.vit.patch_embed.patch_size[0]
     right, part_right = [], []
     for start in range(0, len(held_out.image), 100):
         rows = np.s_[start : start + 100]
-        named, part = model(batches.normalise(torch.from_numpy(held_out.image[rows])))
-        truth = torch.from_numpy(held_out.attribute[rows])
-        right.append(torch.stack([n.argmax(1) == truth[:, a] for a, n in enumerate(named)], 1).float())
-        patch = model.vit.patch_embed.patch_size[0]
-        target = vit.patch_labels(torch.from_numpy(held_out.map[rows]), part.shape[-1], patch, patch)
-        part_right.append((part.argmax(-1) == target.argmax(-1)).float().mean(1))
+        named = model(batches.normalise(torch.from_numpy(held_out.image[rows])))
+        guess = torch.stack([n.argmax(1) for n in named.attribute.split(model.sizes, 1)], 1)
+        right.append((guess == torch.from_numpy(held_out.attribute[rows])).float())
+        share = vit.patch_labels(torch.from_numpy(held_out.map[rows]), named.part.shape[-1], patch, patch)
+        part_right.append((named.part.argmax(-1) == share.argmax(-1)).float().mean(1))
     each = torch.cat(right).mean(0)
     figures = {name: round(float(value), 4) for name, value in zip(ATTRIBUTES, each, strict=True)}
     mean, shown = float(each.mean()), float(torch.cat(part_right).mean())
