@@ -424,7 +424,8 @@ class Column:
         try:
             return self._rows._open()[self._name][where]
         except OSError as error:
-            raise BadInput(f"{self._rows.path}: '{self._name}', row {where}: {_damaged(error)}") from None
+            rows = f"rows from {where.start or 0}" if isinstance(where, slice) else f"row {where}"
+            raise BadInput(f"{self._rows.path}: '{self._name}', {rows}: {_damaged(error)}") from None
 
 
 def _damaged(error: OSError) -> str:

@@ -116,7 +116,7 @@ def test_a_patch_is_asked_only_for_what_its_part_tells():
     maps[:, :patch, :patch] = parts.HEAD
     attribute = torch.zeros(1, len(ATTRIBUTES), dtype=torch.int64)
     vit_training.loss(model, torch.randn(1, 3, 256, 128), maps, attribute, VIT).backward()
-    moved = model.shown.bias.grad.split(model.sizes)
+    moved = model.shown.bias.grad.split(list(model.sizes.values()))
     asked = {name for name, gradient in zip(ATTRIBUTES, moved, strict=True) if gradient.any()}
     assert asked == {"hair_style", "hair_colour", "skin"}
 
@@ -126,7 +126,7 @@ def test_a_short_training_of_the_vit_writes_an_encoder_that_fits(monkeypatch):
     vit_training.train(VIT, "new.safetensors")
     record = json.loads(Path("new.json").read_text())
     assert [line["epoch"] for line in record["history"]] == [1, 2]
-    assert 0 <= record["history"][-1]["attributes"] <= 1 and record["params"]["seed"] == VIT.seed
+    assert 0 <= record["history"][-1]["kinds"] <= 1 and record["params"]["seed"] == VIT.seed
     assert vit.class_tokens(vit.read("new.safetensors"), torch.zeros(2, 3, 256, 128)).shape == (2, 16)
 
 

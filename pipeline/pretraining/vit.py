@@ -1,14 +1,15 @@
 """The small ViT that the CPU default starts from: trained on the looks of rendered people of other seeds.
 
-It stands for the paper's ImageNet weights, so it learns what is general, no identity and no occlusion: its
-class token names garments, colours, hair and bags (`synthetic.people.ATTRIBUTES`), its patch tokens name the
-body part that they show and what that part tells of them.  Nothing stands in front of its people.  Pictures
-are drawn once and kept in `.scratch/` under the hash of the renderer's code.
+It stands for the paper's ImageNet weights, so it learns what is general, no identity and no occlusion.  Its
+class token names kinds of things, as ImageNet's does: a coat, stripes, a backpack, whatever the colour.  Its
+patch tokens name the body part that they show and each attribute which that part tells
+(`synthetic.people.ATTRIBUTES`).  Nothing stands in front of its people.  Pictures are drawn once and kept in
+`.scratch/` under the hash of the renderer's code.
 """
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 from io import BytesIO
@@ -33,6 +34,7 @@ from pipeline.synthetic.pictures import TRAINING, Picture, compose
 BLOCK = 250  # pictures in a kept file
 SIZE = (256, 128)
 _ARMS, _LEGS = (parts.LEFT_ARM, parts.RIGHT_ARM), (parts.LEFT_LEG, parts.RIGHT_LEG)
+KINDS = ("upper_kind", "upper_pattern", "sleeve", "lower_kind", "hair_style", "bag")
 SHOWN_BY = {  # attribute -> the parts whose patches tell it
     **dict.fromkeys(("upper_kind", "upper_colour", "upper_pattern", "second_colour"), (parts.TORSO, *_ARMS)),
     "sleeve": _ARMS,
@@ -117,15 +119,13 @@ def _renderer() -> str:
 class Named(NamedTuple):
     """Logits of a batch."""
 
-    attribute: Float[Tensor, "B A"]  # all attributes' classes side by side, as the class token names them
-    shown: Float[Tensor, "B N A"]  # the same as each patch names them
+    kind: Float[Tensor, "B A"]  # the classes of all `KINDS` side by side, as the class token names them
+    shown: Float[Tensor, "B N A"]  # those of all attributes, as each patch names them
     part: Float[Tensor, "B N 9"]  # the part that each patch shows
 
 
 class Namer(nn.Module):
-    """A ViT whose class token names a person's attributes, and whose patch tokens name what they show."""
-
-    sizes = tuple(len(names) for names in ATTRIBUTES.values())
+    """A ViT whose class token names kinds of things, and whose patch tokens name what they show."""
 
     def __init__(self, settings: Pretrain):
         super().__init__()
@@ -138,14 +138,21 @@ class Namer(nn.Module):
         )
         for block in self.vit.blocks:
             block.attn.fused_attn = False  # slower than plain attention in bfloat16 on a CPU
-        self.attribute = nn.Linear(settings.width, sum(self.sizes))
-        self.shown = nn.Linear(settings.width, sum(self.sizes))
+        self.sizes = {name: len(classes) for name, classes in ATTRIBUTES.items()}
+        self.kind = nn.Linear(settings.width, sum(self.sizes[name] for name in KINDS))
+        self.shown = nn.Linear(settings.width, sum(self.sizes.values()))
         self.part = nn.Linear(settings.width, len(parts.SWAPPED))
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Named:
         """What the tokens say."""
         tokens = self.vit.forward_features(image)
-        return Named(self.attribute(tokens[:, 0]), self.shown(tokens[:, 1:]), self.part(tokens[:, 1:]))
+        return Named(self.kind(tokens[:, 0]), self.shown(tokens[:, 1:]), self.part(tokens[:, 1:]))
+
+    def each(self, logits: Float[Tensor, "*N A"], names: Iterable[str]) -> dict[str, Float[Tensor, "*N a"]]:
+        """Logits of each attribute by its name, from those that stand side by side."""
+        names = list(names)
+        split = logits.float().split([self.sizes[name] for name in names], -1)
+        return dict(zip(names, split, strict=True))
 
 
 def train(settings: Pretrain, weights: str) -> None:
@@ -217,7 +224,7 @@ def loss(
     attribute: Int[Tensor, "B A"],
     settings: Pretrain,
 ) -> Float[Tensor, ""]:
-    """Cross-entropies: the attributes by the class token, the patches' parts, the attributes by the patches.
+    """Cross-entropies: the kinds by the class token, the patches' parts, the attributes by the patches.
 
     Each attribute counts the same; a patch counts by the share of it that the attribute's parts cover.
     """
@@ -225,32 +232,37 @@ def loss(
         named = model(image)
     share = vit.patch_labels(maps, named.part.shape[-1], settings.patch, settings.patch)
     parts_loss = -(share * named.part.float().log_softmax(-1)).sum(-1).mean()
-    whole, patches = [], []
-    by_class, by_patch = (logits.float().split(model.sizes, -1) for logits in (named.attribute, named.shown))
-    for a, name in enumerate(ATTRIBUTES):
+    truth = dict(zip(ATTRIBUTES, attribute.T, strict=True))
+    whole = [F.cross_entropy(logits, truth[name]) for name, logits in model.each(named.kind, KINDS).items()]
+    patches = []
+    for name, logits in model.each(named.shown, ATTRIBUTES).items():
         weight = share[..., list(SHOWN_BY[name])].sum(-1)
-        target = attribute[:, a, None].expand_as(weight)
-        each = F.cross_entropy(by_patch[a].transpose(1, 2), target, reduction="none")
-        whole.append(F.cross_entropy(by_class[a], attribute[:, a]))
-        patches.append((each * weight).sum() / weight.sum().clamp(min=1))
-    attributes_loss, patch_loss = torch.stack(whole).mean(), torch.stack(patches).mean()
-    return attributes_loss + settings.part_weight * parts_loss + settings.patch_weight * patch_loss
+        target = truth[name][:, None].expand_as(weight)
+        entropy = F.cross_entropy(logits.transpose(1, 2), target, reduction="none")
+        patches.append((entropy * weight).sum() / weight.sum().clamp(min=1))
+    kinds_loss, patch_loss = torch.stack(whole).mean(), torch.stack(patches).mean()
+    return kinds_loss + settings.part_weight * parts_loss + settings.patch_weight * patch_loss
 
 
 @torch.no_grad()
 def score(model: Namer, held_out: Looks) -> dict[str, float]:
-    """Accuracy on people never seen: of attributes (mean over kinds) and of patches' parts, in [0, 1]."""
+    """Accuracy on people never seen, in [0, 1].
+
+    `kinds`: of the class token, the mean over kinds.  `parts`: of each patch's part.  Then of each attribute,
+    as the patches together name it: the vote of those whose own part tells it.
+    """
     model.eval()
     patch = model.vit.patch_embed.patch_size[0]
-    right, part_right = [], []
+    right: dict[str, list[Tensor]] = {name: [] for name in ("kinds", "parts", *ATTRIBUTES)}
     for start in range(0, len(held_out.image), 100):
         rows = np.s_[start : start + 100]
         named = model(batches.normalise(torch.from_numpy(held_out.image[rows])))
-        guess = torch.stack([n.argmax(1) for n in named.attribute.split(model.sizes, 1)], 1)
-        right.append((guess == torch.from_numpy(held_out.attribute[rows])).float())
+        truth = dict(zip(ATTRIBUTES, torch.from_numpy(held_out.attribute[rows]).T, strict=True))
         share = vit.patch_labels(torch.from_numpy(held_out.map[rows]), named.part.shape[-1], patch, patch)
-        part_right.append((named.part.argmax(-1) == share.argmax(-1)).float().mean(1))
-    each = torch.cat(right).mean(0)
-    figures = {name: round(float(value), 4) for name, value in zip(ATTRIBUTES, each, strict=True)}
-    mean, shown = float(each.mean()), float(torch.cat(part_right).mean())
-    return {"attributes": round(mean, 4), "parts": round(shown, 4), **figures}
+        right["parts"].append((named.part.argmax(-1) == share.argmax(-1)).float().mean(1))
+        for name, logits in model.each(named.kind, KINDS).items():
+            right["kinds"].append((logits.argmax(-1) == truth[name]).float())
+        for name, logits in model.each(named.shown, ATTRIBUTES).items():
+            votes = (logits.softmax(-1) * share[..., list(SHOWN_BY[name])].sum(-1, keepdim=True)).sum(1)
+            right[name].append((votes.argmax(-1) == truth[name]).float())
+    return {name: round(float(torch.cat(each).mean()), 4) for name, each in right.items()}
