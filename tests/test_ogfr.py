@@ -286,6 +286,17 @@ def test_optional_terms_are_there_when_weighted():
     assert {"teacher_identity", "student_triplet"} <= set(terms)
 
 
+def test_the_triplet_compares_tokens_as_printed_or_necked_ones_by_their_mean_over_channels():
+    pid = torch.tensor([0, 0, 1])
+    plain, necked = torch.randn(3, 2, 4), torch.tensor([0.0, 2.0, 5.0])[:, None, None].expand(3, 2, 4)
+    # one channel or four: images 0 and 1 are 2 apart, 0 and 2 are 5, 1 and 2 are 3
+    gaps = torch.tensor([2.0 - 5.0, 2.0 - 3.0, 0.0 - 3.0])
+    wanted = 2 * torch.log1p(gaps.exp()).mean()  # the global feature's and the mean of the parts'
+    assert small.model(PEOPLE).triplet(plain, necked, pid).item() == pytest.approx(wanted.item(), abs=1e-5)
+    printed = small.model(PEOPLE, triplet="plain").triplet(plain, necked, pid)
+    assert printed.item() == pytest.approx(ogfr.part_triplet(plain, pid).item())
+
+
 def test_heads_normalise_each_branch_by_its_own_statistics():
     heads = ogfr.Heads(2, 4, 3, gain=2.0)
     features = torch.randn(8, 2, 4) * 5 + 3
