@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.pictures import Picture, pack, unpack
+from benchmarks.pictures import Picture, pack, spread, unpack
 from benchmarks.worlds import CHAIN, World, silent
 from pipeline import datasets, parsing, store
 
@@ -214,7 +214,8 @@ def compare(
     """
     script = load(checkout, extra)
     pictures = _with_person(folder / "all", pictures)
-    few, many = Contest(script, folder / "few", pictures[:FEW]), Contest(script, folder / "many", pictures)
+    few = Contest(script, folder / "few", spread(pictures, FEW))
+    many = Contest(script, folder / "many", pictures)
     few.round()  # whatever is built at the first use
     turns = [(few.round(), many.round()) for _ in range(rounds)]
     each = np.array(turns) * 1e3  # rounds, few or many, sides

@@ -61,8 +61,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Everything that is printed."""
     taken = _pictures(options.images)
     few, world = World(folder / "few"), World(folder / "world")
-    _costs(few, taken[:FEW], 1)  # whatever is built at the first use
-    fixed, costs = _costs(few, taken[:FEW], options.rounds), _costs(world, taken, options.rounds)
+    some = pictures.spread(taken, FEW)
+    _costs(few, some, 1)  # whatever is built at the first use
+    fixed, costs = _costs(few, some, options.rounds), _costs(world, taken, options.rounds)
     more = {stage: cost - fixed[stage] for stage, cost in costs.items()}
     result = {
         "images": len(taken),

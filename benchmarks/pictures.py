@@ -4,6 +4,7 @@ import io
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -22,11 +23,16 @@ def some(archive: Path, count: int) -> list[Picture]:
     """`count` pictures of an archive of the embedded dataset, evenly spread over it."""
     with zipfile.ZipFile(archive) as files, h5py.File(io.BytesIO(files.read("truth.h5"))) as truth:
         keys = [key.decode() for key in truth["key"][...]]
-        kept = np.unique(np.linspace(0, len(keys) - 1, min(count, len(keys))).astype(int))
         arrays = {name: truth[name] for name in TRUTH}
         return [
-            (keys[i], files.read(_name(keys[i])), {name: arrays[name][i] for name in TRUTH}) for i in kept
+            (key, files.read(_name(key)), {name: arrays[name][i] for name in TRUTH})
+            for i, key in spread(list(enumerate(keys)), count)
         ]
+
+
+def spread(items: list[Any], count: int) -> list[Any]:
+    """`count` of the items, or all if they are fewer, evenly spread; so every split keeps its share."""
+    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).astype(int))]
 
 
 def held_out(count: int) -> list[Picture]:
