@@ -156,8 +156,8 @@ def resized(crops: Sequence[Crop], size: tuple[int, int]) -> UInt8[np.ndarray, "
 
 def normalised(crops: UInt8[np.ndarray, "B h w 3"], pad: tuple[int, int, int, int]) -> Tensor:
     """Crops of one size as the network wants them, (B, 3, h + pad, w + pad); the pad is the mean colour."""
-    pixels = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
-    pixels = (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    pixels = torch.from_numpy(crops).permute(0, 3, 1, 2).float().div_(255)  # in place from here
+    pixels.sub_(torch.tensor(MEAN).view(3, 1, 1)).div_(torch.tensor(STD).view(3, 1, 1))
     left, top, right, bottom = pad
     return nn.functional.pad(pixels, (left, right, top, bottom))
 

@@ -81,8 +81,11 @@ class _Run:
     @torch.inference_mode()
     def __call__(self, crops: UInt8[np.ndarray, "B h w 3"]) -> list[Persons]:
         net, device = self.network, next(self.network.parameters()).device
-        pixels = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float() / 255
-        batch = net.transform.batch_images([net.transform.normalize(p) for p in pixels])
+        source = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2)
+        pixels = torch.empty(source.shape, device=device).copy_(source).div_(255)  # from here in place
+        own = (net.transform.image_mean, net.transform.image_std)
+        mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in own)
+        batch = net.transform.batch_images(list(pixels.sub_(mean).div_(std)))
         images = ImageList(batch, [tuple(pixels.shape[2:])] * len(pixels))
         features = net.backbone(images.tensors)
         proposals, _ = net.rpn(images, features)
