@@ -212,7 +212,8 @@ def test_9_without_a_mask_the_score_of_the_purified_features_is_the_news():
     with torch.no_grad():
         h = model.encoder(whole.holistic.image, whole.holistic.hidden, whole.camid)
     every = [[True] * N] * 4
-    assert model.baseline.item() == pytest.approx(slow.mean(scores(model, h, every, whole.pid)), abs=1e-5)
+    news = slow.mean(scores(model, h, every, whole.pid)).item()
+    assert model.baseline.item() == pytest.approx(news, abs=1e-5)
 
 
 SCORES = st.floats(0, 0.999)
