@@ -2,7 +2,7 @@
 
 Nothing here is fast and nothing calls `pipeline`.  Values are nested lists of float64 scalars that carry
 gradients (`scalars`).  Left to its defaults a function computes the printed equation; its keyword arguments
-are our departures.  What the paper leaves to custom (batch norm, GELU, the soft margin) is at the end.
+are our departures.  What the paper leaves to custom (norms, the feed-forward layer) is at the end.
 """
 
 import math

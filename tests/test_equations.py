@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import batches, losses, method, occlusion, parts, ranking, vit
+from pipeline import batches, losses, method, occlusion, ranking, vit
 from pipeline.methods import ogfr
 from tests import reference as slow
 from tests import small
@@ -609,10 +609,3 @@ def test_every_departure_of_the_method_is_compared_above():
     compared |= {"head_gain", "visible", "feature"}
     named = {name.split(".")[1] for name in ogfr.PRESETS if name.startswith("ogfr.")}
     assert named == compared | CHANGE_NO_EQUATION
-
-
-@LAW
-@given(st.integers(0, 10**6))
-def test_two_flips_of_any_map_change_nothing(seed):
-    maps = RNG(seed).integers(0, 9, (2, 5, 4), np.uint8)
-    assert (parts.flip(parts.flip(maps)) == maps).all()
