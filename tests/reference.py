@@ -308,12 +308,17 @@ def patch_mask(state, parsing, patch, stride, temperature=1.0, average=False):
     return total / len(state) if average else total
 
 
-def triplet(features, pids):
-    """L_tri over a batch: each image against its farthest match and its nearest stranger."""
-    losses = []
+def triplet(features, pids, average=False):
+    """L_tri over a batch: each image against its farthest match and its nearest stranger.
+
+    With `average` a distance is the root of the mean, not of the sum, over channels.
+    """
+    losses, channels = [], len(features[0]) if average else 1
     for i, anchor in enumerate(features):
         gaps = [
-            length([a - b for a, b in zip(anchor, f, strict=True)]) for j, f in enumerate(features) if j != i
+            length([a - b for a, b in zip(anchor, f, strict=True)]) / channels**0.5
+            for j, f in enumerate(features)
+            if j != i
         ]
         others = [p for j, p in enumerate(pids) if j != i]
         match = max(gap for gap, pid in zip(gaps, others, strict=True) if pid == pids[i])
@@ -322,9 +327,9 @@ def triplet(features, pids):
     return mean(losses)
 
 
-def part_triplet(features, pids):
+def part_triplet(features, pids, average=False):
     """L_tr = L_tri(f^g) + 1/K sum_i L_tri(f^i), Eq. 22; `features` has g, 1 ... K of each image."""
-    each = [triplet([image[i] for image in features], pids) for i in range(len(features[0]))]
+    each = [triplet([image[i] for image in features], pids, average) for i in range(len(features[0]))]
     return each[0] + mean(each[1:])
 
 

@@ -487,7 +487,8 @@ def test_23_all_terms_together_are_the_printed_sum_and_our_additions(preset):
     necked_h, logits_h = logits(model.heads, ogfr.HOLISTIC, first[0])
     necked_o, logits_o = logits(model.heads, ogfr.OCCLUDED, first[1])
     frozen = scalars(stacked(logits_h).detach())
-    compared_h, compared_o = (necked_h, necked_o) if chosen.feature == "after" else first[:2]
+    ours = chosen.triplet == "necked"
+    compared_h, compared_o = (necked_h, necked_o) if ours else first[:2]
     seen = [
         [rows[0] for rows in logits(model.global_head, branch, scalars(view.cls[:, None]))[1]]
         for branch, view in enumerate((h, o))
@@ -497,14 +498,14 @@ def test_23_all_terms_together_are_the_printed_sum_and_our_additions(preset):
         cos=each(slow.cosine, first[2], first[1]),
         kd=each(lambda *row: slow.distillation(*row, 0.3, 0.4), frozen, logits_o, pid),
         en=each(slow.encoder, *seen, pid),
-        tr=slow.part_triplet(compared_h, pid),
+        tr=slow.part_triplet(compared_h, pid, average=ours),
         mask=0.7,
         mu_1=0.5,
         mu_2=0.5,
     )
     if preset == "recommended":  # Departs: the teacher's classifiers and the student's features learn too
         wanted = wanted + each(lambda told, i: slow.mean([slow.identity(x, i) for x in told]), logits_h, pid)
-        wanted = wanted + slow.part_triplet(compared_o, pid)
+        wanted = wanted + slow.part_triplet(compared_o, pid, average=ours)
     leaves = hp, op, h.cls, o.cls, model.heads.weight, model.global_head.weight
     agree(fast, wanted, *leaves)
 
@@ -606,6 +607,6 @@ def test_every_departure_of_the_method_is_compared_above():
     """A new row of `PRESETS` wants a comparison here, or a reason why it changes no equation."""
     compared = {"stride", "residual", "erased", "agent_bias", "baseline", "reward_floor", "reward_clip"}
     compared |= {"mse", "mask", "mask_grid", "temperature", "teacher_identity", "student_triplet"}
-    compared |= {"head_gain", "visible", "feature"}
+    compared |= {"head_gain", "triplet", "visible", "feature"}
     named = {name.split(".")[1] for name in ogfr.PRESETS if name.startswith("ogfr.")}
     assert named == compared | CHANGE_NO_EQUATION

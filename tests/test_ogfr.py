@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from pipeline import batches, method, training, vit
 from pipeline.methods import ogfr
+from pipeline.params import BadInput
 from tests import small
 
 PEOPLE = small.people()
@@ -397,3 +398,93 @@ def test_every_preset_row_names_a_parameter_and_gives_a_reason():
         for part in path:
             value = getattr(value, part)
         assert value is None and reason
+
+
+# ------------------------------------------------------------------ Table 4 and 8
+
+ROWS = {  # distil, fep: branches that erase
+    (True, "teacher"): {ogfr.HOLISTIC},
+    (True, "student"): {ogfr.OCCLUDED},
+    (True, "both"): {ogfr.HOLISTIC, ogfr.OCCLUDED},
+    (True, "none"): set(),
+    (False, "student"): {ogfr.OCCLUDED},
+    (False, "none"): set(),
+}
+
+
+@pytest.mark.parametrize(("row", "erasing"), ROWS.items())
+def test_each_branch_purifies_if_it_is_asked_to(row, erasing):
+    distil, fep = row
+    other = small.model(PEOPLE, distil=distil, fep=fep, start="random")
+    found = other.branches(BATCH)
+    assert [b.number for b in found] == ([ogfr.HOLISTIC] if distil else []) + [ogfr.OCCLUDED]
+    assert {b.number for b in found if b.action is not None} == erasing
+    objectives = list(other.objectives(BATCH))
+    assert [o.player for o in objectives] == (["reid", "agent"] if erasing else ["reid"])
+    assert {o.player for o in objectives} == set(other.players())
+    moved = gradients(objectives[0].loss, other)
+    assert ("erased" in moved) == bool(erasing) and any(n.startswith("decoder") for n in moved) == bool(
+        erasing
+    )
+    plain = len(found) > len(erasing)
+    assert any(n.startswith("student") for n in moved) == plain
+    if erasing:
+        assert gradients(objectives[1].loss, other) == {"agent.linear.weight", "agent.linear.bias"}
+
+
+def test_a_branch_alone_sees_the_occluded_view_and_takes_identity_and_triplet_losses_unweighted():
+    other = small.model(PEOPLE, distil=False, fep="none", student_layers=0)
+    unseen = replace(BATCH, holistic=replace(BATCH.holistic, image=BATCH.holistic.image * float("nan")))
+    (only,) = other.objectives(unseen)
+    assert set(only.terms) == {"identity", "encoder", "triplet", "mask"}
+    assert only.loss.item() == pytest.approx(sum(t.item() for t in only.terms.values()), rel=1e-5)
+    tokens = other.encoder(BATCH.occluded.image, BATCH.occluded.hidden, BATCH.camid)
+    (branch,) = other.branches(BATCH)
+    assert torch.equal(branch.output[:, 0], tokens.cls)  # no layer follows the encoder
+
+
+def test_a_teacher_that_purifies_needs_distillation():
+    with pytest.raises(BadInput, match=r"ogfr.fep = both.*Set ogfr.fep to student or none"):
+        small.model(PEOPLE, distil=False, fep="both")
+
+
+@pytest.mark.parametrize("erase", ["agent", "random", "labels", "none"])
+def test_a_student_that_purifies_sees_an_image_the_same_twice(erase):
+    other = small.model(PEOPLE, fep="student", erase=erase, start="random").eval()
+    torch.nn.init.normal_(other.agent.linear.weight)
+    once, again = (other.embed(batches.plain(PEOPLE)).parts for _ in range(2))
+    assert torch.equal(once, again)
+    with torch.no_grad():
+        other.decoder[1].ffn[2].weight += 0.1
+    assert not torch.allclose(once, other.embed(batches.plain(PEOPLE)).parts)  # it goes through the decoder
+
+
+def test_a_purifying_students_agent_keeps_the_likelier_patches_once_trained():
+    other = small.model(PEOPLE, fep="student").eval()
+    torch.nn.init.zeros_(other.agent.linear.bias)
+    state = torch.randn(2, N, 9)
+    assert torch.equal(other.act(state, torch.zeros(2, N, 9)), other.agent(state).sigmoid() > 0.5)
+
+
+def test_the_papers_baseline_of_a_purifying_student_is_its_own_score():
+    other = small.model(PEOPLE, preset="paper", fep="student").eval()
+    torch.nn.init.normal_(other.heads.weight)
+    other.heads.necks[ogfr.OCCLUDED].running_mean += 1
+    other.begin_epoch(0, lambda: batches.plain_batches(PEOPLE, 5))
+    whole = batches.plain(PEOPLE)
+    with torch.no_grad():
+        h = other.encoder(whole.holistic.image, whole.holistic.hidden, whole.camid)
+        score = other.heads.score(other.purify(h, EVERY)[:, 0], ogfr.OCCLUDED, whole.pid).mean()
+    assert other.baseline.item() == pytest.approx(score.item(), abs=1e-5)
+
+
+def test_each_distillation_term_can_be_left_out():
+    whole = next(small.model(PEOPLE).objectives(BATCH))
+    for names, changes in {
+        ("mse",): {"mse_weight": 0.0},
+        ("cos",): {"mu_1": 0.0},
+        ("identity", "kl"): {"alpha": 0.0, "beta": 0.0},
+    }.items():
+        part = next(small.model(PEOPLE, **changes).objectives(BATCH))
+        left = sum(whole.weights[name] * whole.terms[name].item() for name in names)
+        assert part.loss.item() == pytest.approx(whole.loss.item() - left, abs=1e-3)

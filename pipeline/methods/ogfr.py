@@ -9,7 +9,7 @@ Unusual here: `PRESETS` lists every value that the paper leaves open or that can
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from pipeline import losses, parts
 from pipeline.batches import Batch, View
 from pipeline.method import Embedding, Method, Objective, Player, Preset, Presets, World
-from pipeline.params import STRICT
+from pipeline.params import STRICT, BadInput
 from pipeline.vit import OcclusionAwareViT, Tokens, patch_labels
 
 K = len(parts.FINE)
 HOLISTIC, OCCLUDED = 0, 1  # the branches, as the necks count them
+FEP = {"teacher": {HOLISTIC}, "student": {OCCLUDED}, "both": {HOLISTIC, OCCLUDED}, "none": set()}
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -40,6 +41,8 @@ class Params:
     gamma_pattern: float  # gamma_1
     gamma_camera: float  # gamma_2
     student_layers: int = Field(ge=0)
+    distil: bool  # two branches, Eq. 17-19; False: the occluded one alone, as Table 4's upper rows
+    fep: Literal["teacher", "student", "both", "none"]  # branches that erase and purify (Table 4)
     decoder: Literal["fixed", "plain"]  # first decoder layer: MHSA_fix, or an ordinary one (Table 6)
     residual: bool | None  # skip connections in the decoder
     # part tokens and the layers after the encoder begin as what it knows, or as nothing
@@ -60,6 +63,7 @@ class Params:
     mu_1: float
     mu_2: float
     mse: Literal["mean", "sum"] | None
+    mse_weight: float = Field(ge=0)  # of L_mse in Eq. 23, printed without one; 0 leaves it out (Table 8)
     mask: Literal["mean", "sum"] | None
     mask_grid: Literal["patch", "image"] | None
     temperature: float | None = Field(gt=0)  # of the softmax over parts in Eq. 21
@@ -135,7 +139,15 @@ PRESETS: Presets = {
 
 
 def build(params: Params, world: World, vit: VisionTransformer) -> "OGFR":
-    """OGFR with resolved parameters around an encoder."""
+    """OGFR with resolved parameters around an encoder.
+
+    Raises `BadInput` if a teacher is to purify where there is none.
+    """
+    if not params.distil and params.fep in ("teacher", "both"):
+        raise BadInput(
+            f"params.yaml: ogfr.fep = {params.fep}, but ogfr.distil = false leaves no teacher. "
+            "Set ogfr.fep to student or none."
+        )
     return OGFR(params, world, vit)
 
 
@@ -317,6 +329,18 @@ def mse_loss(
 # ------------------------------------------------------------------ the method
 
 
+class Branch(NamedTuple):
+    """What one view became on its way through a branch."""
+
+    number: int  # HOLISTIC or OCCLUDED
+    view: View
+    tokens: Tokens  # F
+    state: Float[Tensor, "B N K1"]  # I
+    labels: Float[Tensor, "B N K1"]  # what the parsing map shows in each patch
+    action: Bool[Tensor, "B N"] | None  # patches kept; None without FEP
+    output: Float[Tensor, "B L D"]  # F_hp or F_op
+
+
 class OGFR(Method):
     """Teacher and student around one occlusion-aware ViT."""
 
@@ -359,11 +383,16 @@ class OGFR(Method):
             nn.init.zeros_(end.weight)
             nn.init.zeros_(end.bias)
 
+    @property
+    def explores(self) -> bool:
+        """Whether an agent chooses the patches to erase, and learns to."""
+        return self.params.erase == "agent" and self.params.fep != "none"
+
     def players(self) -> dict[str, Player]:
         """`reid` moves all but the agent, which has steps of its own."""
         agent = set(self.agent.parameters())
         rest = [p for p in self.parameters() if p.requires_grad and p not in agent]
-        if self.params.erase != "agent":
+        if not self.explores:
             return {"reid": Player(rest)}
         own = Player(list(agent), self.params.agent_optimiser, self.params.agent_lr, 0.0)
         return {"reid": Player(rest), "agent": own}
@@ -372,31 +401,38 @@ class OGFR(Method):
 
     def objectives(self, batch: Batch) -> Iterator[Objective]:
         """Eq. 23 for all but the agent, then Eq. 11 for the agent."""
-        h, o = self.see_both(batch)
-        state_h, state_o = correlation(h.patch, h.part), correlation(o.patch, o.part)
-        label_h, label_o = (
-            patch_labels(v.parsing, K + 1, self.encoder.patch, self.encoder.stride)
-            for v in (batch.holistic, batch.occluded)
-        )
-        action = self.act(state_h, label_h)
-        hp, op = self.purify(h, action), self.learn(o)
-        terms = self.terms(batch, h, o, hp.float(), op.float())
-        mask_h = mask_loss(state_h, batch.holistic.parsing, label_h, self.encoder.grid, self.params)
-        mask_o = mask_loss(state_o, batch.occluded.parsing, label_o, self.encoder.grid, self.params)
-        terms["mask"] = (mask_h + mask_o) / 2
-        if self.params.erase != "agent":
+        branches = self.branches(batch)
+        if self.params.distil:
+            h, o = branches
+            terms = self.terms(batch, h.tokens, o.tokens, h.output.float(), o.output.float())
+        else:
+            terms = self.alone(branches[0], batch.pid)
+        masks = [
+            mask_loss(b.state, b.view.parsing, b.labels, self.encoder.grid, self.params) for b in branches
+        ]
+        terms["mask"] = sum(masks) / len(masks)
+        if not self.explores:
             yield Objective("reid", terms, self.weights())
             return
         # before the first step: mask and baseline must meet the same weights
-        gain, base = self.compare(h, state_h, hp, batch.pid)
-        noted = self.notes(batch, label_h, action, state_o, gain, base)
+        tried = [b for b in branches if b.action is not None]
+        found = [self.compare(b.tokens, b.state, b.output, batch.pid, b.number) for b in tried]
+        first, state_o = tried[0], branches[-1].state
+        noted = self.notes(batch, first.labels, first.action, state_o, *found[0])
         yield Objective("reid", terms, self.weights())
-        yield Objective("agent", {"policy": policy_loss(self.agent(state_h), action, gain)}, noted=noted)
+        policy = [
+            policy_loss(self.agent(b.state), b.action, gain)
+            for b, (gain, _) in zip(tried, found, strict=True)
+        ]
+        yield Objective("agent", {"policy": sum(policy) / len(policy)}, noted=noted)
 
     def weights(self) -> dict[str, float]:
         """Weights of the terms, Eq. 19 and 23."""
         p = self.params
+        if not p.distil:
+            return {}
         return {
+            "mse": p.mse_weight,
             "cos": p.mu_1,
             "identity": p.alpha,
             "kl": p.beta,
@@ -439,12 +475,44 @@ class OGFR(Method):
             return part_triplet(plain, pid)
         return part_triplet(necked / necked.shape[-1] ** 0.5, pid)
 
+    def alone(self, o: Branch, pid: Int[Tensor, "B"]) -> dict[str, Tensor]:
+        """Identity and triplet losses of one branch without a teacher, unweighted (Table 4, rows 2 and 3).
+
+        Which features these rows supervise is not printed: those of Eq. 19, 20 and 22.
+        """
+        features = o.output[:, : K + 1].float()
+        necked = self.heads.neck(features, o.number)
+        return {
+            "identity": losses.identity(self.heads(necked), pid).mean(),
+            "encoder": self.encoder_identity(o.tokens, o.number, pid),
+            "triplet": self.triplet(features, necked, pid),
+        }
+
     def encoder_identity(self, tokens: Tokens, branch: int, pid: Int[Tensor, "B"]) -> Float[Tensor, ""]:
         """Identity loss of the encoder's global feature, one of the two of Eq. 20."""
         necked = self.global_head.neck(tokens.cls[:, None], branch)
         return losses.identity(self.global_head(necked), pid).mean()
 
     # -------------------------------------------------------------- the branches
+
+    def branches(self, batch: Batch) -> list[Branch]:
+        """Teacher and student on their views; without distillation the student alone."""
+        if self.params.distil:
+            h, o = self.see_both(batch)
+            return [self.branch(HOLISTIC, h, batch.holistic), self.branch(OCCLUDED, o, batch.occluded)]
+        tokens = self.encoder(*_inputs(batch.occluded), batch.camid)
+        return [self.branch(OCCLUDED, tokens, batch.occluded)]
+
+    def branch(self, number: int, tokens: Tokens, view: View) -> Branch:
+        """A view's way from the encoder on: through FEP where its branch has it, else through plain layers.
+
+        Table 4 does not say whether two branches with FEP share it: here they do, as they share the encoder.
+        """
+        state = correlation(tokens.patch, tokens.part)
+        labels = patch_labels(view.parsing, K + 1, self.encoder.patch, self.encoder.stride)
+        action = self.act(state, labels) if number in FEP[self.params.fep] else None
+        output = self.learn(tokens) if action is None else self.purify(tokens, action)
+        return Branch(number, view, tokens, state, labels, action, output)
 
     def see_both(self, batch: Batch) -> tuple[Tokens, Tokens]:
         """Both views through the encoder in one pass: F_h and F_o."""
@@ -457,10 +525,14 @@ class OGFR(Method):
 
     @torch.no_grad()
     def act(self, state: Float[Tensor, "B N K1"], labels: Float[Tensor, "B N K1"]) -> Bool[Tensor, "B N"]:
-        """Which patches of the holistic view are kept: a of Eq. 8, or one of Table 5's other masks."""
+        """Which patches of a view are kept: a of Eq. 8, or one of Table 5's other masks.
+
+        Once trained (a student with FEP) nothing is left to chance: the likelier choice, or all patches.
+        """
         if self.params.erase == "agent":
-            return torch.bernoulli(self.agent(state).sigmoid()).bool()
-        if self.params.erase == "random":
+            logits = self.agent(state)
+            return torch.bernoulli(logits.sigmoid()).bool() if self.training else logits > 0
+        if self.params.erase == "random" and self.training:
             return torch.rand_like(state[..., 0]) >= self.params.erase_rate
         if self.params.erase == "labels":
             return labels[..., 0] < 0.5
@@ -483,19 +555,24 @@ class OGFR(Method):
 
     @torch.no_grad()
     def compare(
-        self, h: Tokens, state: Float[Tensor, "B N K1"], hp: Float[Tensor, "B L D"], pid: Int[Tensor, "B"]
+        self,
+        h: Tokens,
+        state: Float[Tensor, "B N K1"],
+        hp: Float[Tensor, "B L D"],
+        pid: Int[Tensor, "B"],
+        branch: int = HOLISTIC,
     ) -> tuple[Float[Tensor, "B"], Float[Tensor, "*B"]]:
         """The reward of the action that led to `hp` (Eq. 10), and its baseline p^b.
 
         The baseline `paper` is Eq. 9's scalar; `image` is the same image without mask.  Departs:
         `self_critical` is the same image under the agent's likelier choice for every patch.
         """
-        masked = self.heads.score(hp[:, 0], HOLISTIC, pid)
+        masked = self.heads.score(hp[:, 0], branch, pid)
         base = self.baseline
         if self.params.baseline != "paper":
             likelier = self.agent(state) > 0
             keep = likelier if self.params.baseline == "self_critical" else torch.ones_like(likelier)
-            base = self.heads.score(self.purify(h, keep)[:, 0], HOLISTIC, pid)
+            base = self.heads.score(self.purify(h, keep)[:, 0], branch, pid)
         return reward(masked, base, self.params.reward_floor, self.params.reward_clip), base
 
     @torch.no_grad()
@@ -526,14 +603,15 @@ class OGFR(Method):
     @torch.no_grad()
     def begin_epoch(self, epoch: int, batches: Callable[[], Iterable[Batch]]) -> None:
         """Refresh the scalar baseline every `baseline_epochs` epochs, Eq. 9: the mean score without mask."""
-        used = self.params.erase == "agent" and self.params.baseline == "paper"
+        used = self.explores and self.params.baseline == "paper"
         if not used or epoch % self.params.baseline_epochs:
             return
+        branch = min(FEP[self.params.fep])
         scores = []
         for batch in batches():
             h = self.encoder(*_inputs(batch.holistic), batch.camid)
             keep = torch.ones(h.patch.shape[:2], dtype=torch.bool, device=h.patch.device)
-            scores.append(self.heads.score(self.purify(h, keep)[:, 0], HOLISTIC, batch.pid))
+            scores.append(self.heads.score(self.purify(h, keep)[:, 0], branch, batch.pid))
         fresh = torch.cat(scores).mean()
         self.baseline.copy_((self.baseline * self.refreshed + fresh) / (self.refreshed + 1))
         self.refreshed += 1
@@ -544,8 +622,9 @@ class OGFR(Method):
     def embed(self, batch: Batch) -> Embedding:
         """The student's global and part features, L2-normalised, and which parts are visible (Eq. 24, 25)."""
         tokens = self.encoder(*_inputs(batch.holistic), batch.camid)
-        seen = visible(correlation(tokens.patch, tokens.part), self.params.visible)
-        features = self.learn(tokens)[:, : K + 1].float()
+        o = self.branch(OCCLUDED, tokens, batch.holistic)
+        seen = visible(o.state, self.params.visible)
+        features = o.output[:, : K + 1].float()
         if self.params.feature == "after":
             features = self.heads.neck(features, OCCLUDED)
         always = torch.ones_like(seen[:, :1])
