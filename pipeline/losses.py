@@ -1,4 +1,4 @@
-"""Losses that several methods share: batch-hard triplet, identity, distillation.
+"""Losses that several methods share: batch-hard triplet, identity, distillation (OGFR's Eq. 18-20, 22).
 
 All are computed in float32, as a distance's square root loses its gradient in half precision.
 """
@@ -15,7 +15,7 @@ def exact(like: Tensor) -> torch.autocast:
 
 
 def distances(a: Float[Tensor, "*P B D"], b: Float[Tensor, "*P G D"]) -> Float[Tensor, "*P B G"]:
-    """Euclidean distance of every row of `a` to every row of `b`, at least 1e-6."""
+    """Euclidean distance of every row of `a` to every row of `b`, at least 1e-6 (D of Eq. 25)."""
     a, b = a.float(), b.float()
     with exact(a):
         square = a.square().sum(-1, keepdim=True) + b.square().sum(-1)[..., None, :] - 2 * a @ b.mT
@@ -25,9 +25,10 @@ def distances(a: Float[Tensor, "*P B D"], b: Float[Tensor, "*P G D"]) -> Float[T
 def triplet(
     features: Float[Tensor, "*P B D"], pid: Int[Tensor, "B"], margin: float | None = None
 ) -> Float[Tensor, "*P"]:
-    """Batch-hard triplet loss: each image against its farthest match and its nearest stranger.
+    """Batch-hard triplet loss L_tri of Eq. 22: each image against its farthest match and nearest stranger.
 
-    Without a margin it is soft, log(1 + exp(d_match - d_stranger)).  Leading axes are independent.
+    Leading axes are independent.
+    Departs: the margin is not printed; without one it is soft, log(1 + exp(d_match - d_stranger)).
     """
     gap = distances(features, features)
     same: Bool[Tensor, "B B"] = pid[:, None] == pid
@@ -42,7 +43,7 @@ def triplet(
 def identity(
     logits: Float[Tensor, "B *P I"], pid: Int[Tensor, "B"], smoothing: float = 0.0
 ) -> Float[Tensor, "*P"]:
-    """Cross-entropy against the true identity, the mean over images, for each part."""
+    """L_id of Eq. 19 and 20: cross-entropy against the true identity, the mean over images, for each part."""
     moved = logits.float().movedim(-1, 1)  # classes second
     target = pid.reshape(-1, *[1] * (moved.ndim - 2)).expand(len(pid), *moved.shape[2:])
     return F.cross_entropy(moved, target, reduction="none", label_smoothing=smoothing).mean(0)
@@ -51,12 +52,12 @@ def identity(
 def divergence(
     teacher: Float[Tensor, "B *P I"], student: Float[Tensor, "B *P I"], temperature: float = 1.0
 ) -> Float[Tensor, "*P"]:
-    """KL(teacher || student) of class distributions, sum over classes, mean over images; teacher detached."""
+    """KL(teacher || student) of Eq. 19: sum over classes, mean over images; the teacher is detached."""
     target = (teacher.detach().float() / temperature).log_softmax(-1)
     guess = (student.float() / temperature).log_softmax(-1)
     return (target.exp() * (target - guess)).sum(-1).mean(0) * temperature**2
 
 
 def cosine(teacher: Float[Tensor, "B P D"], student: Float[Tensor, "B P D"]) -> Float[Tensor, ""]:
-    """One minus the cosine, the mean over parts and images; the teacher is detached."""
+    """L_cos of Eq. 18: one minus the cosine of f_hp^i and f_op^i, the mean over i and images."""
     return (1 - F.cosine_similarity(teacher.detach().float(), student.float(), dim=-1)).mean()

@@ -51,7 +51,7 @@ def hidden(counts: Int[Tensor, "B C"], threshold: float, strict: bool) -> Bool[T
 
 
 def pattern(flags: Bool[Tensor, "B C"] | Integer[Tensor, "B C"]) -> Int[Tensor, "B"]:
-    """Number of each occlusion type: the sum of z_c 2^c, in [0, 2^C); 0 when nothing is hidden."""
+    """Number of each occlusion type z, its row of O_e (Eq. 3): the sum of z_c 2^c; 0 hides nothing."""
     powers = 2 ** torch.arange(flags.shape[1], device=flags.device)
     return (flags.long() * powers).sum(1)
 

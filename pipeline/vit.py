@@ -103,14 +103,14 @@ def _has_one_class_token(model: VisionTransformer) -> bool:
 
 
 def grid(size: tuple[int, int], patch: int, stride: int) -> tuple[int, int]:
-    """Patches down and across an image of `size` (height, width); their product is N, Eq. 4."""
+    """Patches down and across an image of `size` (H, W); P = `patch`, S = `stride`, N their product, Eq. 4."""
     return (size[0] + stride - patch) // stride, (size[1] + stride - patch) // stride
 
 
 def resize_positions(
     rows: Float[Tensor, "1 n D"], old: tuple[int, int], new: tuple[int, int]
 ) -> Float[Tensor, "1 N D"]:
-    """Patch rows of a position embedding, bilinearly resized from one grid to another; (down, across)."""
+    """Patch rows of a position embedding P_E, bilinearly resized from one grid (down, across) to another."""
     if old == new:
         return rows
     plane = rows.reshape(1, *old, -1).permute(0, 3, 1, 2)
@@ -123,7 +123,7 @@ def patch_labels(
 ) -> Float[Tensor, "B N labels"]:
     """Share of each label in each patch of the encoder's grid, in [0, 1]; a patch's shares sum to 1.
 
-    Exactly the pixels that a patch token sees, whatever the stride.
+    Exactly the pixels of the parsing map M (Eq. 21) that a patch token sees, whatever the stride.
     """
     planes = [F.avg_pool2d((parsing == k).float()[:, None], patch, stride) for k in range(labels)]
     return torch.cat(planes, 1).flatten(2).transpose(1, 2)
@@ -187,7 +187,7 @@ class OcclusionAwareViT(nn.Module):
     def forward(
         self, image: Float[Tensor, "B 3 H W"], hidden: Bool[Tensor, "B C"], camid: Int[Tensor, "B"]
     ) -> Tokens:
-        """Tokens after the ViT's last norm.  `hidden` is z; camera -1 is unknown.
+        """F: tokens after the ViT's last norm.  `hidden` is z; camera -1 is unknown.
 
         Raises `ValueError` for an image of another size.
         """
@@ -208,7 +208,7 @@ class OcclusionAwareViT(nn.Module):
         return torch.cat([learned.to(patch.dtype), patch], 1) + self.position + given[:, None]
 
     def camera_rows(self, camid: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
-        """C_e of each image; the mean row where the camera is unknown (-1).
+        """C_e of each image, Eq. 5.  Departs: the mean row where the camera is unknown (-1).
 
         Raises `ValueError` for a camera that the model was not trained with.
         """

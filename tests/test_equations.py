@@ -368,6 +368,14 @@ def test_12_layers_that_start_from_the_encoder_change_nothing_yet():
     assert torch.equal(model.purify(h, torch.ones(3, N).bool()), whole) and torch.equal(model.learn(h), whole)
 
 
+def test_12_without_skip_connections_a_decoder_does_not_start_from_zeros():
+    encoder = vit.small(img_size=SIZE, patch_size=2, embed_dim=WIDTH, depth=1, num_heads=HEADS)
+    world = method.World(SIZE, identities=2, cameras=2, coarse=4)
+    model = ogfr.build(small.settings(stride=2, residual=False), world, encoder)
+    assert model.params.start == "encoder"
+    assert (model.purify(tokens(), torch.ones(3, N).bool()).abs().amax((1, 2)) > 0).all()
+
+
 # ------------------------------------------------------------------ Eq. 17-20, 22: the losses
 
 

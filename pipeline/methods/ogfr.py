@@ -155,7 +155,7 @@ def build(params: Params, world: World, vit: VisionTransformer) -> "OGFR":
 
 
 def correlation(patch: Float[Tensor, "B N D"], part: Float[Tensor, "B K1 D"]) -> Float[Tensor, "B N K1"]:
-    """Semantic correlation I of patches and parts: cosines in [-1, 1], Eq. 6."""
+    """Semantic correlation I of the patches f^p and the parts f^0 ... f^K: cosines in [-1, 1], Eq. 6."""
     with losses.exact(patch):
         return F.normalize(patch.float(), dim=-1) @ F.normalize(part.float(), dim=-1).mT
 
@@ -182,10 +182,10 @@ class Agent(nn.Module):
 def policy_loss(
     logits: Float[Tensor, "B N"], action: Bool[Tensor, "B N"], reward: Float[Tensor, "B"]
 ) -> Float[Tensor, ""]:
-    """Minus the policy gradient's objective, Eq. 11: reward times the log-probability of the action.
+    """Minus the objective J(theta) of Eq. 11: the reward R_b times the log-probability of the action a_b.
 
-    One image is an episode of one step, whose action is a choice for each patch: summed over patches,
-    averaged over images.
+    Departs: an image is an episode of one step t, whose action is a choice for each patch: summed over
+    patches, averaged over images.
     """
     surprise = F.binary_cross_entropy_with_logits(logits, action.to(logits.dtype), reduction="none")
     return (reward.detach() * surprise.sum(1)).mean()
@@ -207,7 +207,9 @@ def reward(
 class Attention(nn.Module):
     """Multi-head self-attention; the first `fixed` tokens attend to nothing: MHSA_fix, Eq. 13-16.
 
-    A fixed token passes on its own value, so that no patch can reach it; patches attend to all tokens.
+    A fixed token passes on its own value, so that no patch can reach it; patches attend to all tokens,
+    weighed by softmax(q k / sqrt(k)) with k channels a head.
+    Departs: W_q, W_k and W_v have biases, as the encoder's have; none is printed.
     """
 
     def __init__(self, width: int, heads: int):
@@ -222,12 +224,12 @@ class Attention(nn.Module):
         query, key, value = split.unbind(0)
         weights = query[:, :, fixed:] @ key.mT / query.shape[-1] ** 0.5
         moved = weights.softmax(-1).to(value.dtype) @ value  # Eq. 14
-        joined = torch.cat([value[:, :, :fixed], moved], 2)  # Eq. 15, 16
+        joined = torch.cat([value[:, :, :fixed], moved], 2)  # F'_ha, Eq. 15, 16
         return self.output(joined.transpose(1, 2).flatten(2))
 
 
 class DecoderLayer(nn.Module):
-    """FFN(LN(attention)), Eq. 12, the first `fixed` tokens kept from seeing the patches.
+    """F'_h = FFN(LN(MHSA(F_h))), Eq. 12, the first `fixed` tokens kept from seeing the patches.
 
     Departs: skip connections around attention and FFN (`residual`), without which the input is lost.
     """
@@ -251,10 +253,12 @@ class DecoderLayer(nn.Module):
 
 
 class Heads(nn.Module):
-    """For each of P features a batch-norm neck and a classifier over identities, no biases.
+    """For each of P features a batch-norm neck and a classifier over identities, no biases (Eq. 19, 20).
 
     Both branches share the classifiers, as KL compares their classes; each has its own batch statistics,
     as occluded and holistic features differ.
+    Departs: heads are not described; this is the neck that re-identification commonly has, and `gain` a
+    factor on the logits (`head_gain`).
     """
 
     def __init__(self, features: int, width: int, identities: int, gain: float):
@@ -276,9 +280,10 @@ class Heads(nn.Module):
 
     @torch.no_grad()
     def score(self, feature: Float[Tensor, "B D"], branch: int, pid: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
-        """Probability that the first head gives the true identity, by running statistics.
+        """Probability that the first head gives the true identity: p^m and p^b of Eq. 9 and 10.
 
-        Running ones, so that an image's score does not depend on what is erased in its neighbours.
+        Departs: by running statistics, so that an image's score does not depend on what is erased in its
+        neighbours.
         """
         neck, width = self.necks[branch], self.weight.shape[-1]
         scale = neck.weight[:width] * (neck.running_var[:width] + neck.eps).rsqrt()
@@ -297,11 +302,13 @@ def mask_loss(
     grid: tuple[int, int],
     params: Params,
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of the semantic correlation against the parsing map, Eq. 21.
+    """L_mask: cross-entropy of the semantic correlation I against the parsing map M, Eq. 21.
 
-    The similarities become probabilities by a softmax over parts.  Images whose map shows no part are left
-    out: their person was not found.  Departs: labels are pooled to the patches (`mask_grid`) and averaged
-    (`mask`); printed are pixels of the image, summed.
+    The similarities become probabilities by a softmax over parts; on the grid of the image they are
+    interpolated first (the paper's I with a tilde).
+    Departs: labels are pooled to the patches (`mask_grid`) and averaged (`mask`), printed are pixels of the
+    image, summed; the softmax has a `temperature`; images whose map shows no part are left out, as their
+    person was not found; the mean over images is taken.
     """
     logits = state / params.temperature
     if params.mask_grid == "patch":
@@ -318,9 +325,10 @@ def mask_loss(
 def mse_loss(
     teacher: Float[Tensor, "B L D"], student: Float[Tensor, "B L D"], reduction: str
 ) -> Float[Tensor, ""]:
-    """Squared distance of all tokens of the two branches, Eq. 17; the teacher is detached.
+    """L_mse: squared distance of all tokens of the two branches, F_hp and F_op, Eq. 17.
 
-    Departs: a mean over tokens and channels, unless `reduction` is "sum" as printed.
+    Departs: a mean over tokens and channels, unless `reduction` is "sum" as printed; the mean over images;
+    the teacher is detached, or it would learn from its pupil.
     """
     gap = (teacher.detach().float() - student.float()).square()
     return gap.mean() if reduction == "mean" else gap.sum((1, 2)).mean()
@@ -373,12 +381,16 @@ class OGFR(Method):
 
     @torch.no_grad()
     def start_from_encoder(self) -> None:
-        """Part tokens become near copies of the class token; the layers after the encoder change nothing."""
+        """Part tokens P_t become near copies of the class token; the layers after the encoder change nothing.
+
+        A decoder without skip connections stays as it was drawn: it would put out zeros.
+        """
         encoder, first = self.encoder, slice(1, K + 2)
         encoder.part += encoder.cls
         encoder.position[:, first] += encoder.position[:, :1]
-        ends = [m for layer in self.decoder for m in (layer.attention.output, layer.ffn[2])]
-        ends += [m for block in self.student for m in (block.attn.proj, block.mlp.fc2)]
+        ends = [m for block in self.student for m in (block.attn.proj, block.mlp.fc2)]
+        if self.params.residual:
+            ends += [m for layer in self.decoder for m in (layer.attention.output, layer.ffn[2])]
         for end in ends:
             nn.init.zeros_(end.weight)
             nn.init.zeros_(end.bias)
@@ -400,7 +412,10 @@ class OGFR(Method):
     # -------------------------------------------------------------- how it learns
 
     def objectives(self, batch: Batch) -> Iterator[Objective]:
-        """Eq. 23 for all but the agent, then Eq. 11 for the agent."""
+        """Eq. 23 for all but the agent, then Eq. 11 for the agent.
+
+        Departs: L_mask is the mean of both views'; printed is one map M.
+        """
         branches = self.branches(batch)
         if self.params.distil:
             h, o = branches
@@ -434,7 +449,7 @@ class OGFR(Method):
         return {
             "mse": p.mse_weight,
             "cos": p.mu_1,
-            "identity": p.alpha,
+            "identity": p.alpha,  # alpha and beta of Eq. 19
             "kl": p.beta,
             "triplet": p.mu_2,
             "teacher_identity": p.teacher_identity,
@@ -444,13 +459,17 @@ class OGFR(Method):
     def terms(
         self, batch: Batch, h: Tokens, o: Tokens, hp: Float[Tensor, "B L D"], op: Float[Tensor, "B L D"]
     ) -> dict[str, Tensor]:
-        """The terms of Eq. 17-20 and 22, before their weights."""
+        """The terms of Eq. 17-20 and 22, before their weights.
+
+        Departs: the teacher's output has an identity loss (`teacher_identity`) and the student's a triplet
+        loss (`student_triplet`): nothing else teaches the one's classifiers, the other's distances.
+        """
         pid, first = batch.pid, K + 1
         teacher, student = hp[:, :first], op[:, :first]
         neck_h, neck_o = self.heads.neck(teacher, HOLISTIC), self.heads.neck(student, OCCLUDED)
         logits_h, logits_o = self.heads(neck_h), self.heads(neck_o)
         found = {
-            "mse": mse_loss(hp, op, self.params.mse),  # Eq. 17
+            "mse": mse_loss(hp, op, self.params.mse),  # L_mse, Eq. 17
             "cos": losses.cosine(teacher, student),  # Eq. 18
             "identity": losses.identity(logits_o, pid).mean(),  # Eq. 19
             "kl": losses.divergence(logits_h, logits_o).mean(),  # Eq. 19
@@ -489,7 +508,7 @@ class OGFR(Method):
         }
 
     def encoder_identity(self, tokens: Tokens, branch: int, pid: Int[Tensor, "B"]) -> Float[Tensor, ""]:
-        """Identity loss of the encoder's global feature, one of the two of Eq. 20."""
+        """Identity loss of the encoder's global feature f^g, one of the two that L_en of Eq. 20 adds."""
         necked = self.global_head.neck(tokens.cls[:, None], branch)
         return losses.identity(self.global_head(necked), pid).mean()
 
@@ -539,7 +558,7 @@ class OGFR(Method):
         return torch.ones_like(state[..., 0], dtype=torch.bool)
 
     def purify(self, h: Tokens, action: Bool[Tensor, "B N"]) -> Float[Tensor, "B L D"]:
-        """F_hp: erased patches replaced by learned tokens, then the decoder of Eq. 12.
+        """F_hp: erased patches replaced by learned tokens (F_h with a tilde), then the decoder of Eq. 12.
 
         Departs: the erased token is one vector plus the position embedding of its place (`erased`).
         """
@@ -602,7 +621,10 @@ class OGFR(Method):
 
     @torch.no_grad()
     def begin_epoch(self, epoch: int, batches: Callable[[], Iterable[Batch]]) -> None:
-        """Refresh the scalar baseline every `baseline_epochs` epochs, Eq. 9: the mean score without mask."""
+        """Refresh the scalar baseline p^b every `baseline_epochs` epochs, Eq. 9.
+
+        The mean score without mask, p^b_new, enters a cumulative mean of the n refreshments so far.
+        """
         used = self.explores and self.params.baseline == "paper"
         if not used or epoch % self.params.baseline_epochs:
             return
@@ -635,7 +657,8 @@ def visible(state: Float[Tensor, "B N K1"], rule: str) -> Float[Tensor, "B K"]:
     """v_i of Eq. 24, 0 or 1, for the K parts.
 
     Departs: a part is visible if some patch resembles it more than any other part and the background
-    (`argmax`); printed is a positive similarity anywhere (`positive`), which nearly every part has.
+    (`argmax`); printed is a positive similarity anywhere (`positive`), which nearly every part has.  Patches
+    are asked, not the map interpolated to the image, which shows a little less.
     """
     if rule == "positive":
         return (state.amax(1) > 0)[:, 1:].float()
@@ -643,7 +666,7 @@ def visible(state: Float[Tensor, "B N K1"], rule: str) -> Float[Tensor, "B K"]:
 
 
 def part_triplet(features: Float[Tensor, "B P D"], pid: Int[Tensor, "B"]) -> Float[Tensor, ""]:
-    """Triplet loss of the global feature plus the mean of the parts', Eq. 22."""
+    """L_tr: triplet loss of the global feature plus the mean of the parts', Eq. 22."""
     each = losses.triplet(features.transpose(0, 1), pid)
     return each[0] + each[1:].mean()
 

@@ -56,9 +56,10 @@ def distances(query: Embedded, gallery: Embedded, metric: Metric = "euclidean") 
     """Distance of every query to every gallery image: the mean over the parts that both show.
 
     sum_p v_p^q v_p^g D_p / sum_p v_p^q v_p^g, OGFR's Eq. 25, where the global feature is a part with v = 1
-    (the D_g and the + 1 there).  D_p is the Euclidean distance, or its square, of parts scaled to length
-    1; it lies in [0, 2] or [0, 4].  Two images that show no common part are infinitely far apart.
-    A gate of the query weighs the gallery's channels before they are scaled.
+    (the D_g and the + 1 there).  D_p is the Euclidean distance, or its square; it lies in [0, 2] or [0, 4].
+    Two images that show no common part are infinitely far apart.  A gate of the query weighs the gallery's
+    channels before they are scaled.
+    Departs: parts are scaled to length 1 first, or long ones would decide.
     """
     return _compare(query, gallery, gallery.parts.norm(dim=2), metric)
 
