@@ -10,20 +10,21 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parent.parent
 DAG = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
 PARAMS = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+METHODS = sorted(p.stem for p in (ROOT / "pipeline" / "methods").glob("*.py") if p.stem != "__init__")
 STAGES = {name: stage.get("do", stage) for name, stage in DAG["stages"].items()}
 
 # A module may import those before it, never those after it: the order data flows.
 FLOW = """
     params store weights parts synthetic datasets segmentation pose parsing occlusion scoring sheets obstacles
-    batches vit losses method methods training features ranking figures pretraining
+    batches vit losses method methods training features ranking figures studies pretraining
 """.split()  # noqa: SIM905
 
 
-def fill(text: str) -> str:
-    """`${name.of.a.param}` as in params.yaml; what only a foreach knows stays."""
+def fill(text: str, **chosen: str) -> str:
+    """`${name.of.a.param}` as in params.yaml or `chosen`; what only a foreach knows stays."""
 
     def value(match: re.Match) -> str:
-        node = PARAMS
+        node = PARAMS | chosen
         for part in match[1].split("."):
             if not isinstance(node, dict) or part not in node:
                 return match[0]
@@ -60,12 +61,22 @@ def names_of(entries: list) -> list[str]:
     return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries or []]
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_depends_on_exactly_the_modules_it_imports(name):
+def test_a_stage_depends_on_exactly_the_modules_it_imports(name, method):
     declared = [d for d in names_of(STAGES[name]["deps"]) if d.endswith(".py")]
-    by_name = {ROOT / fill(d) for d in declared if "${" in d}  # loaded by the name that a param gives
+    by_name = {ROOT / fill(d, method=method) for d in declared if "${" in d}  # a param gives the name
     wanted = closure({ROOT / "stages" / f"{name}.py"} | by_name)
-    assert sorted(fill(d) for d in declared) == sorted(str(p.relative_to(ROOT)) for p in wanted)
+    assert sorted(fill(d, method=method) for d in declared) == sorted(
+        str(p.relative_to(ROOT)) for p in wanted
+    )
+
+
+def test_training_depends_on_the_params_of_the_chosen_method_alone():
+    assert set(METHODS) <= set(PARAMS)
+    for method in METHODS:
+        tracked = {fill(name, method=method) for name in STAGES["train"]["params"]}
+        assert tracked & set(METHODS) == {method}
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -81,7 +92,7 @@ def test_the_words_of_a_command_are_its_data_dependencies_then_its_outputs(name)
 
 
 def test_every_stage_is_a_file_and_every_file_a_stage():
-    files = {p.stem for p in (ROOT / "stages").glob("*.py")} - {"__init__", "pretrain"}
+    files = {p.stem for p in (ROOT / "stages").glob("*.py")} - {"__init__", "pretrain", "study"}
     assert files == set(STAGES)
 
 

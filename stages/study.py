@@ -1,0 +1,113 @@
+"""The paper's ablations, of pipeline/studies.yaml: run by hand, no stage of the DAG.
+
+python -m stages.study queue table5                     what is missing becomes queued DVC experiments
+python -m stages.study run table5 --results RESULTS     what is missing is trained here, without DVC
+python -m stages.study show table5 [--results RESULTS]  the paper's table, ours beside theirs
+"""
+
+import argparse
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from pipeline import params, store, studies
+from pipeline.params import BadInput
+
+CONFIG, DAG = "params.yaml", "dvc.yaml"
+KEPT = ("metrics.json", "cmc.csv", "log.csv", "record.json")
+
+
+def dvc(*words: str) -> str:
+    """What DVC says.  Raises `BadInput` with its complaint."""
+    done = subprocess.run([sys.executable, "-m", "dvc", *words], capture_output=True, text=True)
+    if done.returncode:
+        raise BadInput(f"dvc {' '.join(words)}: {done.stderr.strip()[-2000:]}")
+    return done.stdout
+
+
+def experiments(rev: str) -> list[studies.Result]:
+    """The experiments that start from a commit."""
+    return studies.from_dvc(json.loads(dvc("exp", "show", "--json", "--rev", rev)))
+
+
+def queue(args: argparse.Namespace) -> None:
+    """Queue the rows and seeds that are neither done nor on their way."""
+    values, known = params.load(CONFIG), experiments("HEAD")
+    for name in args.names:
+        study = studies.load(name)
+        missing = studies.todo(study, values, args.seeds, known)
+        for row in study.rows:
+            if seeds := [seed for other, seed in missing if other is row]:
+                print(dvc(*studies.queue_words(row, seeds)), end="", flush=True)
+        known += [studies.Result(studies.experiment(values, *pair), "queued", {}) for pair in missing]
+        total = len(study.rows) * len(args.seeds)
+        print(f"{name}: {len(missing)} of {total} experiments queued. `dvc queue start` runs what is queued.")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Label, train, embed and evaluate, one after the other, the rows and seeds that the folder lacks."""
+    values, dag = params.load(CONFIG), params.load(DAG)
+    for name in args.names:
+        rows = studies.load(name).rows
+        for row, seed in product(rows[args.row - 1 : args.row] if args.row else rows, args.seeds):
+            wanted = studies.experiment(values, row, seed)
+            place = Path(args.results) / studies.digest(wanted)
+            print(f"{name}: {' '.join(map(str, row.cells))}, seed {seed}: {place}", flush=True)
+            if not place.exists():
+                with store.replace(place) as folder:
+                    one(wanted, dag, folder)
+
+
+def one(wanted: studies.Values, dag: dict, folder: Path) -> None:
+    """Fill a folder with an experiment's params, scores and logs."""
+    folder.mkdir()
+    config, work = folder / CONFIG, folder / "work"
+    YAML().dump(wanted, config)
+    for stage, words in studies.commands(dag, wanted, work):
+        importlib.import_module(f"stages.{stage}").main(*words, config=str(config))
+    for path in [path for path in work.rglob("*") if path.name in KEPT]:
+        path.rename(folder / path.name)
+    shutil.rmtree(work)
+
+
+def show(args: argparse.Namespace) -> None:
+    """Print the tables: of a folder, or of DVC's experiments."""
+    values = params.load(CONFIG)
+    found = studies.from_folder(args.results) if args.results else experiments(args.rev)
+    for name in args.names:
+        table = studies.table(studies.load(name), values, args.seeds, found, args.queries)
+        print(f"{name}: {table}", end="\n\n")
+
+
+def seeds(word: str) -> range:
+    """The seeds 1 to n."""
+    return range(1, int(word) + 1)
+
+
+def main(words: list[str]) -> None:
+    """Do to each named study what the first word says."""
+    parser = argparse.ArgumentParser(prog="python -m stages.study")
+    parser.add_argument("verb", choices=["queue", "run", "show"])
+    parser.add_argument("names", nargs="+", help="studies, such as table5")
+    parser.add_argument("--seeds", type=seeds, default=range(1, 4), help="how many; 3 are 1, 2, 3 (default)")
+    parser.add_argument("--row", type=int, help="run: this row alone, counted from 1")
+    parser.add_argument("--results", help="run, show: a folder with a folder for each experiment")
+    parser.add_argument("--rev", default="HEAD", help="show: experiments that started from this commit")
+    parser.add_argument("--queries", choices=["all", "occluded", "holistic"], default="occluded")
+    args = parser.parse_args(words)
+    if args.verb == "run" and not args.results:
+        parser.error("run needs --results, a folder")
+    try:
+        {"queue": queue, "run": run, "show": show}[args.verb](args)
+    except BadInput as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,378 @@
+"""Studies: rows name real params, tables say what was measured, nothing is run twice."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from ruamel.yaml import YAML
+
+from pipeline import datasets, method, occlusion, params, store, studies, training, vit
+from pipeline.params import BadInput
+from stages import index as index_stage
+from stages import study as stage
+from tests import small
+
+ROOT = Path(__file__).parent.parent
+VALUES = params.load(ROOT / "params.yaml")
+DAG = params.load(ROOT / "dvc.yaml")
+ALL = {name: studies.load(name) for name in params.load(studies.TABLE)}
+ROWS = [(name, number) for name, study in ALL.items() for number in range(len(study.rows))]
+
+
+def row_of(name, number):
+    return ALL[name].rows[number]
+
+
+# ------------------------------------------------------------------ what a row sets
+
+
+@pytest.mark.parametrize(("name", "number"), ROWS)
+def test_a_row_sets_params_that_there_are_to_values_that_they_take(name, number):
+    row = row_of(name, number)
+    values = studies.experiment(VALUES, row, 1)
+    chosen = values["method"]
+    assert {key.split(".")[0] for key in row.set} <= {"method", "lambda", "label", "train", chosen}
+    module = method.load(chosen)
+    given = params.validate(values[chosen], module.Params, "", chosen)
+    schedule = params.validate(values["train"], training.Schedule, "", "train")
+    params.validate(values["label"], occlusion.Label, "", "label")
+    params.validate(values["lambda"], float, "", "lambda")
+    assert None not in vars(method.resolve(schedule, module.PRESETS, given.preset, "train")).values()
+    given = replace(method.resolve(given, module.PRESETS, given.preset, chosen), stride=16)
+    world = method.world(small.people())
+    module.build(given, replace(world, coarse=values["label"]["parts"]), small.encoder())
+    assert len(row.cells) == len(ALL[name].columns)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_default_is_one_row_of_every_study_with_the_papers_best_figures(name):
+    default = studies.decisive(VALUES)
+    same = [
+        row
+        for row in ALL[name].rows
+        if studies.decisive(studies.experiment(VALUES, row, VALUES["seed"])) == default
+    ]
+    assert [row.paper for row in same] == [[76.6, 86.4, 89.8, 64.7]]
+
+
+def test_the_rows_of_a_study_are_different_experiments():
+    for study in ALL.values():
+        assert len({studies.digest(studies.experiment(VALUES, row, 1)) for row in study.rows}) == len(
+            study.rows
+        )
+
+
+def test_a_row_changes_what_it_names_and_the_seed():
+    row = studies.Row(["x"], {"ogfr.alpha": 0.7, "lambda": 9}, [None] * 4)
+    found = studies.experiment(VALUES, row, 4)
+    assert (found["ogfr"]["alpha"], found["lambda"], found["seed"]) == (0.7, 9, 4)
+    assert found["ogfr"] | {"alpha": VALUES["ogfr"]["alpha"]} == VALUES["ogfr"] and VALUES["seed"] == 1
+
+
+@pytest.mark.parametrize("name", ["lamda", "ogfr.alfa", "ogf.alpha"])
+def test_a_misspelt_name_is_refused(name):
+    with pytest.raises(BadInput, match=f"{name} is no parameter of params.yaml"):
+        studies.experiment(VALUES, studies.Row(["x"], {name: 1}, [None] * 4), 1)
+
+
+def test_an_unknown_study_is_refused_with_those_there_are():
+    with pytest.raises(BadInput, match=r"no study 'table9'. Choose one of table4, table5"):
+        studies.load("table9")
+
+
+# ------------------------------------------------------------------ experiments by their values
+
+
+def result(row, seed, state="done", rank1=50.0, mAP=40.0, values=VALUES):
+    scores = {"rank1": rank1, "rank5": 60.0, "rank10": 70.0, "mAP": mAP}
+    scores = {"occluded": scores, "holistic": {name: 99.0 for name in scores}} if state == "done" else {}
+    return studies.Result(studies.experiment(values, row, seed), state, scores)
+
+
+def test_what_changes_no_score_does_not_make_another_experiment():
+    row = row_of("table5", 3)
+    wanted = studies.experiment(VALUES, row, 1)
+    for name, value in {"workers": 7, "draw": {}, "score": {}, "vit_baseline": {}, "datasets": {}}.items():
+        other = {**wanted, name: value}
+        assert studies.find([studies.Result(other, "done", {})], wanted)
+        assert studies.digest(other) == studies.digest(wanted)
+    for name, value in {"seed": 2, "lambda": 6, "ogfr": {}, "train": {}, "render": {}}.items():
+        other = {**wanted, name: value}
+        assert not studies.find([studies.Result(other, "done", {})], wanted)
+        assert studies.digest(other) != studies.digest(wanted)
+
+
+def test_a_study_goes_on_where_it_stopped():
+    study = ALL["table6"]
+    first, second = study.rows
+    known = [
+        result(first, 1),
+        result(first, 2, "queued"),
+        result(first, 3, "failed"),
+        result(second, 1, "failed"),
+        result(second, 1, "running"),
+        result(row_of("fig4", 3), 2),  # another study's default row is the same experiment
+    ]
+    assert studies.todo(study, VALUES, [1, 2, 3], known) == [(first, 3), (second, 3)]
+
+
+def test_a_study_follows_params_yaml():
+    longer = {**VALUES, "train": {**VALUES["train"], "epochs": 60}}
+    study = ALL["table6"]
+    known = [result(row, 1) for row in study.rows]
+    assert not studies.todo(study, VALUES, [1], known)
+    assert len(studies.todo(study, longer, [1], known)) == 2
+
+
+QUEUE = {
+    ("table5", 1): ["ogfr.erase=random"],
+    ("table8", 3): [],
+    ("table7", 0): ["lambda=0", "label.strict=false"],
+    ("table4", 0): ["method=vit_baseline"],
+}
+
+
+@pytest.mark.parametrize(("place", "words"), QUEUE.items())
+def test_a_row_is_queued_by_one_command_for_all_its_seeds(place, words):
+    found = studies.queue_words(row_of(*place), [1, 3])
+    assert found[:3] == ["exp", "run", "--queue"]
+    assert [b for a, b in pairwise(found) if a == "--set-param"] == [*words, "seed=1,3"]
+    assert len(found) == 3 + 2 * (len(words) + 1)
+
+
+# ------------------------------------------------------------------ the table
+
+
+def test_a_table_shows_mean_and_deviation_and_which_seeds_are_missing():
+    study = studies.Study("A study", "Some-Dataset", ["erase", "rate"], ALL["table5"].rows[:3])
+    rows = [replace(row, cells=[row.cells[0], n]) for n, row in enumerate(study.rows)]
+    rows[2] = replace(rows[2], paper=[None, None, None, 64.25])
+    study = replace(study, rows=rows)
+    none, random, _ = rows
+    known = [
+        result(none, 1, rank1=10.0, mAP=30.0),
+        result(none, 2, rank1=12.0, mAP=30.0),
+        result(none, 3, rank1=17.0, mAP=30.0),  # mean 13, deviation sqrt((9 + 1 + 16) / 2) = 3.606
+        result(random, 2, rank1=21.04),
+        result(random, 3, "queued"),
+    ]
+    assert studies.table(study, VALUES, [1, 2, 3], known, "occluded").splitlines() == [
+        "A study",
+        "",
+        "| erase                    | rate | seeds            | Rank-1     | paper | Rank-5     | paper "
+        "| Rank-10    | paper | mAP        | paper |",
+        "| ------------------------ | ---- | ---------------- | ---------- | ----- | ---------- | ----- "
+        "| ---------- | ----- | ---------- | ----- |",
+        "| none                     | 0    | 3 of 3           | 13.0 ± 3.6 | 74.5  | 60.0 ± 0.0 | 86.3  "
+        "| 70.0 ± 0.0 | 89.5  | 30.0 ± 0.0 | 64.3  |",
+        "| random                   | 1    | 1 of 3, 1 queued | 21.0       | 74.4  | 60.0       | 85.8  "
+        "| 70.0       | 88.9  | 40.0       | 63.7  |",
+        "| background and occlusion | 2    | 0 of 3           | -          | -     | -          | -     "
+        "| -          | -     | -          | 64.2  |",
+        "",
+        "Ours: occluded queries of `embedded`, percent, mean ± standard deviation of seeds. "
+        "The paper's: Some-Dataset.",
+    ]
+    assert "99.0" in studies.table(study, VALUES, [1], known, "holistic")
+
+
+def test_dvcs_experiments_are_read_with_their_states():
+    values = studies.experiment(VALUES, row_of("table6", 0), 1)
+
+    def shown(state, metrics):
+        data = {"params": {"params.yaml": {"data": values}}, "metrics": metrics}
+        return {"revs": [{"data": data}], "executor": state and {"state": state}}
+
+    scores = {"occluded": {"rank1": 1.0}}
+    whole = {
+        "data/embedded/labels.json": {"data": {}},
+        "data/other/metrics.json": {"data": {"all": {}}},
+        "data/embedded/metrics.json": {"data": scores},
+    }
+    absent = {"data/embedded/metrics.json": {"error": {"type": "FileNotFoundError"}}}
+    runs = [shown(None, whole), shown("success", whole), shown("success", absent), shown("failed", absent)]
+    runs += [shown("queued", {}), shown("running", {}), {"revs": [{"data": None}], "executor": None}]
+    commits = [{"experiments": None}, {"experiments": runs}]
+    found = studies.from_dvc(commits)
+    assert [r.state for r in found] == ["done", "done", "failed", "failed", "queued", "running", "failed"]
+    assert found[0] == (values, "done", scores)
+    assert studies.find(found, values).state == "done"
+
+
+# ------------------------------------------------------------------ without DVC
+
+
+def test_a_run_takes_the_words_of_dvc_yaml_and_writes_beside():
+    assert studies.commands(DAG, VALUES, "W") == [
+        ("label", ["data/embedded/parsing.h5", "W/data/embedded/occlusion.h5"]),
+        (
+            "train",
+            [
+                *(f"data/embedded/{name}" for name in ("index.parquet", "images.h5", "parsing.h5")),
+                "W/data/embedded/occlusion.h5",
+                "models/embedded/vit.safetensors",
+                "W/models/trained",
+            ],
+        ),
+        (
+            "embed",
+            [
+                *(f"data/embedded/{name}" for name in ("index.parquet", "images.h5", "parsing.h5")),
+                "W/data/embedded/occlusion.h5",
+                "W/models/trained",
+                "models/embedded/vit.safetensors",
+                "W/data/embedded/features.h5",
+            ],
+        ),
+        (
+            "evaluate",
+            [
+                "data/embedded/index.parquet",
+                "W/data/embedded/features.h5",
+                "W/data/embedded/occlusion.h5",
+                "data/embedded/truth.h5",
+                *(f"W/data/embedded/{name}" for name in ("metrics.json", "queries.parquet", "cmc.csv")),
+            ],
+        ),
+    ]
+
+
+def test_a_run_labels_the_test_set_too_if_it_is_another():
+    found = studies.commands(DAG, {**VALUES, "train_on": "a", "test_on": ["b", "c"]}, "W")
+    assert [name for name, _ in found] == ["label", "label", "train", "embed", "evaluate"]
+    assert found[0][1][1] == "W/data/a/occlusion.h5" and found[2][1][3] == "W/data/a/occlusion.h5"
+    assert found[3][1][0] == "data/b/index.parquet" and found[3][1][3] == "W/data/b/occlusion.h5"
+
+
+def draw_people(where):
+    """The files before training: six people in two colours each, four of them to train on."""
+    people = small.people(identities=6, each=4)
+    with zipfile.ZipFile(where / "raw.zip", "w") as file:
+        for n, (pid, image) in enumerate(zip(people.pid, people.image, strict=True)):
+            split = "bounding_box_train" if pid < 4 else "query" if n % 4 == 0 else "bounding_box_test"
+            stream = io.BytesIO()
+            Image.fromarray(image).save(stream, "JPEG", quality=95)
+            file.writestr(f"{split}/{pid + 1:04d}_c{n % 4 + 1}s1_{n:06d}_00.jpg", stream.getvalue())
+    folder = where / "data" / "embedded"
+    folder.mkdir(parents=True)
+    paths = [str(folder / name) for name in ("index.parquet", "images.h5", "truth.h5")]
+    index_stage.main("market1501", str(where / "raw.zip"), *paths, config=str(where / "params.yaml"))
+    index = datasets.read_index(paths[0])
+    maps = np.repeat(people.parsing[:1], len(index), 0)
+    attrs = {"index": datasets.index_hash(index)}
+    store.write(folder / "parsing.h5", "parsing", {"map": maps, "status": maps[:, 0, 0]}, attrs)
+    (where / "models" / "embedded").mkdir(parents=True)
+    torch.manual_seed(0)
+    vit.save(where / "models" / "embedded" / "vit.safetensors", small.encoder(), {})
+
+
+def reduced(where):
+    """params.yaml and dvc.yaml, for pictures of 64 x 32 and one epoch."""
+    values = params.load(ROOT / "params.yaml")
+    values["train"].update(size=[64, 32], identities=2, images=2, epochs=1, precision="float32")
+    values["workers"] = 1
+    YAML().dump(values, where / "params.yaml")
+    shutil.copy(ROOT / "dvc.yaml", where / "dvc.yaml")
+
+
+def test_a_study_runs_without_dvc_into_a_folder_that_shows_as_its_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    reduced(tmp_path)
+    draw_people(tmp_path)
+    words = ["run", "table4", "--results", "results", "--seeds", "1", "--row"]
+    stage.main([*words, "1"])
+    stage.main([*words, "6"])
+    kept = sorted(Path("results").iterdir())
+    assert len(kept) == 2 and not (tmp_path / "data/embedded/occlusion.h5").exists()
+    for folder in kept:
+        files = {path.name for path in folder.iterdir()}
+        assert files == {"params.yaml", "metrics.json", "cmc.csv", "log.csv", "record.json"}
+    made = {json.loads((folder / "record.json").read_text())["method"] for folder in kept}
+    assert made == {"vit_baseline", "ogfr"}
+    before = [path.stat().st_mtime_ns for path in kept]
+    stage.main([*words, "6"])  # there already
+    assert [path.stat().st_mtime_ns for path in kept] == before
+    capsys.readouterr()
+    stage.main(["show", "table4", "table5", "--results", "results", "--seeds", "1", "--queries", "all"])
+    said = capsys.readouterr().out
+    assert said.count("1 of 1") == 3 and said.count("0 of 1") == 7  # table 5's agent is table 4's last row
+    scores = [json.loads((folder / "metrics.json").read_text())["all"]["mAP"] for folder in kept]
+    assert all(f"{score:.1f}" in said for score in scores)
+
+
+def test_a_folder_without_results_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match=r"no results. Run `python -m stages.study run"):
+        stage.main(["show", "table5", "--results", str(tmp_path)])
+
+
+# ------------------------------------------------------------------ with DVC
+
+TINY = """\
+stages:
+  train:
+    cmd: python score.py
+    deps: [score.py]
+    params: [seed, lambda, method, train, "${method}"]
+    metrics:
+      - data/embedded/metrics.json: {cache: false}
+"""
+SCORE = """\
+import json
+from ruamel.yaml import YAML
+
+values = YAML(typ="safe").load(open("params.yaml"))
+rank1 = values["seed"] * (10.0 if values["ogfr"]["decoder"] == "plain" else 20.0)
+scores = {"rank1": rank1, "rank5": 1.0, "rank10": 1.0, "mAP": 1.0}
+json.dump({"occluded": scores}, open("data/embedded/metrics.json", "w"))
+"""
+
+
+def test_dvc_queues_each_experiment_once_and_shows_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("DVC_")]:
+        monkeypatch.delenv(name)
+    for who in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{who}_NAME", "tests")
+        monkeypatch.setenv(f"GIT_{who}_EMAIL", "tests")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    Path("dvc.yaml").write_text(TINY)
+    Path("score.py").write_text(SCORE)
+    Path("data/embedded").mkdir(parents=True)
+    Path("data/embedded/.gitkeep").touch()
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    stage.dvc("init", "--quiet")
+    subprocess.run(["git", "add", "--all"], check=True)
+    subprocess.run(["git", "commit", "--quiet", "--message", "A tiny DAG"], check=True)
+
+    stage.main(["queue", "table6", "--seeds", "2"])
+    assert "table6: 4 of 4 experiments queued" in capsys.readouterr().out
+    stage.main(["queue", "table6", "table6", "--seeds", "2"])
+    assert capsys.readouterr().out.count("0 of 4 experiments queued") == 2
+    stage.main(["show", "table6", "--seeds", "2"])
+    assert capsys.readouterr().out.count("0 of 2, 2 queued") == 2
+    stage.dvc("exp", "run", "--run-all")
+    stage.main(["queue", "table6", "--seeds", "2"])
+    assert "0 of 4 experiments queued" in capsys.readouterr().out
+    stage.main(["show", "table6", "--seeds", "3"])
+    said = capsys.readouterr().out
+    assert "| conventional | 2 of 3 | 15.0 ± 7.1  | 75.3" in said  # 10, 20: deviation sqrt(50)
+    assert "| customized   | 2 of 3 | 30.0 ± 14.1 | 76.6" in said  # 20, 40
+
+
+def test_dvcs_complaint_reaches_the_user(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    with pytest.raises(SystemExit, match="dvc exp show"):
+        stage.main(["show", "table6"])
