@@ -103,7 +103,7 @@ def _has_one_class_token(model: VisionTransformer) -> bool:
 
 
 def grid(size: tuple[int, int], patch: int, stride: int) -> tuple[int, int]:
-    """Patches down and across an image of `size` (H, W): N is their product, P `patch`, S `stride` (Eq. 4)."""
+    """Patches down and across an image of `size` (H, W), N in all; P `patch`, S `stride`; Eq. 4."""
     return (size[0] + stride - patch) // stride, (size[1] + stride - patch) // stride
 
 
