@@ -23,14 +23,18 @@ def distances(a: Float[Tensor, "*P B D"], b: Float[Tensor, "*P G D"]) -> Float[T
 
 
 def triplet(
-    features: Float[Tensor, "*P B D"], pid: Int[Tensor, "B"], margin: float | None = None
+    features: Float[Tensor, "*P B D"],
+    pid: Int[Tensor, "B"],
+    margin: float | None = None,
+    average: bool = False,
 ) -> Float[Tensor, "*P"]:
     """Batch-hard triplet loss L_tri of Eq. 22: each image against its farthest match and nearest stranger.
 
-    Leading axes are independent.
+    Leading axes are independent.  With `average` a distance is the root of the mean over channels, not of the
+    sum, so that the loss weighs the same at any width.
     Departs: the margin is not printed; without one it is soft, log(1 + exp(d_match - d_stranger)).
     """
-    gap = distances(features, features)
+    gap = distances(features, features) / (features.shape[-1] ** 0.5 if average else 1)
     same: Bool[Tensor, "B B"] = pid[:, None] == pid
     match = gap.masked_fill(~same, 0).amax(-1)
     stranger = gap.masked_fill(same, float("inf")).amin(-1)

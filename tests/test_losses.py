@@ -41,6 +41,15 @@ def test_triplets_take_the_farthest_match_and_the_nearest_stranger(places, gaps)
     assert losses.triplet(features, PID, margin=0.3).item() == pytest.approx(hard, rel=1e-4)
 
 
+def test_an_average_distance_does_not_grow_with_the_channels():
+    features, pid = torch.randn(6, 4), torch.tensor([0, 0, 1, 1, 2, 2])
+    wide = features.repeat(1, 9)
+    assert losses.triplet(wide, pid).item() != pytest.approx(losses.triplet(features, pid).item(), rel=1e-3)
+    narrow = losses.triplet(features / 2, pid)  # 4 channels: the root of a mean is half the root of a sum
+    for same in (features, wide):
+        assert losses.triplet(same, pid, average=True).item() == pytest.approx(narrow.item(), rel=1e-5)
+
+
 def test_parts_are_independent():
     features = torch.randn(3, 4, 5)
     together = losses.triplet(features, PID)

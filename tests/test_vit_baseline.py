@@ -42,7 +42,8 @@ def test_it_compares_what_its_preset_says():
     (only,) = model(preset="recommended").objectives(BATCH)
     other = model(preset="recommended")
     necked = other.neck(other.token(BATCH.occluded, BATCH.camid))
-    assert only.terms["triplet"].item() == pytest.approx(losses.triplet(necked, BATCH.pid).item(), rel=1e-5)
+    wanted = losses.triplet(necked, BATCH.pid, average=True)
+    assert only.terms["triplet"].item() == pytest.approx(wanted.item(), rel=1e-5)
 
 
 def test_neither_labels_nor_cameras_reach_it():
@@ -93,7 +94,7 @@ def test_it_trains_as_ogfr_does_but_on_its_one_view():
     assert [name for name in ours if name.startswith("train.")] == shared
     differ = {name for name in shared if ours[name][:2] != theirs[name][:2]}
     assert differ == {"train.obstacles.probability"}
-    for name in ("stride", "head_gain", "feature"):
+    for name in ("stride", "head_gain", "triplet", "feature"):
         assert ours[f"vit_baseline.{name}"][:2] == theirs[f"ogfr.{name}"][:2]
 
 

@@ -492,7 +492,7 @@ class OGFR(Method):
         """
         if self.params.triplet == "plain":
             return part_triplet(plain, pid)
-        return part_triplet(necked / necked.shape[-1] ** 0.5, pid)
+        return part_triplet(necked, pid, average=True)
 
     def alone(self, o: Branch, pid: Int[Tensor, "B"]) -> dict[str, Tensor]:
         """Identity and triplet losses of one branch without a teacher, unweighted (Table 4, rows 2 and 3).
@@ -665,9 +665,11 @@ def visible(state: Float[Tensor, "B N K1"], rule: str) -> Float[Tensor, "B K"]:
     return F.one_hot(state.argmax(-1), state.shape[-1]).amax(1)[:, 1:].float()
 
 
-def part_triplet(features: Float[Tensor, "B P D"], pid: Int[Tensor, "B"]) -> Float[Tensor, ""]:
+def part_triplet(
+    features: Float[Tensor, "B P D"], pid: Int[Tensor, "B"], average: bool = False
+) -> Float[Tensor, ""]:
     """L_tr: triplet loss of the global feature plus the mean of the parts', Eq. 22."""
-    each = losses.triplet(features.transpose(0, 1), pid)
+    each = losses.triplet(features.transpose(0, 1), pid, average=average)
     return each[0] + each[1:].mean()
 
 

@@ -35,7 +35,8 @@ class Params:
     stride: int | None = Field(ge=1)  # pixels between patches
     gamma_camera: float  # weight of the camera embedding; 0 leaves it out
     head_gain: float | None = Field(gt=0)  # factor on logits: how much faster the classifier moves under Adam
-    feature: Literal["before", "after"] | None  # the neck's batch norm: what is compared
+    triplet: Literal["necked", "plain"] | None  # what the triplet loss compares, as OGFR's
+    feature: Literal["before", "after"] | None  # what is compared at the end: before or after the neck
 
 
 # name: (recommended, paper, reason).  Beside OGFR's rows of the same names, so that Table 4 compares methods
@@ -43,6 +44,7 @@ class Params:
 PRESETS: Presets = {
     "vit_baseline.stride": (16, 11, "as OGFR's"),
     "vit_baseline.head_gain": (10.0, 1.0, "as OGFR's"),
+    "vit_baseline.triplet": ("necked", "plain", "as OGFR's"),
     "vit_baseline.feature": ("after", "before", "as OGFR's"),
     "train.epochs": (8, 120, "as OGFR's"),
     "train.optimiser": ("adamw", "sgd", "as OGFR's"),
@@ -86,12 +88,9 @@ class Baseline(Method):
         necked = self.neck(token)
         with losses.exact(necked):
             logits = self.params.head_gain * necked @ self.classifier.T
-        compared = necked if self.params.feature == "after" else token
-        terms = {
-            "identity": losses.identity(logits, batch.pid),
-            "triplet": losses.triplet(compared, batch.pid),
-        }
-        yield Objective("reid", terms)
+        plain = self.params.triplet == "plain"
+        triplet = losses.triplet(token if plain else necked, batch.pid, average=not plain)
+        yield Objective("reid", {"identity": losses.identity(logits, batch.pid), "triplet": triplet})
 
     def token(self, view: View, camid: Tensor) -> Float[Tensor, "B D"]:
         """The class token of each image."""
