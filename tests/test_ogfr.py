@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -488,3 +489,13 @@ def test_each_distillation_term_can_be_left_out():
         part = next(small.model(PEOPLE, **changes).objectives(BATCH))
         left = sum(whole.weights[name] * whole.terms[name].item() for name in names)
         assert part.loss.item() == pytest.approx(whole.loss.item() - left, abs=1e-3)
+
+
+def test_the_readme_lists_every_preset_as_it_is():
+    listed = [
+        line
+        for line in Path("README.md").read_text().splitlines()
+        if line.startswith(("| `ogfr.", "| `train."))
+    ]
+    rows = ogfr.PRESETS.items()
+    assert listed == [f"| `{name}` | {paper} | {ours} | {why} |" for name, (ours, paper, why) in rows]
