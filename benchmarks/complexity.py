@@ -1,0 +1,237 @@
+"""What OGFR costs at the paper's size: `uv run python -m benchmarks.complexity` prints one JSON object.
+
+Multiply-adds are those of every matrix product and convolution that the method itself runs, forward and
+backward, as PyTorch counts them. The networks stand on the `meta` device, where tensors have shapes and no
+values, so that no weights are needed.
+
+Table 9's 26.5 G are the student's branch at stride 11.  What its 121.7 M hold is not said: `heads` tells how
+many classifiers would make them up.
+"""
+
+import copy
+import json
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.worlds import ROOT
+from pipeline import batches, losses, method, params, vit
+from pipeline.batches import Batch, View
+from pipeline.method import World
+from pipeline.methods import ogfr
+
+TABLE_9 = {"parameters_m": 121.7, "inference_gmac": 26.5}
+VIT, CLASSES = "vit_base_patch16_224", 1000  # of ImageNet: the pre-trained weights' own classifier
+OCCLUDED_DUKE = World(size=(256, 128), identities=702, cameras=8, coarse=4)
+BATCH = 64
+M, G = 1e6, 1e9
+
+
+def main() -> None:
+    """Count and print."""
+    print(json.dumps(count(printed(), OCCLUDED_DUKE), indent=1))
+
+
+def count(settings: ogfr.Params, world: World) -> dict[str, Any]:
+    """Everything that is printed."""
+    model = shapes(settings, world, VIT)
+    seen, learnt = batch(world, 1), batch(world, BATCH)
+    whole, least = inference(model, seen), inference(pruned(model), seen)
+    return {
+        "vit": VIT,
+        "size": world.size,
+        "stride": settings.stride,
+        "patches": model.encoder.grid[0] * model.encoder.grid[1],
+        "identities": world.identities,
+        "table_9": TABLE_9,
+        "inference_gmac": _rounded(whole, G),
+        "inference_of_table_9": round(sum(whole.values()) / G / TABLE_9["inference_gmac"], 4),
+        "inference_pruned_gmac": _rounded(least, G),
+        "training_gmac_per_pair": {
+            "forward": _rounded(training(model, learnt, backward=False), G),
+            "forward_and_backward": _rounded(training(model, learnt, backward=True), G),
+        },
+        "parameters_m": _rounded(parameters(model), M),
+        "inference_parameters_m": _rounded({n: parameters(model)[n] for n in ("encoder", "student")}, M),
+        "heads": heads(model),
+    }
+
+
+def _rounded(parts: dict[str, float], unit: float) -> dict[str, float]:
+    return {name: round(n / unit, 6) for name, n in {**parts, "all": sum(parts.values())}.items()}
+
+
+# ------------------------------------------------------------------ the networks, as shapes
+
+
+def printed() -> ogfr.Params:
+    """OGFR's parameters as the paper prints them."""
+    given = replace(params.read(ROOT / "params.yaml", "ogfr", ogfr.Params), preset="paper")
+    return method.resolve(given, ogfr.PRESETS, "paper", "ogfr")
+
+
+def shapes(settings: ogfr.Params, world: World, name: str) -> ogfr.OGFR:
+    """OGFR around a ViT of timm, on the device `meta`."""
+    with torch.device("meta"):
+        return ogfr.build(settings, world, vit.empty({"name": name}))
+
+
+def batch(world: World, images: int) -> Batch:
+    """Both views of so many images, on the device `meta`."""
+
+    def view() -> View:
+        hidden = torch.zeros(images, world.coarse, dtype=torch.bool)
+        return View(torch.zeros(images, 3, *world.size), covered.to(torch.uint8), hidden)
+
+    camid = torch.zeros(images, dtype=torch.long)  # its greatest value is asked for, so it has values
+    with torch.device("meta"):
+        covered = torch.zeros(images, *world.size, dtype=torch.bool)
+        pid = torch.zeros(images, dtype=torch.long)
+        return batches.Batch(view(), camid, pid, view(), covered)
+
+
+class Asked(nn.Module):
+    """A transformer layer asked for its first tokens alone: these attend to all, the rest is not computed."""
+
+    def __init__(self, layer: nn.Module, first: int):
+        super().__init__()
+        self.layer, self.first = layer, first
+
+    def forward(self, tokens: Float[Tensor, "B L D"]) -> Float[Tensor, "B first D"]:
+        """The layer's first tokens."""
+        attention, normed = self.layer.attn, self.layer.norm1(tokens)
+        weights, biases = attention.qkv.weight.chunk(3), attention.qkv.bias.chunk(3)
+        rows = (normed[:, : self.first], normed, normed)
+        query, key, value = (
+            F.linear(x, w, b).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+            for x, w, b in zip(rows, weights, biases, strict=True)
+        )
+        moved = (query @ key.mT * attention.scale).softmax(-1) @ value
+        kept = tokens[:, : self.first] + attention.proj(moved.transpose(1, 2).flatten(2))
+        return kept + self.layer.mlp(self.layer.norm2(kept))
+
+
+def pruned(model: ogfr.OGFR) -> ogfr.OGFR:
+    """A copy that embeds alike for less: its last layer computes only what Eq. 25 compares."""
+    lean = copy.deepcopy(model)
+    lean.student[-1] = Asked(lean.student[-1], ogfr.K + 1)
+    return lean
+
+
+# ------------------------------------------------------------------ multiply-adds
+
+
+class _Function(nn.Module):
+    """A function as a module, so that its share is told apart."""
+
+    def __init__(self, function: Callable[..., Any]):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args: Any) -> Any:
+        return self.function(*args)
+
+
+class _Run(nn.Module):
+    """A method and what is done with it, as one module whose children are the parts."""
+
+    def __init__(self, model: ogfr.OGFR, run: Callable[[ogfr.OGFR], Any]):
+        super().__init__()
+        self.model, self.run, self.correlation = model, run, _Function(ogfr.correlation)
+
+    def forward(self) -> Any:
+        with mock.patch.object(ogfr, "correlation", self.correlation), _any_device():
+            return self.run(self.model)
+
+
+def _any_device() -> Any:
+    on_meta = lambda like: nullcontext()  # noqa: E731  autocast does not know the device
+    return mock.patch.object(losses, "exact", on_meta)
+
+
+def multiply_adds(model: ogfr.OGFR, run: Callable[[ogfr.OGFR], Any]) -> dict[str, int]:
+    """Multiply-adds of a run, by part; `elsewhere` are the triplet's distances and the agent's scores."""
+    with FlopCounterMode(display=False) as counter:
+        _Run(model, run)()
+    found = {name: sum(kinds.values()) // 2 for name, kinds in counter.get_flop_counts().items()}
+    names = ("encoder", "student", "decoder", "agent", "heads", "global_head")
+    parts = {name: found.get(f"_Run.model.{name}", 0) for name in names}
+    parts["heads"] += parts.pop("global_head")
+    parts["correlation"] = found.get("_Run.correlation", 0)
+    parts["elsewhere"] = found["Global"] - sum(parts.values())
+    return {name: n for name, n in parts.items() if n}
+
+
+def inference(model: ogfr.OGFR, seen: Batch) -> dict[str, float]:
+    """Multiply-adds to embed one image, by part."""
+    found = multiply_adds(model.eval(), lambda m: m.embed(seen))
+    return {name: n / len(seen.pid) for name, n in found.items()}
+
+
+def training(model: ogfr.OGFR, learnt: Batch, backward: bool) -> dict[str, float]:
+    """Multiply-adds of a step for one image and its occluded view, by part.
+
+    Refreshing the baseline of Eq. 9, one pass every ten epochs, is not in it.
+    """
+
+    def run(m: ogfr.OGFR) -> None:
+        for objective in m.objectives(learnt):
+            if backward:
+                objective.loss.backward()
+
+    found = multiply_adds(model.train(), run)
+    model.zero_grad(set_to_none=True)
+    return {name: n / len(learnt.pid) for name, n in found.items()}
+
+
+# ------------------------------------------------------------------ parameters
+
+
+def parameters(model: ogfr.OGFR) -> dict[str, int]:
+    """Trained numbers by part; the necks' fixed biases count, as they do in a count of all tensors."""
+    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    parts["heads"] += parts.pop("global_head")
+    return {**parts, "erased": model.erased.numel()}
+
+
+def heads(model: ogfr.OGFR) -> dict[str, Any]:
+    """How many heads, each a classifier and its neck, would make up Table 9's parameters.
+
+    It depends on what else was counted: tools that walk over layers miss bare parameters (class and part
+    tokens, embeddings), and a ViT may keep its 1000-way classifier unused.  Our count is of all parameters.
+    """
+    features, identities, width = model.heads.weight.shape
+    one, paper = width * identities + 2 * width, TABLE_9["parameters_m"] * M
+    rest = sum(n for name, n in parameters(model).items() if name != "heads")
+    bare = sum(p.numel() for m in (model, model.encoder) for p in m.parameters(recurse=False))
+    unused = CLASSES * (width + 1)
+    known = {
+        "layers": rest - bare,
+        "layers_and_unused_classifier": rest - bare + unused,
+        "all": rest,
+        "all_and_unused_classifier": rest + unused,
+    }
+    return {
+        "ours": features + 1,  # i in {g, 1 ... K} of Eq. 19, shared by both branches; one for Eq. 20
+        "each_m": round(one / M, 4),
+        "table_9_by_what_counts": {name: _fit(paper, n, one) for name, n in known.items()},
+    }
+
+
+def _fit(paper: float, known: int, one: int) -> dict[str, Any]:
+    """The number of heads beside `known` parameters, and whether a whole number of them prints as Table 9."""
+    total = (known + round((paper - known) / one) * one) / M
+    fits = round(total, 1) == TABLE_9["parameters_m"]
+    return {"heads": round((paper - known) / one, 2), "all_m": round(total, 2), "prints_as_table_9": fits}
+
+
+if __name__ == "__main__":
+    main()
