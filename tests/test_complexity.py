@@ -83,7 +83,9 @@ def test_going_back_costs_twice_as_much_but_for_the_pixels():
     forward, both = (complexity.training(model, small.batch(PEOPLE), backward=b) for b in (False, True))
     pixels = 2 * 8 * 3 * 16**2 * 16  # no gradient reaches them
     assert both["encoder"] == 3 * forward["encoder"] - pixels
-    assert both["student"] == 3 * forward["student"]
+    assert both["student"] == 3 * forward["student"] and both["decoder"] == 3 * forward["decoder"]
+    small_parts = sum(n for name, n in forward.items() if name not in ("encoder", "student", "decoder"))
+    assert small_parts < both["elsewhere"] < 4 * small_parts
 
 
 @pytest.mark.parametrize("preset", ["recommended", "paper"])
