@@ -1,0 +1,51 @@
+"""The agent learns: on a task whose answer is known, it keeps what tells people apart and erases noise."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks import agent
+
+RECOMMENDED = agent.case(*agent.VARIANTS["recommended"])
+STEPS = 600
+
+
+@pytest.fixture(scope="module")
+def learnt():
+    torch.set_num_threads(1)
+    return agent.learn(RECOMMENDED, seed=1, steps=STEPS)
+
+
+def test_patches_that_carry_identity_are_kept(learnt):
+    assert learnt["keep_identity"] >= 0.8
+
+
+def test_noise_is_erased(learnt):
+    assert learnt["keep_noise"] <= 0.3
+
+
+def test_the_agents_mask_serves_the_reader_as_well_as_the_true_one(learnt):
+    assert learnt["score_without_mask"] < 0.5 * learnt["score_by_truth"]  # noise does mislead it
+    assert learnt["score_by_agent"] > 0.95 * learnt["score_by_truth"]
+
+
+def test_the_reader_stays_as_it_is_while_the_agent_learns():
+    torch.manual_seed(2)
+    found = agent.task(2)
+    model = agent.build(agent.AgentAlone, agent.case("recommended", (), start="random").ogfr).eval()
+    torch.nn.init.normal_(model.heads.weight, std=0.1)  # or nothing that is erased makes a difference
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    agent.train(model, replace(RECOMMENDED.train, epochs=1), found.draw)
+    changed = {name for name, t in model.state_dict().items() if not torch.equal(t, before[name])}
+    assert changed == {"agent.linear.weight", "agent.linear.bias"}
+
+
+def test_half_of_the_patches_show_somebody_and_the_labels_say_which():
+    batch = agent.task(3).draw()
+    label = batch.holistic.parsing[:, :: agent.PATCH, :: agent.PATCH].flatten(1)
+    shows = (label > 0).sum(1)
+    assert (shows == agent.SHOWN * agent.PATCHES).all() and int(label.max()) == 8
+    first = batch.holistic.image[0, :, : agent.PATCH, : agent.PATCH]
+    again = agent.task(3).draw().holistic.image[0, :, : agent.PATCH, : agent.PATCH]
+    assert torch.equal(first, again)
