@@ -10,8 +10,9 @@ from pipeline import batches, datasets, method, params, store, training, vit
 
 
 def main(
-    index: str, images: str, parsing: str, labels: str, embedded: str, out: str, config: str = "params.yaml"
-) -> None:
+    index: str, images: str, parsing: str, labels: str, embedded: str, out: str, log: str,
+    config: str = "params.yaml",
+) -> None:  # fmt: skip
     name = params.read(config, "method", str)
     module = method.load(name)
     settings = params.read(config, name, module.Params)
@@ -28,15 +29,16 @@ def main(
     world = method.world(pictures)
     training.seed(seed)
     model = module.build(settings, world, start)
-    log = training.train(model, pictures, schedule, seed)
+    steps = training.train(model, pictures, schedule, seed)
 
     record = method.describe(name, settings, world, start.architecture)
     record |= training.record(schedule, seed, {p: store.sha256(p) for p in (index, images, parsing, labels)})
     with store.replace(out) as folder:
         folder.mkdir()
         save_file(model.state_dict(), folder / "model.safetensors")
-        log.to_csv(folder / "log.csv", index=False)
         Path(folder / "record.json").write_text(json.dumps(record, indent=1) + "\n")
+    with store.replace(log) as path:
+        steps.to_csv(path, index=False)
 
 
 if __name__ == "__main__":

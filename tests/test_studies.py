@@ -223,6 +223,7 @@ def test_a_run_takes_the_words_of_dvc_yaml_and_writes_beside():
                 "W/data/embedded/occlusion.h5",
                 "models/embedded/vit.safetensors",
                 "W/models/trained",
+                "W/models/log.csv",
             ],
         ),
         (
@@ -297,7 +298,7 @@ def test_a_study_runs_without_dvc_into_a_folder_that_shows_as_its_table(tmp_path
     assert len(kept) == 2 and not (tmp_path / "data/embedded/occlusion.h5").exists()
     for folder in kept:
         files = {path.name for path in folder.iterdir()}
-        assert files == {"params.yaml", "metrics.json", "cmc.csv", "log.csv", "record.json"}
+        assert files == {"params.yaml", "labels.json", "metrics.json", "cmc.csv", "log.csv", "record.json"}
     made = {json.loads((folder / "record.json").read_text())["method"] for folder in kept}
     assert made == {"vit_baseline", "ogfr"}
     before = [path.stat().st_mtime_ns for path in kept]
@@ -309,6 +310,32 @@ def test_a_study_runs_without_dvc_into_a_folder_that_shows_as_its_table(tmp_path
     assert said.count("1 of 1") == 3 and said.count("0 of 1") == 7  # table 5's agent is table 4's last row
     scores = [json.loads((folder / "metrics.json").read_text())["all"]["mAP"] for folder in kept]
     assert all(f"{score:.1f}" in said for score in scores)
+
+
+def test_a_threshold_that_changes_no_label_takes_over_the_scores(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    reduced(tmp_path)
+    draw_people(tmp_path)
+    words = ["run", "table7", "--results", "results", "--seeds", "1", "--row"]
+    stage.main([*words, "2"])
+    (first,) = Path("results").iterdir()
+    stage.main([*words, "3"])  # lambda is 10 instead of 5: labels of the same bytes
+    (again,) = set(Path("results").iterdir()) - {first}
+    assert f"the labels are those of {first}" in capsys.readouterr().out
+    assert params.load(again / "params.yaml")["lambda"] == 10
+    same = [(again / name).read_bytes() == (first / name).read_bytes() for name in stage.KEPT]
+    assert all(same)  # the log tells the time of every step: a second training would differ
+
+
+@pytest.mark.parametrize("name", ["lambda", "seed", "labels"])
+def test_experiments_are_alike_if_seed_and_labels_are(tmp_path, name):
+    (tmp_path / "abc").mkdir()
+    YAML().dump(VALUES, tmp_path / "abc" / "params.yaml")
+    (tmp_path / "abc" / "labels.json").write_text(json.dumps({"occlusion.h5": "1"}))
+    wanted = VALUES | ({name: 40} if name in VALUES else {})
+    labels = {"occlusion.h5": "2" if name == "labels" else "1"}
+    found = studies.alike(tmp_path, wanted, labels)
+    assert found == (tmp_path / "abc" if name == "lambda" else None)
 
 
 def test_a_folder_without_results_is_refused(tmp_path):
