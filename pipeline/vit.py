@@ -48,7 +48,10 @@ def read(path: str | Path) -> VisionTransformer:
     """The small ViT of a file that `save` wrote.  Raises `BadInput` if it is missing or something else."""
     tensors = weights.read(path)
     if "architecture" not in tensors:
-        raise BadInput(f"{path}: not a ViT of ours. Use ogfr.vit: <timm name> and ogfr.weights: {path}.")
+        raise BadInput(
+            f"{path}: not a ViT of ours. For weights of timm, let the method's vit be their name "
+            "and its weights this file."
+        )
     height, width, *rest = tensors.pop("architecture").tolist()
     model = small(**dict(zip(OWN, [(height, width), *rest], strict=True)))
     weights.fill(model, tensors, path, f"Restore it: `git checkout {path}`.")
@@ -69,7 +72,7 @@ def named(name: str, file: str = "") -> VisionTransformer:
         place = file or f"models/pretrained/{name}.safetensors"
         raise BadInput(
             f"{place}: no weights of {name} there, or none that fit ({reason}). Put the model.safetensors of "
-            f"https://huggingface.co/timm/{name} at {place} and set ogfr.weights to it."
+            f"https://huggingface.co/timm/{name} at {place} and set the method's weights to it."
         ) from None
     model.architecture = {"name": name}
     return model
@@ -86,10 +89,10 @@ def empty(architecture: dict[str, Any]) -> VisionTransformer:
     if name == "embedded":
         return small(**{key: architecture[key] for key in OWN})
     if not timm.is_model(name.split(".")[0]):
-        raise BadInput(f"params.yaml: ogfr.vit = {name}: timm has no such model. Try vit_small_patch16_224.")
+        raise BadInput(f"params.yaml: vit = {name}: timm has no such model. Try vit_small_patch16_224.")
     model = timm.create_model(name, pretrained=False, num_classes=0)
     if not isinstance(model, VisionTransformer) or not _has_one_class_token(model):
-        raise BadInput(f"params.yaml: ogfr.vit = {name}: not a ViT with one class token. Choose another one.")
+        raise BadInput(f"params.yaml: vit = {name}: not a ViT with one class token. Choose another one.")
     model.architecture = dict(architecture)
     return model
 
