@@ -91,7 +91,7 @@ PRESETS: Presets = {
         "sgd",
         "a dozen parameters under a noisy gradient want their own steps",
     ),
-    "ogfr.agent_lr": (0.01, 0.008, "the paper names one rate for all"),
+    "ogfr.agent_lr": (0.05, 0.008, "the paper names one rate for all; some hundred steps want a larger one"),
     "ogfr.baseline": ("self_critical", "paper", "Eq. 9's cumulative mean lags behind and rewards anything"),
     "ogfr.reward_floor": (0.05, 1e-6, "Eq. 10 divides by 1 - p^b, which training drives to 0"),
     "ogfr.reward_clip": (1.0, 1e6, "the same"),
