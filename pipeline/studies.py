@@ -21,6 +21,7 @@ from pipeline.params import STRICT, BadInput
 
 SCORES = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mAP": "mAP"}
 STEPS = ("label", "train", "embed", "evaluate")  # what lies between cached parsing maps and a row's scores
+LABELLING = ("lambda", "label")  # params that end in the labels
 ASIDE = ("workers", "datasets", "pretrain", "score", "draw")  # params that change no score
 TABLE = Path(__file__).with_suffix(".yaml")
 METHODS = {path.stem for path in (Path(__file__).parent / "methods").glob("*.py")}
@@ -162,6 +163,20 @@ def commands(dag: dict[str, Any], values: Values, work: str | Path) -> list[tupl
             moved |= {fill(out): str(Path(work) / fill(out)) for out in outs}
             found.append((name, [moved.get(word, word) for word in fill(body["cmd"]).split()[3:]]))
     return found
+
+
+def alike(folder: str | Path, wanted: Values, labels: dict[str, str]) -> Path | None:
+    """An experiment in the folder that can differ from the wanted one by nothing: not even by its labels.
+
+    `labels` holds the hash of each label file.  Params of the stage `label` do not matter beyond them.
+    """
+    rest = lambda values: {k: v for k, v in decisive(values).items() if k not in LABELLING}  # noqa: E731
+    for path in sorted(Path(folder).glob("[!.]*/labels.json")):
+        if json.loads(path.read_text()) == labels and rest(params.load(path.parent / "params.yaml")) == rest(
+            wanted
+        ):
+            return path.parent
+    return None
 
 
 def from_folder(folder: str | Path) -> list[Result]:

@@ -65,15 +65,31 @@ def run(args: argparse.Namespace) -> None:
 
 
 def one(wanted: studies.Values, dag: dict, folder: Path) -> None:
-    """Fill a folder with an experiment's params, scores and logs."""
+    """Fill a folder with an experiment's params, scores and logs.
+
+    Labels that another threshold made before lead to the same model and scores, which are then taken over.
+    """
     folder.mkdir()
     config, work = folder / CONFIG, folder / "work"
     YAML().dump(wanted, config)
-    for stage, words in studies.commands(dag, wanted, work):
-        importlib.import_module(f"stages.{stage}").main(*words, config=str(config))
-    for path in [path for path in work.rglob("*") if path.name in KEPT]:
-        path.rename(folder / path.name)
+    steps = studies.commands(dag, wanted, work)
+    _take([step for step in steps if step[0] == "label"], config)
+    labels = {str(path.relative_to(work)): store.sha256(path) for path in work.rglob("*.h5")}
+    if same := studies.alike(folder.parent, wanted, labels):
+        print(f"the labels are those of {same}, and so is all that follows", flush=True)
+        found = [same / name for name in KEPT]
+    else:
+        _take([step for step in steps if step[0] != "label"], config)
+        found = [path for path in work.rglob("*") if path.name in KEPT]
+    for path in found:
+        shutil.copy(path, folder)
+    (folder / "labels.json").write_text(json.dumps(labels, indent=1) + "\n")
     shutil.rmtree(work)
+
+
+def _take(steps: list[tuple[str, list[str]]], config: Path) -> None:
+    for stage, words in steps:
+        importlib.import_module(f"stages.{stage}").main(*words, config=str(config))
 
 
 def show(args: argparse.Namespace) -> None:
