@@ -33,7 +33,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-INDEX = index.main, ["market1501", "raw.zip", "out/index.parquet", "out/images.h5", "out/truth.h5"]
+INDEX = index.main, ["folders", "raw.zip", "out/index.parquet", "out/images.h5", "out/truth.h5"]
 SEGMENT = segment.main, ["index.parquet", "images.h5", "weights.safetensors", "out/instances.h5"]
 POSE = pose.main, ["index.parquet", "images.h5", "weights.safetensors", "out/fields.h5"]
 PARSE = parse.main, ["index.parquet", "instances.h5", "fields.h5", "out/parsing.h5"]
@@ -63,7 +63,7 @@ def setting(old, new):
 
 
 def indexed():
-    store.run(index.main, ["market1501", "raw.zip", "index.parquet", "images.h5", "truth.h5"])
+    store.run(index.main, ["folders", "raw.zip", "index.parquet", "images.h5", "truth.h5"])
 
 
 def parsed(rows=5):

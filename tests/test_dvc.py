@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 DAG = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
 PARAMS = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
 METHODS = sorted(p.stem for p in (ROOT / "pipeline" / "methods").glob("*.py") if p.stem != "__init__")
+LAYOUTS = sorted(p.stem for p in (ROOT / "pipeline/datasets/layouts").glob("*.py") if p.stem != "__init__")
 STAGES = {name: stage.get("do", stage) for name, stage in DAG["stages"].items()}
 
 # A module may import those before it, never those after it: the order data flows.
@@ -20,7 +21,7 @@ FLOW = """
 """.split()  # noqa: SIM905
 
 
-def fill(text: str, **chosen: str) -> str:
+def fill(text: str, **chosen: str | dict[str, str]) -> str:
     """`${name.of.a.param}` as in params.yaml or `chosen`; what only a foreach knows stays."""
 
     def value(match: re.Match) -> str:
@@ -61,15 +62,17 @@ def names_of(entries: list) -> list[str]:
     return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries or []]
 
 
-@pytest.mark.parametrize("method", METHODS)
+CHOICES = [(m, LAYOUTS[0]) for m in METHODS] + [(METHODS[0], layout) for layout in LAYOUTS[1:]]
+
+
+@pytest.mark.parametrize(("method", "layout"), CHOICES)
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_depends_on_exactly_the_modules_it_imports(name, method):
+def test_a_stage_depends_on_exactly_the_modules_it_imports(name, method, layout):
     declared = [d for d in names_of(STAGES[name]["deps"]) if d.endswith(".py")]
-    by_name = {ROOT / fill(d, method=method) for d in declared if "${" in d}  # a param gives the name
+    named = {d: fill(d, method=method, item={"layout": layout}) for d in declared}
+    by_name = {ROOT / path for d, path in named.items() if "${" in d}  # a param gives the name
     wanted = closure({ROOT / "stages" / f"{name}.py"} | by_name)
-    assert sorted(fill(d, method=method) for d in declared) == sorted(
-        str(p.relative_to(ROOT)) for p in wanted
-    )
+    assert sorted(named.values()) == sorted(str(p.relative_to(ROOT)) for p in wanted)
 
 
 def test_training_depends_on_the_params_of_the_chosen_method_alone():

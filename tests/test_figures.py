@@ -17,7 +17,7 @@ from stages import index as index_stage
 
 CONFIG = """
 workers: 1
-index: {junk: keep}
+index: {junk: keep, validation: train, counts: refuse}
 evaluate: {metric: euclidean, block: 3, group_lambda: 5, depth: 4, top: 3}
 draw: {queries: 2, nearest: 3, seed: 1, dpi: 40}
 """
@@ -45,7 +45,7 @@ def indexed(tmp_path_factory):
         (loose / name).write_bytes(picture(max(0, int(name.split("/")[1].split("_")[0]))))
     pack(loose, folder / "raw.zip")
     index_stage.main(
-        "market1501",
+        "folders",
         str(folder / "raw.zip"),
         *(str(folder / name) for name in FILES),
         config=str(folder / "params.yaml"),

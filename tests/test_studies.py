@@ -267,7 +267,7 @@ def draw_people(where):
     folder = where / "data" / "embedded"
     folder.mkdir(parents=True)
     paths = [str(folder / name) for name in ("index.parquet", "images.h5", "truth.h5")]
-    index_stage.main("market1501", str(where / "raw.zip"), *paths, config=str(where / "params.yaml"))
+    index_stage.main("folders", str(where / "raw.zip"), *paths, config=str(where / "params.yaml"))
     index = datasets.read_index(paths[0])
     maps = np.repeat(people.parsing[:1], len(index), 0)
     attrs = {"index": datasets.index_hash(index)}

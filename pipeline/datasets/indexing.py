@@ -4,13 +4,16 @@ Everything is looked at before anything is written: what is wrong is reported to
 """
 
 import hashlib
+import importlib
 import io
 import multiprocessing
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
+from types import ModuleType
 from typing import Literal
 
 import h5py
@@ -20,14 +23,14 @@ import pyarrow.parquet
 from pydantic.dataclasses import dataclass as parameters
 
 from pipeline import store
-from pipeline.datasets import COLUMNS, SPLITS, UNDECODABLE, decode, index_hash, market1501
+from pipeline.datasets import COLUMNS, SPLITS, UNDECODABLE, decode, index_hash, protocol
 from pipeline.datasets.archive import Archive
 from pipeline.datasets.found import Picture
 from pipeline.params import STRICT, BadInput
 
-LAYOUTS = {"market1501": market1501.find}
 TRUTH = "truth.h5"
 AT_ONCE = 256  # images handed to a worker
+SHOWN = 8  # names that tell what an archive holds instead
 
 
 @parameters(frozen=True, config=STRICT)
@@ -35,6 +38,8 @@ class Index:
     """What becomes a row."""
 
     junk: Literal["drop", "keep"]  # images of identity -1, which ranking leaves out in either case
+    validation: Literal["train", "drop"]  # images that a set keeps for validation (MSMT17's list_val)
+    counts: Literal["refuse", "warn"]  # what to do with a set that is not as published
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,8 @@ class Indexed:
     sizes: np.ndarray  # of the images, bytes
     truth: dict[str, np.ndarray]  # empty if the archive brings none
     ignored: int  # files that are no images of the dataset
-    junk: int  # images dropped
+    dropped: int  # images of identity -1 or kept for validation
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def hash(self) -> str:
@@ -57,21 +63,27 @@ def build(archive: Archive, layout: str, options: Index, workers: int = 0) -> In
     """Find, check and order every image of a dataset; `workers` 0 means one a core.
 
     Raises `BadInput` that lists everything wrong: folders missing or empty, names that do not parse,
-    keys that occur twice, files that are no images or are cut off, truth for other images.
+    keys that occur twice, files that are no images or are cut off, truth for other images, queries that
+    none could answer, counts that are not the published ones.
     """
-    if layout not in LAYOUTS:
-        raise BadInput(f"params.yaml: layout {layout!r} is unknown. There are: {', '.join(LAYOUTS)}.")
-    found = LAYOUTS[layout](archive)
-    kept = [p for p in found.pictures if p.pid >= 0 or options.junk == "keep"]
+    reader = load(layout)
+    found = reader.find(archive)
+    pictures = [_joined(p, options.validation) for p in found.pictures]
+    kept = [p for p in pictures if p.split in SPLITS and (p.pid >= 0 or options.junk == "keep")]
     kept.sort(key=lambda p: (SPLITS.index(p.split), p.key))
-    found.problems += _twice(found.pictures)
+    found.problems += _twice(found.pictures) + _unanswerable(kept)
+    warnings = protocol.differences(found.pictures, reader.COUNTS)
+    if options.counts == "refuse":
+        found.problems += [
+            f"{line}; another set? `index.counts: warn` takes it as it is" for line in warnings
+        ]
     checked = list(_check(archive, kept, workers))
     truth_names = [name for name in archive.names if PurePosixPath(name).name == TRUTH]
     problems = found.problems + [
         f"{p.name}: {c}" for p, c in zip(kept, checked, strict=True) if isinstance(c, str)
     ]
     if problems:
-        raise BadInput(_complaint(archive.path, problems, len(found.pictures)))
+        raise BadInput(_complaint(archive, problems, len(found.pictures)))
     index = _frame(kept, checked)
     return Indexed(
         index,
@@ -80,15 +92,38 @@ def build(archive: Archive, layout: str, options: Index, workers: int = 0) -> In
         _truth(archive, truth_names, index["key"].tolist()),
         found.ignored - len(truth_names),
         len(found.pictures) - len(kept),
+        warnings,
     )
 
 
-def _complaint(path: str, problems: list[str], count: int) -> str:
+def load(layout: str) -> ModuleType:
+    """The module of a layout.  Raises `BadInput` that lists the layouts there are."""
+    if not (layout.isidentifier() and find_spec(f"pipeline.datasets.layouts.{layout}")):
+        folder = Path(__file__).parent / "layouts"
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__"))
+        raise BadInput(f"params.yaml: layout {layout!r} is unknown. There are: {known}.")
+    return importlib.import_module(f"pipeline.datasets.layouts.{layout}")
+
+
+def _joined(picture: Picture, validation: str) -> Picture:
+    return replace(picture, split=validation) if picture.split == "val" else picture
+
+
+def _complaint(archive: Archive, problems: list[str], count: int) -> str:
     lines = "\n  ".join(problems)
+    top = sorted({"/".join(name.split("/")[:2]) for name in archive.names})
+    holds = f"The archive holds {', '.join(top[:SHOWN]) or 'no file'}.\n" if count == 0 else ""
     return (
-        f"{path}: {len(problems)} faults among {count} images; nothing was written.\n  {lines}\n"
-        f"Repair or remove them, then pack the folder again: python -m pipeline.datasets pack FOLDER {path}"
+        f"{archive.path}: {len(problems)} faults among {count} images; nothing was written.\n  {lines}\n"
+        f"{holds}Repair or remove them, then pack the folder again: "
+        f"python -m pipeline.datasets pack FOLDER {archive.path}"
     )
+
+
+def _unanswerable(pictures: list[Picture]) -> list[str]:
+    table = pd.DataFrame([(p.split, p.pid, p.camid) for p in pictures], columns=["split", "pid", "camid"])
+    splits = {split: table[table["split"] == split] for split in ("query", "gallery")}
+    return protocol.unanswerable(*splits.values())
 
 
 def _twice(pictures: list[Picture]) -> list[str]:
@@ -229,9 +264,8 @@ def describe(indexed: Indexed) -> str:
         distractors, junk = (part["pid"] == 0).sum(), (part["pid"] < 0).sum()
         lines.append(f"{split:8}{len(part):8}{ids:12}{cameras.nunique():9}{distractors:13}{junk:7}")
     lines.append(
-        f"{len(index)} images; {indexed.junk} junk images dropped, {indexed.ignored} other files left out"
+        f"{len(index)} images; {indexed.dropped} images of junk or validation dropped, "
+        f"{indexed.ignored} other files left out"
     )
-    both = set(index.loc[index["split"] == "train", "pid"]) & set(index.loc[index["split"] != "train", "pid"])
-    if both:
-        lines.append(f"{len(both)} identities are both in train and in query or gallery")
-    return "\n".join(lines)
+    warnings = [f"not as published: {line}" for line in indexed.warnings]
+    return "\n".join(lines + protocol.notes(index) + warnings)
