@@ -2,9 +2,12 @@
 
 import ast
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
+from dvc.stage.serialize import to_pipeline_file
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
@@ -135,3 +138,30 @@ def test_parsers_are_imported_by_their_stages_alone():
         files = closure({ROOT / "stages" / f"{name}.py"})
         text = "\n".join(path.read_text() for path in files)
         assert ("openpifpaf" in text and "import openpifpaf" in text) == (name == "pose")
+
+
+def stages_with(folder: Path, **changed: object) -> dict[str, dict]:
+    """Every stage as DVC resolves it, for params.yaml with other values."""
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, folder)
+    YAML().dump(PARAMS | changed, folder / "params.yaml")
+    with Repo.init(str(folder), no_scm=True, force=True) as repo:
+        return {stage.name: to_pipeline_file(stage) for stage in repo.index.stages}
+
+
+def test_another_dataset_and_test_set_leave_the_training_as_it_is(tmp_path):
+    before = stages_with(tmp_path)
+    added = PARAMS["datasets"] | {"occreid": {"layout": "occluded_reid", "archive": "data/raw/occreid.zip"}}
+    after = stages_with(tmp_path, datasets=added, test_on=["embedded", "occreid"])
+    chain = ("index", "segment", "pose", "parse", "label", "score", "embed", "evaluate", "draw")
+    assert after.keys() - before.keys() == {f"{name}@occreid" for name in chain}
+    assert {name: after[name] for name in before} == before
+    new = after["index@occreid"]["index@occreid"]
+    assert "pipeline/datasets/layouts/occluded_reid.py" in new["deps"]
+    assert "models/trained" in after["embed@occreid"]["embed@occreid"]["deps"]
+
+
+def test_training_follows_train_on(tmp_path):
+    other = {"market1501": {"layout": "market1501", "archive": "data/raw/market1501.zip"}}
+    stage = stages_with(tmp_path, datasets=other, train_on="market1501", test_on=["market1501"])["train"]
+    assert "data/market1501/index.parquet" in stage["train"]["deps"]

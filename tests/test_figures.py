@@ -71,6 +71,7 @@ def world(indexed, tmp_path):
         arrays[f"{system}/part"] = angles(pids, system == "model")
         arrays[f"{system}/visibility"] = np.ones((len(rows), 1), np.float32)
     attrs = key | {"systems": ["model", "encoder", "histogram"]}
+    attrs |= {"model_cameras": "those of the training images", "model_cameras_unknown": 0}
     store.write(tmp_path / "features.h5", "features", arrays, attrs)
     occluded = np.zeros((len(index), 4), np.uint8)
     occluded[1, 3] = 1  # the first query, by the cached labels
@@ -146,7 +147,9 @@ def test_the_protocol_is_written_beside_the_scores(indexed, world):
         "gallery_junk": 1,
         "gallery_distractors": 1,
         "cameras_unknown": 0,
+        "model_cameras_unknown": 0,
     }
+    assert protocol["model_cameras"] == "those of the training images"
 
 
 def test_every_query_has_its_row_with_what_it_found(indexed, world):
