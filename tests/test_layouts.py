@@ -2,14 +2,22 @@
 
 import io
 
+import cv2
+import numpy as np
 import pandas as pd
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 
+from pipeline import batches, datasets, ranking
 from pipeline.datasets import indexing
 from pipeline.datasets.archive import Archive
 from pipeline.datasets.found import Count, Picture
-from pipeline.datasets.protocol import differences
+from pipeline.datasets.protocol import answered, differences
 from pipeline.params import BadInput
+from stages import index as stage
 from tests.test_datasets import picture, tarred, zipped
 
 BOXES = {  # Market-1501's folders, with the names of DukeMTMC
@@ -283,3 +291,96 @@ def test_names_that_do_not_parse_are_listed_in_every_layout(tmp_path):
         assert f"{name}: the name does not parse" in complaint(
             tmp_path, tree, files_of(tree) | {name: picture(9)}
         )
+
+
+# ------------------------------------------------------------------ what a user should know
+
+
+def boxes(*names):
+    return {f"{name}.jpg": picture(n) for n, name in enumerate(names)}
+
+
+TRAIN, QUERY, GALLERY = "bounding_box_train/", "query/", "bounding_box_test/"
+WELL = (TRAIN + "0001_c1s1", TRAIN + "0001_c2s1", QUERY + "0002_c1s1", GALLERY + "0002_c2s1")
+NOTED = {
+    "nothing": ((), []),
+    "one image alone": ((TRAIN + "0003_c1s1",), ["1 training identities have one image alone"]),
+    "one camera": (
+        (QUERY + "0004_c1s1", GALLERY + "0004_c1s2"),
+        ["1 queries have no right image by another"],
+    ),
+    "one camera among several": ((QUERY + "0004_c1s1", GALLERY + "0004_c1s2", GALLERY + "0004_c3s1"), []),
+    "nobody": ((QUERY + "0005_c1s1",), ["1 queries have no right image by another camera"]),
+    "both": ((GALLERY + "0001_c1s1",), ["1 identities are both in train and in"]),
+}
+
+
+@pytest.mark.parametrize("case", NOTED)
+def test_what_limits_a_set_is_told(tmp_path, case):
+    names, lines = NOTED[case]
+    told = indexing.describe(build(zipped(tmp_path / "a.zip", boxes(*WELL, *names)), "folders")).splitlines()[
+        5:
+    ]
+    assert len(told) == len(lines)
+    assert all(line.startswith(wanted) for line, wanted in zip(told, lines, strict=True))
+
+
+people = st.lists(st.tuples(st.integers(1, 3), st.integers(-1, 2)), min_size=1, max_size=6)
+
+
+@given(people, people)
+def test_a_query_is_answered_exactly_if_the_ranking_finds_a_match(query, gallery):
+    tables = [pd.DataFrame(rows, columns=["pid", "camid"]) for rows in (query, gallery)]
+    seen = [
+        ranking.Embedded(
+            torch.ones(len(t), 1, 1), torch.ones(len(t), 1), t["pid"].to_numpy(), t["camid"].to_numpy()
+        )
+        for t in tables
+    ]
+    assert answered(*tables).tolist() == ranking.rank(*seen).valid.tolist()
+
+
+# ------------------------------------------------------------------ pictures of every kind
+
+
+def deep(form, colour):
+    noise = np.random.default_rng(0).integers(0, 65536, (16, 8, 3) if colour else (16, 8), np.uint16)
+    return cv2.imencode(form, noise)[1].tobytes(), noise
+
+
+SIDEWAYS = Image.Exif()
+SIDEWAYS[0x0112] = 6
+KINDS = {
+    "gray": picture(mode="L"),
+    "CMYK": picture(mode="CMYK"),
+    "16 bits": deep(".png", False)[0],
+    "16 bits in colour": deep(".tiff", True)[0],
+    "4 megapixels": picture(size=(1600, 2500)),
+    "sideways": picture(size=(16, 8), exif=SIDEWAYS),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_picture_is_indexed_and_shown_upright_in_colour(tmp_path, kind):
+    files = boxes(*WELL) | {f"query/0002_c1s1 {kind} тётя.jpg": KINDS[kind]}
+    (tmp_path / "params.yaml").write_text(
+        "workers: 1\nindex: {junk: drop, validation: train, counts: refuse}\n"
+    )
+    outs = [str(tmp_path / out) for out in ("index.parquet", "images.h5", "truth.h5")]
+    stage.main("folders", zipped(tmp_path / "a.zip", files), *outs, config=str(tmp_path / "params.yaml"))
+    index = datasets.read_index(outs[0])
+    row = index.index[index["key"] == f"query/0002_c1s1 {kind} тётя.jpg"].item()
+    shown = datasets.Images(outs[1], datasets.index_hash(index))[row]
+    size = (2500, 1600) if kind == "4 megapixels" else (16, 8)
+    assert shown.shape == (*size, 3) and tuple(index.loc[row, ["height", "width"]]) == size
+    assert batches.resize(shown, (256, 128), Image.Resampling.BICUBIC).shape == (256, 128, 3)
+    if kind.startswith("16 bits"):
+        upper = deep(".png", kind.endswith("colour"))[1] >> 8
+        assert (shown[..., ::-1] == (upper if upper.ndim == 3 else upper[..., None])).all()
+
+
+@pytest.mark.parametrize("pack", ["a.zip", "a.tar"])
+def test_names_may_hold_spaces_and_any_letters(tmp_path, pack):
+    files = boxes(*WELL, "query/0002_c1s1 été 東京", "my crops/no 1")
+    path = (zipped if pack == "a.zip" else tarred)(tmp_path / pack, files)
+    assert "query/0002_c1s1 été 東京.jpg" in build(path, "folders").index["key"].tolist()

@@ -71,12 +71,10 @@ def build(archive: Archive, layout: str, options: Index, workers: int = 0) -> In
     pictures = [_joined(p, options.validation) for p in found.pictures]
     kept = [p for p in pictures if p.split in SPLITS and (p.pid >= 0 or options.junk == "keep")]
     kept.sort(key=lambda p: (SPLITS.index(p.split), p.key))
-    found.problems += _twice(found.pictures) + _unanswerable(kept)
+    found.problems += _twice(found.pictures) + _foreign(kept) + _unanswerable(kept)
     warnings = protocol.differences(found.pictures, reader.COUNTS)
     if options.counts == "refuse":
-        found.problems += [
-            f"{line}; another set? `index.counts: warn` takes it as it is" for line in warnings
-        ]
+        found.problems += [f"{line}. `index.counts: warn` takes it as it is" for line in warnings]
     checked = list(_check(archive, kept, workers))
     truth_names = [name for name in archive.names if PurePosixPath(name).name == TRUTH]
     problems = found.problems + [
@@ -129,6 +127,12 @@ def _unanswerable(pictures: list[Picture]) -> list[str]:
 def _twice(pictures: list[Picture]) -> list[str]:
     counts = Counter(p.key for p in pictures)
     return [f"{key}: {count} images with this key" for key, count in sorted(counts.items()) if count > 1]
+
+
+def _foreign(pictures: list[Picture]) -> list[str]:
+    # an old tar does not say how its names are encoded; what is not UTF-8 stands in them as surrogates
+    faulty = [p.name for p in pictures if p.name.encode(errors="ignore").decode() != p.name]
+    return [f"{name!a}: the name is not UTF-8; unpack it where it was made" for name in faulty]
 
 
 # ------------------------------------------------------------------ looking at every image
