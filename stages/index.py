@@ -11,12 +11,13 @@ from pipeline.datasets.archive import Archive
 def main(layout: str, archive: str, index: str, images: str, truth: str, config: str = "params.yaml") -> None:
     options = params.read(config, "index", indexing.Index)
     workers = params.read(config, "workers", int)
+    dataset = Path(index).parent.name
     with Archive(archive) as files:
-        found = indexing.build(files, layout, options, workers)
-        indexing.write_index(index, found.index, dataset=Path(index).parent.name, layout=layout)
-        blobs = (files.read(name) for name in found.names)
-        store.pack(images, "images", blobs, found.sizes, {"index": found.hash})
-    store.write(truth, "truth", found.truth, {"index": found.hash, "truth": int(bool(found.truth))})
+        found = indexing.build(files, layout, options, workers, dataset in options.occlude.datasets)
+        indexing.write_index(index, found.index, dataset=dataset, layout=layout)
+        store.pack(images, "images", found.blobs(), found.sizes, {"index": found.hash})
+    attrs = {"index": found.hash, "truth": int(bool(found.truth))}
+    store.write(truth, "truth", found.truth or found.pasted, attrs)
     print(indexing.describe(found))
 
 

@@ -1,6 +1,7 @@
 """Datasets: one archive in Market-1501 layout becomes an index and packed pictures, or one complete error."""
 
 import io
+import json
 import pickle
 import tarfile
 import zipfile
@@ -11,12 +12,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import datasets, store
+from pipeline import datasets, params, store
 from pipeline.datasets import Images, indexing, read_index
 from pipeline.datasets.__main__ import main as command
 from pipeline.datasets.archive import Archive, pack
 from pipeline.params import BadInput
 from stages import index as stage
+
+OCCLUDE = {"datasets": [], "seed": 1, "area": [0.1, 0.4], "aspect": [0.3, 3.3], "cutouts": ""}
+INDEX = {"junk": "drop", "validation": "train", "counts": "refuse", "occlude": OCCLUDE}
+CONFIG = f"workers: 1\nindex: {json.dumps(INDEX)}\n"
+
+
+def options(**changes):
+    """The stage's params, some changed."""
+    return params.validate(INDEX | changes, indexing.Index, "")
 
 
 def picture(seed=0, size=(8, 16), form="JPEG", mode="RGB", **options):
@@ -62,7 +72,7 @@ def tarred(path, files):
 
 def build(path, junk="drop", workers=1):
     with Archive(path) as archive:
-        return indexing.build(archive, "folders", indexing.Index(junk, "train", "refuse"), workers)
+        return indexing.build(archive, "folders", options(junk=junk), workers)
 
 
 def complaint(tmp_path, files):
@@ -74,7 +84,7 @@ def complaint(tmp_path, files):
 @pytest.fixture
 def config(tmp_path):
     path = tmp_path / "params.yaml"
-    path.write_text("workers: 1\nindex: {junk: drop, validation: train, counts: refuse}\n")
+    path.write_text(CONFIG)
     return str(path)
 
 
@@ -283,7 +293,7 @@ def test_an_unknown_layout_names_those_there_are(tmp_path):
         Archive(zipped(tmp_path / "a.zip", people())) as archive,
         pytest.raises(BadInput, match="folders"),
     ):
-        indexing.build(archive, "duke", indexing.Index("drop", "train", "refuse"), 1)
+        indexing.build(archive, "duke", options(), 1)
 
 
 # ------------------------------------------------------------------ packing a folder

@@ -14,12 +14,13 @@ from pipeline.params import BadInput
 from pipeline.ranking import report
 from stages import draw, evaluate
 from stages import index as index_stage
+from tests.test_datasets import INDEX
 
-CONFIG = """
+CONFIG = f"""
 workers: 1
-index: {junk: keep, validation: train, counts: refuse}
-evaluate: {metric: euclidean, block: 3, group_lambda: 5, depth: 4, top: 3}
-draw: {queries: 2, nearest: 3, seed: 1, dpi: 40}
+index: {json.dumps(INDEX | {"junk": "keep"})}
+evaluate: {{metric: euclidean, block: 3, group_lambda: 5, depth: 4, top: 3}}
+draw: {{queries: 2, nearest: 3, seed: 1, dpi: 40}}
 """
 PARTS = ["head", "arms", "torso", "legs"]
 FILES = ("index.parquet", "images.h5", "truth.h5")

@@ -18,7 +18,7 @@ from pipeline.datasets.found import Count, Picture
 from pipeline.datasets.protocol import answered, differences
 from pipeline.params import BadInput
 from stages import index as stage
-from tests.test_datasets import picture, tarred, zipped
+from tests.test_datasets import CONFIG, options, picture, tarred, zipped
 
 BOXES = {  # Market-1501's folders, with the names of DukeMTMC
     "bounding_box_train/0001_c2_f0046182.jpg": ("train", 1, 1),
@@ -116,10 +116,10 @@ def files_of(tree):
     return drawn | others
 
 
-def build(path, tree, **options):
-    given = {"junk": "drop", "validation": "train", "counts": "warn", **options}
+def build(path, tree, **changes):
+    given = {"counts": "warn", **changes}
     with Archive(path) as archive:
-        return indexing.build(archive, tree.split()[0], indexing.Index(**given), 1)
+        return indexing.build(archive, tree.split()[0], options(**given), 1)
 
 
 # ------------------------------------------------------------------ who stands where
@@ -363,9 +363,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_picture_is_indexed_and_shown_upright_in_colour(tmp_path, kind):
     files = boxes(*WELL) | {f"query/0002_c1s1 {kind} тётя.jpg": KINDS[kind]}
-    (tmp_path / "params.yaml").write_text(
-        "workers: 1\nindex: {junk: drop, validation: train, counts: refuse}\n"
-    )
+    (tmp_path / "params.yaml").write_text(CONFIG)
     outs = [str(tmp_path / out) for out in ("index.parquet", "images.h5", "truth.h5")]
     stage.main("folders", zipped(tmp_path / "a.zip", files), *outs, config=str(tmp_path / "params.yaml"))
     index = datasets.read_index(outs[0])

@@ -119,7 +119,7 @@ def test_a_misspelt_name_is_refused(name):
 
 
 def test_an_unknown_study_is_refused_with_those_there_are():
-    with pytest.raises(BadInput, match=r"no study 'table9'. Choose one of table4, table5"):
+    with pytest.raises(BadInput, match=r"no study 'table9'. Choose one of table1, table2"):
         studies.load("table9")
 
 

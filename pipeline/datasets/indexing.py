@@ -8,7 +8,7 @@ import importlib
 import io
 import multiprocessing
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -26,6 +26,7 @@ from pipeline import store
 from pipeline.datasets import COLUMNS, SPLITS, UNDECODABLE, decode, index_hash, protocol
 from pipeline.datasets.archive import Archive
 from pipeline.datasets.found import Picture
+from pipeline.datasets.occlude import Occlude, Queries
 from pipeline.params import STRICT, BadInput
 
 TRUTH = "truth.h5"
@@ -40,16 +41,19 @@ class Index:
     junk: Literal["drop", "keep"]  # images of identity -1, which ranking leaves out in either case
     validation: Literal["train", "drop"]  # images that a set keeps for validation (MSMT17's list_val)
     counts: Literal["refuse", "warn"]  # what to do with a set that is not as published
+    occlude: Occlude  # queries made of real ones
 
 
 @dataclass(frozen=True)
 class Indexed:
-    """A dataset that passed every check; rows, names, sizes and truth are in one order."""
+    """A dataset that passed every check; rows, blobs, sizes and truth are in one order."""
 
     index: pd.DataFrame
     names: list[str]  # of the images in the archive
+    blobs: Callable[[], Iterator[bytes]]  # the images' files
     sizes: np.ndarray  # of the images, bytes
     truth: dict[str, np.ndarray]  # empty if the archive brings none
+    pasted: dict[str, np.ndarray]  # what covers the occluded copies of queries; empty without
     ignored: int  # files that are no images of the dataset
     dropped: int  # images of identity -1 or kept for validation
     warnings: list[str] = field(default_factory=list)
@@ -59,8 +63,10 @@ class Indexed:
         return index_hash(self.index)
 
 
-def build(archive: Archive, layout: str, options: Index, workers: int = 0) -> Indexed:
+def build(archive: Archive, layout: str, options: Index, workers: int = 0, occlude: bool = False) -> Indexed:
     """Find, check and order every image of a dataset; `workers` 0 means one a core.
+
+    With `occlude`, every query has an occluded copy beside it.
 
     Raises `BadInput` that lists everything wrong: folders missing or empty, names that do not parse,
     keys that occur twice, files that are no images or are cut off, truth for other images, queries that
@@ -70,26 +76,37 @@ def build(archive: Archive, layout: str, options: Index, workers: int = 0) -> In
     found = reader.find(archive)
     pictures = [_joined(p, options.validation) for p in found.pictures]
     kept = [p for p in pictures if p.split in SPLITS and (p.pid >= 0 or options.junk == "keep")]
+    copies = Queries(kept if occlude else [], options.occlude, archive.read)
+    kept += copies.pictures
     kept.sort(key=lambda p: (SPLITS.index(p.split), p.key))
+    made = {p.key for p in copies.pictures}
+
+    def read(picture: Picture) -> bytes:
+        return copies.draw(picture) if picture.key in made else archive.read(picture.name)
+
     found.problems += _twice(found.pictures) + _foreign(kept) + _unanswerable(kept)
     warnings = protocol.differences(found.pictures, reader.COUNTS)
     if options.counts == "refuse":
         found.problems += [f"{line}. `index.counts: warn` takes it as it is" for line in warnings]
-    checked = list(_check(archive, kept, workers))
+    checked = list(_check(archive.path, kept, read, workers))
     truth_names = [name for name in archive.names if PurePosixPath(name).name == TRUTH]
     problems = found.problems + [
         f"{p.name}: {c}" for p, c in zip(kept, checked, strict=True) if isinstance(c, str)
     ]
+    if occlude and truth_names:
+        problems.append(f"{truth_names[0]}: a set that brings its truth needs no index.occlude")
     if problems:
         raise BadInput(_complaint(archive, problems, len(found.pictures)))
     index = _frame(kept, checked)
     return Indexed(
         index,
         [p.name for p in kept],
+        lambda: map(read, kept),
         np.array([c.size for c in checked], np.int64),
         _truth(archive, truth_names, index["key"].tolist()),
+        copies.truth(index["key"].tolist()) if occlude else {},
         found.ignored - len(truth_names),
-        len(found.pictures) - len(kept),
+        len(found.pictures) + len(made) - len(kept),
         warnings,
     )
 
@@ -148,19 +165,21 @@ class Checked:
     sha256: str
 
 
-def _check(archive: Archive, pictures: list[Picture], workers: int) -> Iterator[Checked | str]:
+def _check(
+    path: str, pictures: list[Picture], read: Callable[[Picture], bytes], workers: int
+) -> Iterator[Checked | str]:
     # the archive is read here, in order; decoding is shared out
     workers = min(workers or store.cores(), -(-len(pictures) // AT_ONCE))
-    blobs = (_read(archive, p.name) for p in pictures)
-    with store.progress(total=len(pictures), desc=Path(archive.path).name) as bar:
+    blobs = (_read(read, p) for p in pictures)
+    with store.progress(total=len(pictures), desc=Path(path).name) as bar:
         for results in _shared(_probe_all, _batched(blobs), workers):
             bar.update(len(results))
             yield from results
 
 
-def _read(archive: Archive, name: str) -> bytes | str:
+def _read(read: Callable[[Picture], bytes], picture: Picture) -> bytes | str:
     try:
-        return archive.read(name)
+        return read(picture)
     except BadInput as error:
         return str(error)
 
@@ -271,5 +290,7 @@ def describe(indexed: Indexed) -> str:
         f"{len(index)} images; {indexed.dropped} images of junk or validation dropped, "
         f"{indexed.ignored} other files left out"
     )
+    if indexed.pasted:
+        lines.append(f"{int(indexed.pasted['occluder'].sum())} queries are copies with an obstacle pasted")
     warnings = [f"not as published: {line}" for line in indexed.warnings]
     return "\n".join(lines + protocol.notes(index) + warnings)
