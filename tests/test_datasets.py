@@ -21,7 +21,7 @@ from stages import index as stage
 
 OCCLUDE = {"datasets": [], "seed": 1, "area": [0.1, 0.4], "aspect": [0.3, 3.3], "cutouts": ""}
 INDEX = {"junk": "drop", "validation": "train", "counts": "refuse", "occlude": OCCLUDE}
-CONFIG = f"workers: 1\nindex: {json.dumps(INDEX)}\n"
+CONFIG = f"workers: 1\ndatasets: {{mine: {{}}}}\nindex: {json.dumps(INDEX)}\n"
 
 
 def options(**changes):

@@ -18,6 +18,7 @@ from tests.test_datasets import INDEX
 
 CONFIG = f"""
 workers: 1
+datasets: {{}}
 index: {json.dumps(INDEX | {"junk": "keep"})}
 evaluate: {{metric: euclidean, block: 3, group_lambda: 5, depth: 4, top: 3}}
 draw: {{queries: 2, nearest: 3, seed: 1, dpi: 40}}

@@ -271,6 +271,7 @@ TABLES = {
     "empty": ({"a.csv": b""}, "a.csv: no readable table"),
     "no parquet": ({"a.parquet": b"text"}, "a.parquet: no readable table"),
     "another separator": ({"a.csv": b"path;pid;split\n"}, "a.csv: has columns ['path;pid;split'], but needs"),
+    "a header alone": ({"a.csv": b"path,pid,split\n"}, "not one image to use"),
     "latin-1": ({"a.csv": "path,pid,split\né.jpg,1,train".encode("latin-1")}, "a.csv: no readable table"),
 }
 

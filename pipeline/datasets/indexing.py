@@ -66,7 +66,7 @@ class Indexed:
 def build(archive: Archive, layout: str, options: Index, workers: int = 0, occlude: bool = False) -> Indexed:
     """Find, check and order every image of a dataset; `workers` 0 means one a core.
 
-    With `occlude`, every query has an occluded copy beside it.
+    With `occlude`, every query gets an occluded copy.
 
     Raises `BadInput` that lists everything wrong: folders missing or empty, names that do not parse,
     keys that occur twice, files that are no images or are cut off, truth for other images, queries that
@@ -84,7 +84,7 @@ def build(archive: Archive, layout: str, options: Index, workers: int = 0, occlu
     def read(picture: Picture) -> bytes:
         return copies.draw(picture) if picture.key in made else archive.read(picture.name)
 
-    found.problems += _twice(found.pictures) + _foreign(kept) + _unanswerable(kept)
+    found.problems += _twice(found.pictures + copies.pictures) + _foreign(kept) + _unanswerable(kept)
     warnings = protocol.differences(found.pictures, reader.COUNTS)
     if options.counts == "refuse":
         found.problems += [f"{line}. `index.counts: warn` takes it as it is" for line in warnings]
@@ -95,6 +95,8 @@ def build(archive: Archive, layout: str, options: Index, workers: int = 0, occlu
     ]
     if occlude and truth_names:
         problems.append(f"{truth_names[0]}: a set that brings its truth needs no index.occlude")
+    if not (kept or problems):
+        problems.append("not one image to use")
     if problems:
         raise BadInput(_complaint(archive, problems, len(found.pictures)))
     index = _frame(kept, checked)
