@@ -103,6 +103,7 @@ TREES = {  # layout, and where it differs version: images and who they show, oth
             "mine/people.csv": "\ufeffpath,pid,camid,split,note\nmonday/door 1.jpg,1,0,train,x\n"
             "monday\\тётя.jpg,2,,query,\na.png,2,3,gallery,\n".encode(),
             "mine/not named.jpg": b"x",
+            "__MACOSX/mine/._people.csv": b"x",
         },
     ),
 }
@@ -232,12 +233,12 @@ def test_a_parquet_table_is_read_like_a_csv(tmp_path):
     files = files_of("table")
     text = files.pop("mine/people.csv").decode("utf-8-sig")
     table = pd.read_csv(io.StringIO(text.replace("\\", "/")))
-    assert table["camid"].isna().any()
-    out = io.BytesIO()
-    table.to_parquet(out)
-    found = build(zipped(tmp_path / "a.zip", files | {"mine/people.parquet": out.getvalue()}), "table")
-    wanted = build(zipped(tmp_path / "b.zip", files_of("table")), "table")
-    assert found.index.equals(wanted.index)
+    wanted = build(zipped(tmp_path / "b.zip", files_of("table")), "table").index
+    for kind in ("float64", "Int16"):  # an unknown camera is NaN in one, NA in the other
+        out = io.BytesIO()
+        table.astype({"camid": kind}).to_parquet(out)
+        path = zipped(tmp_path / "a.zip", files | {"mine/people.parquet": out.getvalue()})
+        assert table["camid"].isna().any() and build(path, "table").index.equals(wanted)
 
 
 def test_without_a_column_of_cameras_all_are_unknown(tmp_path):

@@ -5,7 +5,7 @@ COUNTS: dict[split, Count]        what is published of the set; none for a layou
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -51,8 +51,13 @@ class Found:
 
 def is_image(name: str) -> bool:
     """Whether a file's name says that it is an image; hidden files and macOS's side files are not."""
+    return is_own(name, IMAGES)
+
+
+def is_own(name: str, kinds: Collection[str]) -> bool:
+    """Whether a file is of one of these kinds (suffixes), and neither hidden nor a side file of macOS."""
     path = PurePosixPath(name)
-    return path.suffix.lower() in IMAGES and not path.name.startswith(".") and path.parts[0] != "__MACOSX"
+    return path.suffix.lower() in kinds and not path.name.startswith(".") and path.parts[0] != "__MACOSX"
 
 
 # ------------------------------------------------------------------ who a name tells

@@ -6,7 +6,7 @@ key alone, and on the training images that obstacles are cut from.
 
 import io
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -57,7 +57,7 @@ class Queries:
     Raises `BadInput` if there is nothing to cut obstacles from.
     """
 
-    def __init__(self, pictures: Iterable[Picture], options: Occlude, read: Callable[[str], bytes]):
+    def __init__(self, pictures: Sequence[Picture], options: Occlude, read: Callable[[str], bytes]):
         self._options, self._read = options, read
         self._donors = sorted((p for p in pictures if p.split == "train"), key=lambda p: p.key)
         self._cutouts: Sequence[Obstacle] = obstacles.read_cutouts(options.cutouts)

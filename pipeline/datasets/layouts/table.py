@@ -18,22 +18,23 @@ from typing import Any
 import pandas as pd
 import pyarrow
 
+from pipeline.datasets import SPLITS
 from pipeline.datasets.archive import Archive
-from pipeline.datasets.found import Count, Found, Picture, absent
+from pipeline.datasets.found import Count, Found, Picture, absent, is_own
 
 COUNTS: dict[str, Count] = {}
-KINDS = (".csv", ".parquet")
+KINDS = {".csv", ".parquet"}
 NEEDED = ("path", "pid", "split")
-SPLITS = ("train", "query", "gallery")
 LARGEST = {"pid": 2**31 - 1, "camid": 2**15 - 1}
 
 
 def find(archive: Archive) -> Found:
     """Every image that the table names, and what is wrong with its rows."""
-    tables = [name for name in archive.names if PurePosixPath(name).suffix.lower() in KINDS]
+    tables = [name for name in archive.names if is_own(name, KINDS)]
     if len(tables) != 1:
-        held = ", ".join(tables) or "none"
-        return Found(problems=[f"needs one table of {' or '.join(KINDS)} with {NEEDED}; found: {held}"])
+        held, kinds = ", ".join(tables) or "none", " or ".join(sorted(KINDS))
+        needed = ", ".join(NEEDED)
+        return Found(problems=[f"needs one table ({kinds}) with the columns {needed}; found: {held}"])
     found, missing = Found(), []
     names = {unicodedata.normalize("NFC", name): name for name in archive.names}
     home = PurePosixPath(tables[0]).parent
@@ -69,8 +70,7 @@ def _rows(found: Found, archive: Archive, name: str) -> list[dict[Hashable, Any]
         found.problems.append(f"{name}: has columns {list(table.columns)}, but needs {list(NEEDED)}")
         return []
     cameras = table["camid"] if "camid" in table else [-1] * len(table)
-    unknown = [value is None or value == "" or value != value for value in cameras]  # NaN differs from itself
-    table["camid"] = [-1 if u else value for u, value in zip(unknown, cameras, strict=True)]
+    table["camid"] = [-1 if pd.isna(value) or value == "" else value for value in cameras]
     return table.to_dict("records")
 
 
