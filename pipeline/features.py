@@ -4,7 +4,9 @@ colour histogram, the two that it must beat.
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -20,7 +22,7 @@ from pipeline import vit
 from pipeline.batches import Batch
 from pipeline.datasets import Images
 from pipeline.method import Embedding, Method
-from pipeline.params import STRICT
+from pipeline.params import STRICT, BadInput
 from pipeline.store import progress
 
 SIZE = (128, 64)  # height, width that histograms are counted on
@@ -34,16 +36,60 @@ class Embed:
     """How the test images are embedded."""
 
     batch: PositiveInt  # images at a time
+    cameras: Literal["auto", "same", "unknown"]  # what the model is told of them; see `told`
 
 
 def test_rows(index: pd.DataFrame) -> Int[np.ndarray, "n"]:
-    """Rows of the queries, then of the gallery."""
+    """Rows of the queries, then of the gallery.  Raises `BadInput` if there are none of either."""
+    lacking = {"query", "gallery"} - set(index["split"])
+    if lacking:
+        raise BadInput(
+            f"index: no {' and no '.join(sorted(lacking))} images. Let `test_on` name datasets with both."
+        )
     return np.flatnonzero(index["split"] != "train")
+
+
+@plain_dataclass(frozen=True)
+class Told:
+    """What the model is told of the cameras, which the ranking need not follow."""
+
+    camid: Int[np.ndarray, "N"]  # of every image of the index, as the model counts cameras; -1 unknown
+    why: str
+
+
+def told(index: pd.DataFrame, made: dict[str, Any], index_sha256: str, cameras: str) -> Told:
+    """The cameras that a model with the record `made` is told, by `embed.cameras`.
+
+    A camera's number means something to a model only if it was trained with that camera.  `auto`: those of
+    the training images if this is the dataset it was trained on, every other one unknown; `same`: this
+    dataset's cameras are those of the training set, number by number (sets cut from one another, as the
+    Duke family); `unknown`: none.  Raises `BadInput` if `same` cannot be true.
+    """
+    own, known = index["camid"].to_numpy(np.int64), made["world"]["cameras"]
+    nothing = np.full(len(own), -1)
+    if cameras == "unknown":
+        return Told(nothing, "unknown: embed.cameras")
+    if cameras == "same":
+        if len(own) and own.max() >= known:
+            raise BadInput(
+                f"params.yaml: embed.cameras = same, but the test set has a camera {own.max()} and the model "
+                f"was trained with 0 to {known - 1}. Choose auto or unknown."
+            )
+        return Told(own, "the test set's: embed.cameras")
+    if index_sha256 not in made["data"].values():
+        return Told(nothing, "unknown: trained on another dataset")
+    trained = index.loc[(index["split"] == "train") & (index["pid"] > 0), "camid"]
+    return Told(np.where(np.isin(own, trained), own, -1), "those of the training images")
+
+
+def record(folder: str | Path) -> dict[str, Any]:
+    """How a trained model came about."""
+    return json.loads((Path(folder) / "record.json").read_text())
 
 
 def before_training(folder: str | Path, embedded: str) -> tuple[VisionTransformer, tuple[int, int]]:
     """The encoder that a trained model started from, and the images' height and width it expects."""
-    made = json.loads((Path(folder) / "record.json").read_text())
+    made = record(folder)
     height, width = made["world"]["size"]
     return vit.start(made["params"]["vit"], made["params"]["weights"], embedded), (height, width)
 

@@ -1,4 +1,4 @@
-"""The paper's ablations as data (`studies.yaml`): which experiments a table needs, and the table itself.
+"""The paper's tables as data (`studies.yaml`): which experiments a table needs, and the table itself.
 
 An experiment is a set of params, nothing else: one that is queued, done or kept in a folder is recognised by
 its values, so that a study goes on where it stopped and two studies share the rows that they have in common.
@@ -47,6 +47,7 @@ class Study:
     dataset: str  # the paper's
     columns: list[str]
     rows: list[Row]
+    queries: Queries = "occluded"  # that the table is about, unless asked otherwise
 
 
 class Result(NamedTuple):
@@ -80,6 +81,16 @@ def experiment(values: Values, row: Row, seed: int) -> Values:
             raise BadInput(f"{TABLE.name}: {name} is no parameter of params.yaml. Correct the name.")
         section[last] = value
     return values
+
+
+def check(wanted: Values) -> None:
+    """Raise `BadInput` unless params.yaml tells where the sets of an experiment are."""
+    for name in [wanted["train_on"], *wanted["test_on"]]:
+        if name not in wanted["datasets"]:
+            raise BadInput(
+                f"params.yaml: datasets has no '{name}', which the study needs. Add "
+                f"`{name}: {{layout: {name}, archive: data/raw/{name}.zip}}` there, with your archive."
+            )
 
 
 def decisive(values: Values) -> Values:
@@ -206,9 +217,10 @@ def table(study: Study, values: Values, seeds: Iterable[int], results: list[Resu
         ours = [_spread([scores[name] for scores in done]) for name in SCORES]
         pairs = [cell for pair in zip(ours, map(_figure, row.paper), strict=True) for cell in pair]
         lines.append([*map(str, row.cells), _progress(found), *pairs])
+    tested = dict.fromkeys(f"`{experiment(values, row, 1)['test_on'][0]}`" for row in study.rows)
     return (
         f"{study.caption}\n\n{_aligned(lines)}\n\n"
-        f"Ours: {queries} queries of `{values['test_on'][0]}`, percent, mean ± standard deviation of seeds. "
+        f"Ours: {queries} queries of {', '.join(tested)}, percent, mean ± standard deviation of seeds. "
         f"The paper's: {study.dataset}."
     )
 

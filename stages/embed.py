@@ -20,11 +20,14 @@ def main(
     encoder, size = features.before_training(trained, weights)
 
     rows = features.test_rows(table)
-    stream = batches.evaluation(table, pictures, maps, flags, rows, size, options.batch)
+    told = features.told(table, features.record(trained), store.sha256(index), options.cameras)
+    shown = table.assign(camid=told.camid)
+    stream = batches.evaluation(shown, pictures, maps, flags, rows, size, options.batch)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     arrays = features.learned(model, encoder, stream, len(rows), device)
     arrays |= features.histograms(pictures, rows) | {"row": rows.astype("int32")}
-    attrs = {"index": key, "systems": ["model", "encoder", "histogram"]}
+    attrs = {"index": key, "systems": ["model", "encoder", "histogram"], "model_cameras": told.why}
+    attrs["model_cameras_unknown"] = int((told.camid[rows] < 0).sum())
     store.write(out, "features", arrays, attrs, ("torch", "opencv-python-headless"))
 
 

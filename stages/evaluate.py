@@ -28,6 +28,7 @@ def main(
         for system in seen.attrs["systems"]
     }
     found = report.metrics(rankings, grouped, table, options)
+    found["protocol"] |= {name: seen.attrs[name] for name in ("model_cameras", "model_cameras_unknown")}
     with store.replace(queries) as path:
         report.queries(table, rankings, grouped).to_parquet(path, index=False)
     with store.replace(curves) as path:

@@ -1,6 +1,7 @@
 """What three systems see of the test images: the model, its encoder before training, a colour histogram."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import batches, features, store, vit
+from pipeline import batches, features, method, store, vit
 from pipeline.datasets import Images
 from pipeline.method import Embedding, Method
 from pipeline.params import BadInput
@@ -163,6 +164,58 @@ def test_a_gate_is_kept_if_the_method_has_one():
 def test_test_rows_are_the_queries_then_the_gallery():
     index = pd.DataFrame({"split": ["train", "train", "query", "gallery", "gallery"]})
     assert features.test_rows(index).tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize("split", ["query", "gallery"])
+def test_a_test_set_without_one_of_them_is_refused(split):
+    with pytest.raises(BadInput, match=rf"no {split} images. Let `test_on` name"):
+        index = pd.DataFrame({"split": ["train", *({"query", "gallery"} - {split})]})
+        features.test_rows(index)
+
+
+# ------------------------------------------------------------------ cameras
+
+MADE = {"world": {"cameras": 5}, "data": {"index.parquet": "own"}}
+SEEN = [
+    ("train", 3, 0),
+    ("train", 3, 4),
+    ("train", 0, 2),
+    ("query", 4, 4),
+    ("gallery", 4, 2),
+    ("gallery", 4, -1),
+]
+TOLD = {  # param, index of the test set: what the model is told, and why
+    ("auto", "own"): ([0, 4, -1, 4, -1, -1], "those of the training images"),  # 2 shows nobody in training
+    ("auto", "another"): ([-1] * 6, "unknown: trained on another dataset"),
+    ("same", "another"): ([0, 4, 2, 4, 2, -1], "the test set's: embed.cameras"),
+    ("unknown", "own"): ([-1] * 6, "unknown: embed.cameras"),
+}
+
+
+@pytest.mark.parametrize("case", TOLD)
+def test_the_model_is_told_the_cameras_that_it_was_trained_with(case):
+    cameras, sha256 = case
+    index = pd.DataFrame(SEEN, columns=["split", "pid", "camid"])
+    found = features.told(index, MADE, sha256, cameras)
+    assert (found.camid.tolist(), found.why) == TOLD[case]
+
+
+def test_cameras_beyond_the_models_cannot_be_the_same():
+    index = pd.DataFrame({"split": ["query"], "pid": [1], "camid": [5]})
+    with pytest.raises(BadInput, match=r"embed\.cameras = same, .* camera 5 .* trained with 0 to 4"):
+        features.told(index, MADE, "another", "same")
+
+
+def test_a_model_trained_without_cameras_sees_the_same_whichever_it_is_told():
+    pictures = small.people()
+    blind = replace(pictures, camid=np.full(len(pictures), -1))
+    assert method.world(blind).cameras == 1
+    model = small.model(blind).eval()
+    with torch.no_grad():
+        found = [
+            model.embed(batches.plain(p, slice(0, 4))) for p in (blind, replace(blind, camid=blind.camid + 1))
+        ]
+    torch.testing.assert_close(found[0].parts, found[1].parts)
 
 
 def test_histograms_follow_the_rows_asked_for(tmp_path):

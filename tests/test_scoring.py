@@ -49,7 +49,7 @@ def world(folder, found, truth, chosen=None, people=1, threshold=2.0, occluder=N
         }
     )
     own = {"index": datasets.index_hash(index)}
-    indexing.write_index(str(folder / "index.parquet"), index, dataset="tiny", layout="market1501")
+    indexing.write_index(str(folder / "index.parquet"), index, dataset="tiny", layout="folders")
     store.pack(folder / "images.h5", "images", [jpeg()] * n, np.full(n, len(jpeg())), own)
     box = np.array([[0, 0, 4, 4], [0, 0, 1, 4], [0, 0, 0, 0]], np.float32)[:2]
     instances = {

@@ -78,6 +78,8 @@ def groups(index: pd.DataFrame, labels: Rows, truth: Rows, threshold: float) -> 
     else:
         hidden = torch.from_numpy(labels["occluded"][:][row])
         occluded, source = hidden.bool().any(1).numpy(), "cached labels"
+        if "occluder" in truth:
+            occluded, source = truth["occluder"][:][row] > 0, f"{source}; occluded are those pasted upon"
     return Groups(row, occluded, occlusion.pattern(hidden).numpy(), names, source)
 
 
