@@ -1,10 +1,14 @@
-"""What the test images look like to three systems: the trained model, its encoder before training, and a
-colour histogram, the two that it must beat.
+"""What the test images look like to the trained model, to its encoder before training, and to a colour
+histogram, the two that it must beat; and to the model as it is where nobody has parsing maps:
+
+    z_unknown    it is told that nothing is hidden
+    z_guessed    it is told the z that it guesses itself from how it sees the same images under z_unknown
 """
 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass as plain_dataclass
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,14 +16,14 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float32, Int, UInt8
+from jaxtyping import Bool, Float32, Int, UInt8
 from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 from timm.models import VisionTransformer
 from torch import Tensor
 
 from pipeline import vit
-from pipeline.batches import Batch
+from pipeline.batches import Batch, View
 from pipeline.datasets import Images
 from pipeline.method import Embedding, Method
 from pipeline.params import STRICT, BadInput
@@ -37,6 +41,7 @@ class Embed:
 
     batch: PositiveInt  # images at a time
     cameras: Literal["auto", "same", "unknown"]  # what the model is told of them; see `told`
+    without_maps: bool  # embed a second and third time: z unknown, z guessed
 
 
 def test_rows(index: pd.DataFrame) -> Int[np.ndarray, "n"]:
@@ -96,11 +101,17 @@ def before_training(folder: str | Path, embedded: str) -> tuple[VisionTransforme
 
 @torch.inference_mode()
 def learned(
-    model: Method, encoder: VisionTransformer, batches: Iterable[Batch], count: int, device: str
+    model: Method,
+    encoder: VisionTransformer,
+    batches: Iterable[Batch],
+    count: int,
+    device: str,
+    without_maps: bool,
 ) -> dict[str, np.ndarray]:
     """Parts and visibility of `count` images as the trained model sees them, and as its encoder did before.
 
-    The encoder's only part is its final class token.
+    The encoder's only part is its final class token.  `without_maps` adds the model's systems that have no
+    parsing map.
     """
     model, encoder = model.to(device).eval(), encoder.to(device).eval()
     found: dict[str, list[np.ndarray]] = {}
@@ -108,11 +119,49 @@ def learned(
         for batch in batches:
             batch = batch.to(device)
             token = vit.class_tokens(encoder, batch.holistic.image)[:, None]
-            plain = Embedding(token, torch.ones(token.shape[:2], device=device))
-            for name, array in {**_arrays("model", model.embed(batch)), **_arrays("encoder", plain)}.items():
-                found.setdefault(name, []).append(array)
+            seen = {
+                "model": model.embed(batch),
+                "encoder": Embedding(token, torch.ones(token.shape[:2], device=device)),
+            }
+            if without_maps:
+                seen["z_unknown"] = unknown(model, batch, seen["model"])
+                seen["z_guessed"] = guessed(model, batch, seen["z_unknown"])
+            for system, embedding in seen.items():
+                for name, array in _arrays(system, embedding).items():
+                    found.setdefault(name, []).append(array)
             bar.update(len(batch.pid))
     return {name: np.concatenate(arrays) for name, arrays in found.items()}
+
+
+def unknown(model: Method, batch: Batch, seen: Embedding) -> Embedding:
+    """The batch as the model sees it with nothing known to be hidden; `seen` is how it sees it as it is."""
+    return _told(model, batch, torch.zeros_like(batch.holistic.hidden), seen)
+
+
+def guessed(model: Method, batch: Batch, seen: Embedding) -> Embedding:
+    """The batch under the z that the model guesses from `seen`, the batch with nothing known to be hidden.
+
+    A method without parts guesses none: `seen` it stays.
+    """
+    nothing = torch.zeros_like(batch.holistic.hidden)
+    guess = model.guess_hidden(seen)
+    if guess is None:
+        return seen
+    return _told(model, replace(batch, holistic=replace(batch.holistic, hidden=nothing)), guess, seen)
+
+
+def _told(model: Method, batch: Batch, hidden: Bool[Tensor, "B C"], seen: Embedding) -> Embedding:
+    """The batch under another z; images whose z stays are as they were `seen`, not computed again."""
+    view = batch.holistic
+    rows = (hidden != view.hidden).any(1).nonzero()[:, 0]
+    if len(rows) == 0:
+        return seen
+    moved = View(view.image[rows], view.parsing[rows], hidden[rows])
+    again = model.embed(Batch(moved, batch.camid[rows], batch.pid[rows]))
+    pairs = {f.name: (getattr(seen, f.name), getattr(again, f.name)) for f in fields(Embedding)}
+    return Embedding(
+        **{name: old if old is None else old.index_copy(0, rows, new) for name, (old, new) in pairs.items()}
+    )
 
 
 def _arrays(system: str, embedding: Embedding) -> dict[str, np.ndarray]:

@@ -205,7 +205,7 @@ class OcclusionAwareViT(nn.Module):
         if tuple(image.shape[2:]) != self.size:
             raise ValueError(f"image of {tuple(image.shape[2:])}, the model takes {self.size}")
         patch = self.projection(image).flatten(2).transpose(1, 2)
-        learned = torch.cat([self.cls, self.part], 1).expand(len(image), -1, -1)
+        learned = torch.cat([self.cls, self.part], 1).expand(image.shape[0], -1, -1)
         given = self.gamma_pattern * self.pattern[occlusion.pattern(hidden)]  # Eq. 3
         given = given + self.gamma_camera * self.camera_rows(camid)
         return torch.cat([learned.to(patch.dtype), patch], 1) + self.position + given[:, None]
@@ -213,14 +213,15 @@ class OcclusionAwareViT(nn.Module):
     def camera_rows(self, camid: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
         """C_e of each image, Eq. 5.  Departs: the mean row where the camera is unknown (-1).
 
-        Raises `ValueError` for a camera that the model was not trained with.
+        Raises `ValueError` for a camera that the model was not trained with; an exported graph, which
+        cannot, is left to its runtime's own error.
         """
-        if len(camid) and int(camid.max()) >= len(self.camera):
+        if not torch.compiler.is_exporting() and len(camid) and int(camid.max()) >= len(self.camera):
             raise ValueError(
                 f"camera {int(camid.max())}, but the model knows {len(self.camera)}; pass -1 if unknown"
             )
-        table = torch.cat([self.camera, self.camera.mean(0, keepdim=True)])
-        return table[camid.clamp(min=-1)]
+        table = torch.cat([self.camera.mean(0, keepdim=True), self.camera])
+        return table[camid.clamp(min=-1) + 1]
 
 
 def _embedding(*shape: int) -> Tensor:

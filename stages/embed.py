@@ -1,4 +1,6 @@
-"""Stage `embed`: the test images -> what the model, its encoder before training, and a histogram see."""
+"""Stage `embed`: the test images -> what the model sees, with and without parsing maps, and what its encoder
+before training and a colour histogram do.
+"""
 
 import sys
 
@@ -24,9 +26,10 @@ def main(
     shown = table.assign(camid=told.camid)
     stream = batches.evaluation(shown, pictures, maps, flags, rows, size, options.batch)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    arrays = features.learned(model, encoder, stream, len(rows), device)
+    arrays = features.learned(model, encoder, stream, len(rows), device, options.without_maps)
     arrays |= features.histograms(pictures, rows) | {"row": rows.astype("int32")}
-    attrs = {"index": key, "systems": ["model", "encoder", "histogram"], "model_cameras": told.why}
+    without = ["z_guessed", "z_unknown"] if options.without_maps else []
+    attrs = {"index": key, "systems": ["model", *without, "encoder", "histogram"], "model_cameras": told.why}
     attrs["model_cameras_unknown"] = int((told.camid[rows] < 0).sum())
     store.write(out, "features", arrays, attrs, ("torch", "opencv-python-headless"))
 

@@ -1,4 +1,5 @@
-"""What three systems see of the test images: the model, its encoder before training, a colour histogram."""
+"""What is seen of the test images: by the model, with and without parsing maps, by its encoder before
+training, by a colour histogram."""
 
 import json
 from dataclasses import replace
@@ -131,7 +132,7 @@ class Gated(Stripes):
 def learn(model, count=2):
     pictures = small.people()
     stream = batches.plain_batches(pictures, count)
-    return pictures, features.learned(model, small.encoder(), stream, len(pictures), "cpu")
+    return pictures, features.learned(model, small.encoder(), stream, len(pictures), "cpu", False)
 
 
 def test_model_and_encoder_see_every_image_in_order_whatever_the_batch():
@@ -159,6 +160,50 @@ def test_the_encoder_is_one_global_feature_of_the_bare_vit():
 
 def test_a_gate_is_kept_if_the_method_has_one():
     assert "model/gate" in learn(Gated())[1] and "model/gate" not in learn(Stripes())[1]
+
+
+class Told(Method):
+    """Sees what it is told: z is its only part.  Takes the legs of dark pictures for hidden."""
+
+    def __init__(self, guesses=True):
+        super().__init__()
+        self.guesses, self.asked = guesses, 0
+
+    def embed(self, batch):
+        self.asked += len(batch.pid)
+        dark = batch.holistic.image.mean((1, 2, 3)) < 0
+        return Embedding(batch.holistic.hidden.float()[:, None], 1 - dark.float()[:, None])
+
+    def guess_hidden(self, seen):
+        return torch.nn.functional.pad(seen.visibility == 0, (3, 0)) if self.guesses else None
+
+
+HEAD, LEGS = [1, 0, 0, 0], [0, 0, 0, 1]
+
+
+def two_dark_two_light():
+    """The first of each pair hides its head by the cached labels."""
+    pictures = small.people(identities=2, each=2)
+    hidden = np.array([HEAD, [0] * 4, HEAD, [0] * 4], bool)
+    image = np.array([20, 20, 200, 200], np.uint8)[:, None, None, None] + np.zeros_like(pictures.image)
+    return replace(pictures, image=image, hidden=hidden)
+
+
+def test_without_maps_the_model_is_told_nothing_or_what_it_guesses():
+    stream = batches.plain_batches(two_dark_two_light(), 3)
+    model = Told()
+    found = features.learned(model, small.encoder(), stream, 4, "cpu", True)
+    assert found["model/part"][:, 0].tolist() == [HEAD, [0] * 4, HEAD, [0] * 4]
+    assert found["z_unknown/part"][:, 0].tolist() == [[0] * 4] * 4
+    assert found["z_guessed/part"][:, 0].tolist() == [LEGS, LEGS, [0] * 4, [0] * 4]
+    assert model.asked == 4 + 2 + 2  # only where z is another one
+
+
+def test_a_method_without_parts_guesses_nothing():
+    found = features.learned(
+        Told(guesses=False), small.encoder(), batches.plain_batches(two_dark_two_light(), 4), 4, "cpu", True
+    )
+    assert found["z_guessed/part"].tolist() == found["z_unknown/part"].tolist() == [[[0] * 4]] * 4
 
 
 def test_test_rows_are_the_queries_then_the_gallery():

@@ -354,7 +354,7 @@ class OGFR(Method):
 
     def __init__(self, params: Params, world: World, vit: VisionTransformer):
         super().__init__()
-        self.params = params
+        self.params, self.coarse = params, world.coarse
         self.encoder = OcclusionAwareViT(
             vit, world.size, params.stride, K + 1, world.coarse, world.cameras,
             params.gamma_pattern, params.gamma_camera,
@@ -651,6 +651,20 @@ class OGFR(Method):
             features = self.heads.neck(features, OCCLUDED)
         always = torch.ones_like(seen[:, :1])
         return Embedding(F.normalize(features, dim=-1), torch.cat([always, seen], 1))
+
+    def guess_hidden(self, seen: Embedding) -> Bool[Tensor, "N C"]:
+        """z: a coarse part is hidden if none of its fine parts is visible (Eq. 24).
+
+        Departs: the paper takes z from a parsing map, in testing too.
+        """
+        found = seen.visibility[:, 1:] > 0
+        merged = parts.COARSE[self.coarse].values()
+        return torch.stack([~found[:, [label - 1 for label in fine]].any(1) for fine in merged], 1)
+
+    @property
+    def reads_maps(self) -> bool:
+        """Whether patches of the student's view are erased by what the map shows in them (Table 5)."""
+        return self.params.erase == "labels" and OCCLUDED in FEP[self.params.fep]
 
 
 def visible(state: Float[Tensor, "B N K1"], rule: str) -> Float[Tensor, "B K"]:
