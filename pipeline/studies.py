@@ -82,9 +82,9 @@ def experiment(values: Values, row: Row, seed: int) -> Values:
 
 
 def decisive(values: Values) -> Values:
-    """The params that a row's scores depend on: all but `ASIDE`, empty sections and other methods'."""
+    """The params that a row's scores depend on: all but `ASIDE`, empty ones and other methods'."""
     aside = {*ASIDE, *METHODS} - {values["method"]}
-    return {name: value for name, value in values.items() if name not in aside and value != {}}
+    return {name: value for name, value in values.items() if name not in aside and value not in ({}, "")}
 
 
 def digest(values: Values) -> str:
