@@ -1,8 +1,9 @@
 """The audit as one HTML page, its pictures inside: whether labels can be trusted, at a look."""
 
 import base64
+import re
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -39,35 +40,47 @@ th { text-align: left; font-weight: 500; border-bottom: 1px solid var(--line) }
 td.n, th.n { text-align: right }
 .bar { background: var(--line); border-radius: 3px; height: 9px; width: 160px; overflow: hidden }
 .bar i { display: block; height: 100%; background: var(--bar) }
-.new { background: #fff8e1 } .legend { display: flex; flex-wrap: wrap; gap: 14px; font-size: 13px }
+.new { background: #fff8e1 } nav { margin-top: 20px } nav a { color: var(--bar); margin-right: 18px }
+.legend { display: flex; flex-wrap: wrap; gap: 14px; font-size: 13px; margin-bottom: 12px }
 .legend i { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin-right: 5px }
 """
 
 
+class Section(NamedTuple):
+    """A part of the page: its title, a line that says what is seen, and HTML."""
+
+    title: str
+    line: str
+    content: str
+
+    def anchor(self) -> str:
+        return re.sub(r"\W+", "-", self.title.lower()).strip("-")
+
+    def html(self) -> str:
+        heads = f'<h2>{escape(self.title)}</h2><p class="dim">{escape(self.line)}</p>'
+        return f'<section id="{self.anchor()}">{heads}{self.content}</section>'
+
+
 def render(audit: Audit, histograms: bytes, pictures: int) -> str:
     """The audit as one HTML document.  `histograms` is the PNG of y(c) with lambda drawn in."""
-    hidden = audit.labels.occlusion["occluded"][:]
-    patterns = survey.patterns(audit.index, hidden)
+    patterns = survey.patterns(audit.index, audit.labels.occlusion["occluded"][:])
     iou = None if audit.agreement is None else audit.agreement.image_iou()
-    body = [
-        _head(audit),
-        _findings(findings(audit.report, audit.seen, patterns)),
-        _section("Where each part lies", "How often a pixel shows it.", _places_shown(audit)),
-        _section(
-            "Pixels of each part, y(c)",
-            f"A part left of the dashed line, λ = {audit.threshold:g} pixels, counts as hidden.",
-            f'<img class="wide" alt="histograms of y(c)" src="{_uri(histograms, "png")}">',
-        ),
-        _section("Occlusion types", "Types in no training image are marked.", _types(audit.report, patterns)),
-        _truth(audit.report) if audit.agreement is not None else "",
-        _legend(),
+    below = f"A part left of the dashed line, λ = {audit.threshold:g} pixels, counts as hidden."
+    drawn = f'<img class="wide" alt="histograms of y(c)" src="{_uri(histograms, "png")}">'
+    sections = [
+        Section("Where each part lies", "How often a pixel shows it.", _places(audit)),
+        Section("Pixels of each part, y(c)", below, drawn),
+        Section("Occlusion types", "Types in no training image are marked.", _types(audit.report, patterns)),
+        *([_truth(audit.report)] if audit.agreement is not None else []),
         *(_sheet(audit, iou, title, *what) for title, what in chosen(audit, pictures).items()),
     ]
-    title = f"Labels of {escape(audit.name)}"
+    links = " ".join(f'<a href="#{s.anchor()}">{escape(s.title)}</a>' for s in sections)
+    body = [_head(audit), _findings(findings(audit.report, audit.seen, patterns)), f"<nav>{links}</nav>"]
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>Labels of {escape(audit.name)}</title>"
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n<body>\n'
-        + "\n".join(part for part in body if part)
+        + "\n".join(body + [section.html() for section in sections])
         + "\n</body></html>\n"
     )
 
@@ -99,11 +112,7 @@ def _findings(found: list[Finding]) -> str:
     return f'<ul class="findings">{lines}</ul>'
 
 
-def _section(title: str, line: str, content: str) -> str:
-    return f'<section><h2>{escape(title)}</h2><p class="dim">{escape(line)}</p>{content}</section>'
-
-
-def _places_shown(audit: Audit) -> str:
+def _places(audit: Audit) -> str:
     shown = (audit.seen.pixels > 0).mean(0)
     figures = [
         _figure(sheets.encoded(heat(audit.seen.place[k], sheets.COLOURS[k]), ".png"), "png",
@@ -133,7 +142,7 @@ def _types(report: dict[str, Any], patterns: pd.DataFrame) -> str:
     return f"<table><tr>{heads}<th></th></tr>{''.join(rows)}</table>"
 
 
-def _truth(report: dict[str, Any]) -> str:
+def _truth(report: dict[str, Any]) -> Section:
     line = (
         "Balanced accuracy of each flag (0.5 is a guess), IoU of masks and parts. Another person was taken "
         f"for the target in {report['wrong_person']:,} images."
@@ -143,7 +152,7 @@ def _truth(report: dict[str, Any]) -> str:
         for name, group in (("all images", "all"), ("occluded queries", "occluded"))
     ]
     tables.append(_table("IoU", {"the whole person": report["mask_iou"], **report["part_iou"]}))
-    return _section("Against the truth", line, f'<div class="tiles wide">{"".join(tables)}</div>')
+    return Section("Against the truth", line, f'<div class="tiles wide">{"".join(tables)}</div>')
 
 
 def _table(title: str, values: dict[str, float | None]) -> str:
@@ -167,15 +176,15 @@ def _legend() -> str:
         f'<span><i style="background:rgb{tuple(sheets.COLOURS[k].tolist())}"></i>{name}</span>'
         for k, name in enumerate(parts.FINE, 1)
     )
-    return f'<h2>Pictures</h2><div class="legend">{items}</div>'
+    return f'<div class="legend">{items}</div>'
 
 
 def _sheet(
     audit: Audit, iou: Float[np.ndarray, "N"] | None, title: str, line: str, rows: Integer[np.ndarray, "n"]
-) -> str:
+) -> Section:
     beside = "Image, true map, map." if audit.labels.scored else "Image and map."
     figures = "".join(_tile(audit, int(i), iou, title == CLOSE) for i in rows)
-    return _section(title, f"{line} {beside}", f'<div class="tiles">{figures}</div>')
+    return Section(title, f"{line} {beside}", f'{_legend()}<div class="tiles">{figures}</div>')
 
 
 def _tile(audit: Audit, i: int, iou: Float[np.ndarray, "N"] | None, close: bool) -> str:
