@@ -9,6 +9,7 @@ Unusual here:
 - Camera -1 means unknown: the mean of all cameras' embeddings stands in.
 """
 
+import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,8 +75,16 @@ def named(name: str, file: str = "") -> VisionTransformer:
             f"{place}: no weights of {name} there, or none that fit ({reason}). Put the model.safetensors of "
             f"https://huggingface.co/timm/{name} at {place} and set the method's weights to it."
         ) from None
-    model.architecture = {"name": name}
+    model.architecture = {"name": name, "weights": _digest(model)}
     return model
+
+
+def _digest(model: VisionTransformer) -> str:
+    # of all weights, so that a record tells one published file from another
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def start(name: str, file: str, embedded: str) -> VisionTransformer:

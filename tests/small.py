@@ -76,7 +76,7 @@ def trained(folder, name="ogfr", seed=0, **changes):
     made = module.build(settings, world, start)
     for rows in (made.encoder.pattern, made.encoder.camera, made.encoder.part):
         torch.nn.init.normal_(rows)
-    record = method.describe(name, settings, world, start.architecture)
+    record = method.describe(name, settings, world, start.architecture) | {"data": {}}
     Path(folder).mkdir(parents=True, exist_ok=True)
     save_file(made.state_dict(), Path(folder) / "model.safetensors")
     (Path(folder) / "record.json").write_text(json.dumps(record))

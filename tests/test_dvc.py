@@ -19,9 +19,9 @@ STAGES = {name: stage.get("do", stage) for name, stage in DAG["stages"].items()}
 
 # A module may import those before it, never those after it: the order data flows.
 FLOW = """
-    params store weights parts synthetic obstacles datasets segmentation pose parsing occlusion scoring sheets
-    batches vit losses method methods training features ranking inference export figures studies
-    pretraining
+    params store weights parts synthetic obstacles datasets segmentation pose parsing outside occlusion survey
+    scoring sheets audit batches vit losses method methods training features ranking inference export
+    figures studies pretraining
 """.split()  # noqa: SIM905
 
 
@@ -153,7 +153,7 @@ def stages_with(folder: Path, **changed: object) -> dict[str, dict]:
 def test_another_dataset_and_test_set_leave_the_training_as_it_is(tmp_path):
     before = stages_with(tmp_path)
     added = PARAMS["datasets"] | {"occreid": {"layout": "occluded_reid", "archive": "data/raw/occreid.zip"}}
-    after = stages_with(tmp_path, datasets=added, test_on=["embedded", "occreid"])
+    after = stages_with(tmp_path, datasets=added, parse_on=list(added), test_on=["embedded", "occreid"])
     chain = ("index", "segment", "pose", "parse", "label", "score", "embed", "evaluate", "draw")
     assert after.keys() - before.keys() == {f"{name}@occreid" for name in chain}
     assert {name: after[name] for name in before} == before

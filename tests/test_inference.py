@@ -47,7 +47,9 @@ def world(tmp_path_factory):
     vit.save(folder / "vit.safetensors", small.encoder(), {})
     small.trained(folder / "trained")
     words = ("index.parquet", "images.h5", "parsing.h5", "occlusion.h5", "trained", "vit.safetensors")
-    embed.main(*(str(folder / word) for word in (*words, "features.h5")))
+    told = Path("params.yaml").read_text().replace("cameras: auto", "cameras: same")
+    (folder / "params.yaml").write_text(told)
+    embed.main(*(str(folder / word) for word in (*words, "features.h5", "params.yaml")))
     return folder, files, maps
 
 

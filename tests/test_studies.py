@@ -254,6 +254,13 @@ def test_dvcs_experiments_are_read_with_their_states():
     assert studies.find(found, values).state == "done"
 
 
+def test_a_param_that_is_empty_decides_nothing():
+    assert studies.decisive({**VALUES, "labels_from": {}, "parsers": ""}) == studies.decisive(
+        {name: value for name, value in VALUES.items() if name not in ("labels_from", "parsers")}
+    )
+    assert studies.digest({**VALUES, "parsers": "coco"}) != studies.digest(VALUES)
+
+
 # ------------------------------------------------------------------ without DVC
 
 
