@@ -18,7 +18,7 @@ from stages import index as index_stage
 CONFIG = """
 workers: 1
 index: {junk: keep}
-evaluate: {metric: euclidean, block: 3, group_lambda: 5, depth: 4, top: 3}
+evaluate: {metric: euclidean, ap: rectangular, memory: 64, group_lambda: 5, depth: 4, top: 3}
 draw: {queries: 2, nearest: 3, seed: 1, dpi: 40}
 """
 PARTS = ["head", "arms", "torso", "legs"]
