@@ -294,6 +294,17 @@ def test_a_matrix_of_distances_is_ranked_alike_and_left_as_it_is():
     np.testing.assert_array_equal(table, before)
 
 
+def test_fast_reids_and_torchreids_compiled_evaluators_agree():
+    """What both gave for this matrix; `benchmarks.ranking` asks them again, on matrices of real sizes."""
+    rng = np.random.default_rng(5)
+    table = rng.permutation(8 * 30).reshape(8, 30).astype(np.float32)
+    query_pid, gallery_pid = rng.integers(1, 5, 8), rng.integers(0, 5, 30)
+    query_camid, gallery_camid = rng.integers(0, 2, 8), rng.integers(0, 3, 30)
+    found = rank_distances(table, query_pid, query_camid, gallery_pid, gallery_camid)
+    np.testing.assert_allclose(cmc(found, 5), [0.125, 0.25, 0.25, 0.25, 0.5])
+    np.testing.assert_allclose([found.ap.mean(), found.inp.mean()], [0.1849123836, 0.1483783871], atol=1e-6)
+
+
 def test_the_trapezoid_also_counts_the_precision_before_each_match():
     pid, camid = people("2(1) 1(1) 1(2)")
     query, gallery = embedded(on_an_arc([0]), [1], [0]), embedded(on_an_arc([1, 2, 3]), pid, camid)
