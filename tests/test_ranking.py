@@ -1,6 +1,7 @@
 """Ranking: the distance of Eq. 25, Market-1501's protocol, and scores that can be checked by hand."""
 
 import math
+from functools import partial
 from unittest import mock
 
 import numpy as np
@@ -342,8 +343,13 @@ def test_a_product_that_is_not_float32_is_left_out_with_a_line_in_the_log(caplog
     assert products.trial(products.ONEDNN, 64, lambda left, right: left @ right) is not None
 
 
-def test_the_callers_setting_of_products_comes_back():
+def test_the_callers_settings_come_back(request):
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(2)
     before = torch.backends.mkldnn.matmul.fp32_precision
+    with products.threads(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 1
+    assert torch.get_num_threads() == 2
     with products.chosen(64, "cpu") as name:
         assert torch.backends.mkldnn.matmul.fp32_precision == name
     assert torch.backends.mkldnn.matmul.fp32_precision == before

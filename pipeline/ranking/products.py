@@ -9,6 +9,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
@@ -33,10 +34,23 @@ def chosen(width: int, device: str | torch.device) -> Iterator[str]:
         yield name
 
 
+@contextmanager
+def threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads whose products take one core each; the caller's own number of cores comes back afterwards."""
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
+
+
 @functools.cache
 def fastest(width: int) -> str:
-    """The faster of both products, among those that are float32."""
-    speeds = {name: trial(name, width) for name in (PLAIN, ONEDNN)}
+    """The faster of both products on one thread, among those that are float32."""
+    with threads(1) as alone:
+        speeds = {name: alone.submit(trial, name, width).result() for name in (PLAIN, ONEDNN)}
     return min((name for name, seconds in speeds.items() if seconds is not None), key=lambda n: speeds[n])
 
 

@@ -62,17 +62,13 @@ def rank(
     total = len(query) * len(task.kept)
     with (
         products.chosen(query.parts.shape[2], device) as product,
-        ThreadPoolExecutor(task.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        products.threads(task.workers) as pool,
         store.progress(total=total, desc=title, unit="pair", unit_scale=True, disable=not title) as bar,
     ):
-        try:
-            found = [
-                _Block(task, rows, pool, bar).answer(Notes(notes, f"{product}-{number}"))
-                for number, rows in enumerate(pieces)
-            ]
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+        found = [
+            _Block(task, rows, pool, bar).answer(Notes(notes, f"{product}-{number}"))
+            for number, rows in enumerate(pieces)
+        ]
     return _ranking(task, order, found, rule)
 
 
