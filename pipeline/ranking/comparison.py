@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from pipeline.ranking import kernels, products
 from pipeline.ranking.embedded import Embedded, take
 
 Metric = Literal["euclidean", "squared", "cosine"]
-PANEL, TILE = {"cpu": 512, "cuda": 2048}, {"cpu": 512, "cuda": 2048}  # queries, gallery images at a time
+PANEL, TILE = {"cpu": 1024, "cuda": 2048}, {"cpu": 256, "cuda": 2048}  # queries, gallery images at a time
 
 
 def distances(query: Embedded, gallery: Embedded, metric: Metric = "euclidean") -> Float[Tensor, "Q G"]:
@@ -53,11 +52,17 @@ def compatible(query: Embedded, gallery: Embedded) -> None:
 
 
 class Tile:
-    """Some images of the gallery, ready to be compared."""
+    """Some images of the gallery, ready to be compared; their features are put into `room` if it is given."""
 
-    def __init__(self, gallery: Embedded, rows: Int[np.ndarray, "w"], device: str | torch.device):
+    def __init__(
+        self,
+        gallery: Embedded,
+        rows: Int[np.ndarray, "w"],
+        device: str | torch.device,
+        room: Float[Tensor, "most P D"] | None = None,
+    ):
         self.rows = rows
-        self.parts = take(gallery.parts, rows).to(device)
+        self.parts = take(gallery.parts, rows, room).to(device)
         self.visibility = take(gallery.visibility, rows).to(device)
         lengths = self.parts.norm(dim=2).T.contiguous()
         _numbers("gallery", rows, lengths.T, self.visibility)
@@ -82,15 +87,17 @@ class Panel:
 
     def __init__(self, query: Embedded, rows: Int[np.ndarray, "n"], device: str | torch.device):
         features = take(query.parts, rows).to(device)
+        self.lengths = features.norm(dim=2)
         gate = None if query.gate is None else take(query.gate, rows).to(device)
         self.visibility = take(query.visibility, rows).to(device)
-        _numbers("query", rows, features.norm(dim=2), self.visibility, gate)
+        _numbers("query", rows, self.lengths, self.visibility, gate)
         self.parts = [self._part(features, gate, p) for p in range(features.shape[1])]
 
     def _part(self, features: Tensor, gate: Tensor | None, p: int) -> _Part:
         rows = self.visibility[:, p].nonzero().flatten()
-        unit = F.normalize(features[rows, p], dim=1)
-        own = unit.square().sum(1).round()
+        length = self.lengths[rows, p]
+        own = (length > 0).float()
+        unit = features[rows, p].div_((length + (1 - own))[:, None])
         shown = self.visibility[rows, p]
         if gate is None:
             return _Part(rows, unit, own, shown, None)

@@ -27,16 +27,14 @@ class Stored:
         start, stop, _ = which.indices(self.stop - self.start)
         return Stored(self.column, self.start + start, self.start + stop)
 
-    def take(self, rows: Int[np.ndarray, "taken"]) -> np.ndarray:
-        """Those rows, in that order; neighbours are read together."""
+    def take(self, rows: Int[np.ndarray, "taken"], found: np.ndarray) -> None:
+        """Put those rows, in that order, into `found`; neighbours are read together."""
         pieces = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else []
-        found = np.empty((len(rows), *self.shape[1:]), np.float32)
         place = 0
         for piece in pieces:
             begin = self.start + int(piece[0])
             found[place : place + len(piece)] = self.column[begin : begin + len(piece)]
             place += len(piece)
-        return found
 
 
 Features = Float32[Tensor, "n P D"] | Stored
@@ -93,8 +91,13 @@ class Embedded:
         return Embedded(self.parts[which], self.visibility[which], self.pid[which], self.camid[which], gate)
 
 
-def take(source: Features | Visibility, rows: Int[np.ndarray, "taken"]) -> Tensor:
-    """Those rows as a tensor of their own."""
+def take(
+    source: Features | Visibility, rows: Int[np.ndarray, "taken"], room: Tensor | None = None
+) -> Float32[Tensor, "taken ..."]:
+    """Those rows as a tensor of their own, in the first rows of `room` if it is given."""
+    shape = (len(rows), *source.shape[1:])
+    found = torch.empty(shape) if room is None else room[: len(rows)]
     if isinstance(source, Stored):
-        return torch.from_numpy(source.take(rows))
-    return source.detach().index_select(0, torch.from_numpy(rows).to(source.device))
+        source.take(rows, found.numpy())
+        return found
+    return torch.index_select(source.detach().cpu(), 0, torch.from_numpy(rows), out=found)

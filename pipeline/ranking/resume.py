@@ -9,7 +9,7 @@ import numpy as np
 from pipeline import store
 
 T = TypeVar("T")
-EVERY = 64  # tiles between two notes
+EVERY = 128  # tiles between two notes
 
 
 class Notes:

@@ -22,6 +22,7 @@ from threading import Lock
 import numpy as np
 import torch
 from jaxtyping import Float32, Int
+from torch import Tensor
 from tqdm import tqdm
 
 from pipeline import store
@@ -110,6 +111,11 @@ class Task:
     def tile(self) -> int:
         """Images in a tile; all tiles are alike but the last, as each new size of product costs time."""
         return max(1, -(-len(self.kept) // max(1, -(-len(self.kept) // TILE[self.device.type]))))
+
+    @cached_property
+    def rooms(self) -> list[Float32[Tensor, "tile P D"]]:
+        """Where the features of tiles are put: fresh memory for each would cost as much as reading them."""
+        return [torch.empty(self.tile, *self.gallery.parts.shape[1:]) for _ in range(self.ahead)]
 
     @property
     def ahead(self) -> int:
@@ -233,7 +239,8 @@ class _Block:
         waiting: deque[list[Future]] = deque()
         for start in range(0, len(images), self.task.tile):
             some = images[start : start + self.task.tile]
-            tile = Tile(self.task.gallery, self.task.kept[some], self.task.device)
+            room = self.task.rooms[start // self.task.tile % self.task.ahead]
+            tile = Tile(self.task.gallery, self.task.kept[some], self.task.device, room)
             waiting.append([self.pool.submit(work, n, tile, start, some) for n in range(len(panels))])
             del tile
             if len(waiting) == self.task.ahead:
