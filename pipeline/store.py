@@ -250,6 +250,18 @@ def _code() -> str:
 
 
 @contextmanager
+def scratch(kind: str, identity: list[Any]) -> Iterator[Path]:
+    """A folder for a long computation's partial results, found again after it was stopped, removed after it.
+
+    `identity` is all that they depend on beside the versions and the source code of the modules in use.
+    """
+    folder = _scratch(kind, [*identity, _versions(["h5py", "torch"]), _code()])
+    with _alone(folder):
+        yield folder
+        shutil.rmtree(folder)
+
+
+@contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     # a second run of the same work waits instead of sharing half-made shards
     with open(folder.with_suffix(".lock"), "w") as lock:

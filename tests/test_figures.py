@@ -20,7 +20,7 @@ CONFIG = f"""
 workers: 1
 datasets: {{}}
 index: {json.dumps(INDEX | {"junk": "keep"})}
-evaluate: {{metric: euclidean, block: 3, group_lambda: 5, depth: 4, top: 3}}
+evaluate: {{metric: euclidean, ap: rectangular, memory: 64, group_lambda: 5, depth: 4, top: 3}}
 draw: {{queries: 2, nearest: 3, seed: 1, dpi: 40}}
 """
 PARTS = ["head", "arms", "torso", "legs"]
@@ -136,6 +136,28 @@ def test_without_truth_queries_are_grouped_by_the_cached_type(indexed, world):
     metrics, queries, _ = run(indexed, world, truth=indexed / "truth.h5")
     assert queries["hidden"].tolist() == ["legs", "none", "none", "none"]
     assert metrics["occluded"]["queries"] == 1 and metrics["protocol"]["z"] == "cached labels"
+
+
+def test_scores_are_also_given_by_visible_parts_and_pair_of_cameras_with_intervals(indexed, world):
+    metrics, _, _ = run(indexed, world)
+    assert metrics["by_visible_parts"] == {"1": {"queries": 3, "rank1": 100.0, "mAP": 100.0}}
+    sure = {"low": 100.0, "high": 100.0}
+    assert metrics["confidence"]["occluded"] == {"rank1": sure, "mAP": sure}
+    pairs = metrics["by_cameras"]
+    assert sum(pair["matches"] for pair in pairs.values()) == 3
+    assert all(pair["mAP"] == pair["rank10"] == 100.0 for pair in pairs.values())
+    assert all("-" in name and name[0] != name[-1] for name in pairs)  # its own camera does not count
+
+
+def test_queries_without_a_match_are_counted_and_named(indexed, world):
+    protocol = run(indexed, world)[0]["protocol"]
+    assert protocol["queries_without_match"] == 1 and protocol["without_match"].startswith("query/")
+
+
+def test_ranking_leaves_nothing_in_the_scratch_folder(indexed, world, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(world))
+    run(indexed, world)
+    assert list((world / ".scratch").iterdir()) == []
 
 
 def test_the_protocol_is_written_beside_the_scores(indexed, world):
