@@ -137,11 +137,16 @@ def training(
 
     Raises `BadInput` if the index has none.
     """
-    rows = np.flatnonzero((index["split"] == "train") & (index["pid"] > 0))
+    rows = training_rows(index)
     if not len(rows):
         raise BadInput("index: no training images. Let `train_on` name a dataset with a training split.")
     pictures = read(index, images, parsing, labels, rows, size)
     return replace(pictures, pid=np.unique(pictures.pid, return_inverse=True)[1])
+
+
+def training_rows(index: pd.DataFrame) -> Int[np.ndarray, "N"]:
+    """Rows of the training images that show somebody."""
+    return np.flatnonzero((index["split"] == "train") & (index["pid"] > 0))
 
 
 # ------------------------------------------------------------------ which images

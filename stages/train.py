@@ -7,6 +7,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from pipeline import batches, datasets, method, params, store, training, vit
+from pipeline.training import selection
 
 
 def main(
@@ -19,26 +20,31 @@ def main(
     schedule = params.read(config, "train", training.Schedule)
     schedule = method.resolve(schedule, module.PRESETS, settings.preset, "train")
     settings = method.resolve(settings, module.PRESETS, settings.preset, name)
-    seed = params.read(config, "seed", int)
+    seed, every = params.read(config, "seed", int), params.read(config, "checkpoint", float)
 
     table = datasets.read_index(index)
     key = datasets.index_hash(table)
     maps, flags = store.Rows(parsing, "parsing", key), store.Rows(labels, "occlusion", key)
     pictures = batches.training(table, datasets.Images(images, key), maps, flags, schedule.size)
+    names = table["key"][batches.training_rows(table)].tolist()
+    pictures, names, held_out = selection.hold_out(pictures, names, schedule.held_out, seed)
+
     start = vit.start(settings.vit, settings.weights, embedded)
     world = method.world(pictures)
     training.seed(seed)
     model = module.build(settings, world, start)
-    steps = training.train(model, pictures, schedule, seed)
-
+    files = {path: store.sha256(path) for path in (index, images, parsing, labels)}
     record = method.describe(name, settings, world, start.architecture)
-    record |= training.record(schedule, seed, {p: store.sha256(p) for p in (index, images, parsing, labels)})
-    with store.replace(out) as folder:
-        folder.mkdir()
-        save_file(model.state_dict(), folder / "model.safetensors")
-        Path(folder / "record.json").write_text(json.dumps(record, indent=1) + "\n")
-    with store.replace(log) as path:
-        steps.to_csv(path, index=False)
+    record |= training.record(model, schedule, seed, files)
+    with store.scratch("train", [record], training.LIBRARIES) as folder:
+        saves = training.Saves(folder, every)
+        steps = training.train(model, pictures, schedule, seed, names, held_out, saves)
+        with store.replace(out) as folder:
+            folder.mkdir()
+            save_file(model.state_dict(), folder / "model.safetensors")
+            Path(folder / "record.json").write_text(json.dumps(record, indent=1) + "\n")
+        with store.replace(log) as path:
+            steps.to_csv(path, index=False)
 
 
 if __name__ == "__main__":
