@@ -11,9 +11,10 @@ Unusual here:
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,17 +53,22 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on another device."""
-        return _to(self, device)
+        return _each(self, lambda part: part.to(device, non_blocking=True))
+
+    def take(self, rows: slice) -> "Batch":
+        """Some of the images."""
+        return _each(self, lambda part: part[rows])
 
 
-def _to(value, device):
-    moved = {f.name: getattr(value, f.name) for f in fields(value)}
-    for name, part in moved.items():
+def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    # a batch or view with every tensor changed
+    changed = {f.name: getattr(value, f.name) for f in fields(value)}
+    for name, part in changed.items():
         if isinstance(part, View):
-            moved[name] = _to(part, device)
+            changed[name] = _each(part, change)
         elif part is not None:
-            moved[name] = part.to(device, non_blocking=True)
-    return replace(value, **moved)
+            changed[name] = change(part)
+    return replace(value, **changed)
 
 
 @dataclass(frozen=True)

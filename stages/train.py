@@ -1,12 +1,20 @@
-"""Stage `train`: images and their cached labels -> a trained model, its log and its record."""
+"""Stage `train`: images and their cached labels -> a trained model, its log and its record.
+
+`train.processes` of params.yaml share the batches, or as many as `torchrun` is told to start:
+
+    torchrun --nproc-per-node=4 -m stages.train INDEX IMAGES PARSING LABELS EMBEDDED OUT LOG
+"""
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 from safetensors.torch import save_file
 
-from pipeline import batches, datasets, method, params, store, training, vit
+from pipeline import batches, datasets, method, params, processes, store, training, vit
 from pipeline.training import selection
 
 
@@ -14,6 +22,16 @@ def main(
     index: str, images: str, parsing: str, labels: str, embedded: str, out: str, log: str,
     config: str = "params.yaml",
 ) -> None:  # fmt: skip
+    wanted = params.read(config, "train", training.Schedule).processes
+    words = (index, images, parsing, labels, embedded, out, log, config)
+    if not processes.launch(wanted, "stages.train", words):
+        with processes.joined():
+            train(*words)
+
+
+def train(
+    index: str, images: str, parsing: str, labels: str, embedded: str, out: str, log: str, config: str
+) -> None:
     name = params.read(config, "method", str)
     module = method.load(name)
     settings = params.read(config, name, module.Params)
@@ -36,15 +54,21 @@ def main(
     files = {path: store.sha256(path) for path in (index, images, parsing, labels)}
     record = method.describe(name, settings, world, start.architecture)
     record |= training.record(model, schedule, seed, files)
-    with store.scratch("train", [record], training.LIBRARIES) as folder:
-        saves = training.Saves(folder, every)
+    first = processes.number() == 0
+    with store.scratch("train", [record], training.LIBRARIES) if first else nullcontext() as scratch:
+        saves = training.Saves(processes.from_first(scratch), every)
         steps = training.train(model, pictures, schedule, seed, names, held_out, saves)
-        with store.replace(out) as folder:
-            folder.mkdir()
-            save_file(model.state_dict(), folder / "model.safetensors")
-            Path(folder / "record.json").write_text(json.dumps(record, indent=1) + "\n")
-        with store.replace(log) as path:
-            steps.to_csv(path, index=False)
+        if first:
+            save(out, log, model, record, steps)
+
+
+def save(out: str, log: str, model: method.Method, record: dict[str, Any], steps: pd.DataFrame) -> None:
+    with store.replace(out) as folder:
+        folder.mkdir()
+        save_file(model.state_dict(), folder / "model.safetensors")
+        Path(folder / "record.json").write_text(json.dumps(record, indent=1) + "\n")
+    with store.replace(log) as path:
+        steps.to_csv(path, index=False)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Unusual here: a run that was killed, at whatever moment, goes on from its last s
 with the weights of a run that was not.
 """
 
-import copy
 import hashlib
 import platform
 from collections.abc import Sequence
@@ -20,9 +19,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline import batches, obstacles
+from pipeline import batches, obstacles, processes
 from pipeline.batches import Pictures
 from pipeline.method import Method
+from pipeline.params import BadInput
 from pipeline.store import progress
 from pipeline.training import selection
 from pipeline.training.loop import Loop
@@ -35,11 +35,6 @@ LIBRARIES = ("torch", "timm", "numpy", "safetensors")
 def seed(value: int) -> None:
     """Seed what draws initial weights and actions."""
     torch.manual_seed(value)
-
-
-def device() -> torch.device:
-    """Where training computes: the GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def record(method: Method, schedule: Schedule, seed: int, data: dict[str, str]) -> dict[str, Any]:
@@ -63,11 +58,12 @@ def digest(method: Method) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the weights depend on beside numbers and code: the kind of processor, and how many threads."""
-    where = device()
+    """What the weights depend on beside numbers and code: the kind of processor, and how many work."""
+    where = processes.device()
     cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     kind = torch.cuda.get_device_name(where) if where.type == "cuda" else cpu
-    return {"device": where.type, "processor": kind, "threads": torch.get_num_threads()}
+    number = {"threads": torch.get_num_threads(), "processes": processes.count()}
+    return {"device": where.type, "processor": kind, **number}
 
 
 def train(
@@ -83,36 +79,46 @@ def train(
 
     `names` are what errors call the pictures, their row numbers by default.  With `held_out`, pictures of
     other identities, the weights kept are those of the epoch that ranks them best, else the last epoch's.
-    With `saves`, training goes on from what an earlier run left there.
+    With `saves`, training goes on from what an earlier run left there.  Processes that torchrun started
+    share each batch; every one draws the whole, and they stop as soon as their weights differ.
 
     The same seed, data and machine give the same weights on a CPU, with and without interruptions.  Raises
     `BadInput` that names the term, the step and the images if a loss or a gradient is no number.
     """
+    if schedule.identities % processes.count():
+        raise BadInput(
+            f"params.yaml: train.identities = {schedule.identities} cannot be shared by {processes.count()} "
+            "processes. Let it be a multiple."
+        )
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     epochs = [
         batches.by_identity(pictures.pid, schedule.identities, schedule.images, rng)
         for _ in range(schedule.epochs)
     ]
-    loop = Loop(method.to(device()).train(), schedule, device())
+    device = processes.device()
+    loop = Loop(method.to(device).train(), schedule, device)
     best = saves.resume(loop, rng) if saves else None
     names = [f"row {i}" for i in range(len(pictures))] if names is None else names
     cutouts = obstacles.read_cutouts(schedule.obstacles.cutouts)
     images, done = schedule.identities * schedule.images, len(loop.log)
-    with progress(total=sum(map(len, epochs)) * images, initial=done * images, desc="train") as bar:
+    total, silent = sum(map(len, epochs)) * images, processes.number() > 0
+    with progress(total=total, initial=done * images, desc="train", disable=silent) as bar:
         for epoch, step, rows in _from(epochs, done):
             if step == 0:
                 _begin_epoch(loop, pictures, epoch, images)
             batch = batches.pairs(
                 pictures, rows, schedule.flip, schedule.pad, schedule.obstacles, cutouts, rng
             )
-            loop.step(batch.to(loop.device), epoch + step / len(epochs[epoch]), [names[i] for i in rows])
+            batch = batch.take(processes.share(images))
+            loop.step(batch.to(device), epoch + step / len(epochs[epoch]), [names[i] for i in rows])
             if held_out is not None and step == len(epochs[epoch]) - 1:
                 best = _better(best, loop, held_out, epoch, images)
             if saves:
                 saves.step(loop, rng, best)
             bar.update(images)
             bar.set_postfix_str(f"epoch {epoch + 1}/{len(epochs)} loss {loop.loss:.3f}", refresh=False)
+    processes.agree_on_weights(method)
     if best:
         method.load_state_dict(best.weights)
     method.eval().cpu()
@@ -126,6 +132,7 @@ def _from(epochs: list[list[np.ndarray]], done: int) -> list[tuple[int, int, np.
 
 
 def _begin_epoch(loop: Loop, pictures: Pictures, epoch: int, images: int) -> None:
+    processes.agree_on_weights(loop.method)
     loop.method.eval()
     loop.method.begin_epoch(
         epoch, lambda: (b.to(loop.device) for b in batches.plain_batches(pictures, images))
@@ -138,5 +145,5 @@ def _better(best: Best | None, loop: Loop, held_out: Pictures, epoch: int, image
     loop.log[-1]["held_out_mAP"] = 100 * score
     if best and best.score >= score:
         return best
-    weights = {name: t.cpu() for name, t in copy.deepcopy(loop.method.state_dict()).items()}
+    weights = {name: t.to("cpu", copy=True) for name, t in loop.method.state_dict().items()}
     return Best(score, epoch, weights)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from pipeline import processes
 from pipeline.batches import Batch
 from pipeline.method import Method, Objective, Player
 from pipeline.params import BadInput
@@ -29,10 +30,14 @@ class Loop:
         self.base = {name: o.param_groups[0]["lr"] for name, o in self.optimisers.items()}
         self.log: list[Row] = []
         self.loss = math.nan
+        if schedule.statistics == "batch":
+            processes.share_statistics(method)
         self.clock = time.perf_counter()
 
     def step(self, batch: Batch, progress: float, names: Sequence[str] = ()) -> None:
-        """One batch: an optimiser step at each objective.  `progress` is in epochs.
+        """One batch, or this process's share of it: an optimiser step at each objective.
+
+        `progress` is in epochs.
 
         Raises `BadInput` that names the term, the step and `names`, the batch's images, if a loss or a
         gradient is no number; the weights stay as they were.
@@ -49,7 +54,7 @@ class Loop:
                 "epoch": round(progress, 4),
                 "lr": self.schedule.lr * share,
                 "seconds": round(self.clock - began, 4),  # since the step before: with the batch's making
-                "images_per_s": round(len(batch.pid) / (self.clock - began), 1),
+                "images_per_s": round(processes.count() * len(batch.pid) / (self.clock - began), 1),
                 "memory": memory(self.device),
                 "loss": self.loss,
                 **row,
@@ -59,7 +64,8 @@ class Loop:
     def _next(self, objectives: Iterator[Objective]) -> Objective | None:
         # autocast around the method's code alone: the step belongs to full precision
         half = self.precision != torch.float32
-        with torch.autocast(self.device.type, self.precision if half else None, half):
+        cast = torch.autocast(self.device.type, self.precision if half else None, half)
+        with cast, processes.mined(self.schedule.mining):
             return next(objectives, None)
 
     def _take(self, objective: Objective, share: float, names: Sequence[str]) -> Row:
@@ -72,6 +78,7 @@ class Loop:
         scaler = self.scalers[objective.player]
         # of the player's own parameters: an objective cannot move anybody else's
         gradients = torch.autograd.grad(scaler.scale(loss), player.parameters, allow_unused=True)
+        gradients = processes.mean_gradients(gradients, player.parameters)
         for p, g in zip(player.parameters, gradients, strict=True):
             p.grad = g
         scaler.unscale_(optimiser)
@@ -101,7 +108,7 @@ class Loop:
 def _values(figures: dict[str, Tensor]) -> Row:
     # one transfer from the device for all
     held = torch.stack([figure.detach().float().reshape(()) for figure in figures.values()])
-    return dict(zip(figures, held.tolist(), strict=True))
+    return dict(zip(figures, processes.mean(held).tolist(), strict=True))
 
 
 def _optimiser(player: Player, schedule: Schedule) -> torch.optim.Optimizer:

@@ -8,6 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.obstacles import Obstacles
 from pipeline.params import STRICT
+from pipeline.processes import Scope
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -27,6 +28,9 @@ class Schedule:
     clip: float | None = Field(ge=0)  # largest norm of a player's gradient; 0 for no limit
     # auto: bfloat16 where the machine computes in it
     precision: Literal["auto", "float32", "bfloat16", "float16"]
+    processes: int = Field(ge=1)  # that share each batch, on this machine; under torchrun its number counts
+    mining: Scope  # where a triplet loss seeks: the batch, or a process's share of it
+    statistics: Scope  # what a batch norm normalises by, likewise
     flip: float = Field(ge=0, le=1)  # probability of a mirrored pair
     pad: int = Field(ge=0)  # pixels, before the random crop
     obstacles: Obstacles

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import store
+from pipeline import processes, store
 from pipeline.params import BadInput
 from pipeline.training.loop import Loop
 
@@ -43,26 +43,33 @@ class Saves:
         Raises `BadInput` if the file is damaged.
         """
         self.clock = time.monotonic()
-        if not self.state.exists():
-            self.rows.write_text("")
+        held = self._read() if self.state.exists() else None
+        processes.agree("the steps that were saved", len(held["log"]) if held else 0)
+        loop.log[:] = held["log"] if held else []
+        if processes.number() == 0:
+            self.rows.write_text("".join(json.dumps(row) + "\n" for row in loop.log))
+        if held is None:
             return None
+        _restore(held, loop, rng)
+        return Best(**held["best"]) if held["best"] else None
+
+    def _read(self) -> dict[str, Any]:
         try:
             held = torch.load(self.state, map_location="cpu", weights_only=True)
             lines = self.rows.read_text().splitlines()[: held["steps"]]
-            loop.log[:] = [json.loads(line) for line in lines]
             if len(lines) < held["steps"]:
                 raise ValueError(f"{self.rows.name} ends before it")
+            return {**held, "log": [json.loads(line) for line in lines]}
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
             raise BadInput(
                 f"{self.state}: cannot be read ({' '.join(str(error).split())[:160]}). "
                 f"Delete {self.state.parent} to train from the start."
             ) from None
-        self.rows.write_text("".join(line + "\n" for line in lines))
-        _restore(held, loop, rng)
-        return Best(**held["best"]) if held["best"] else None
 
     def step(self, loop: Loop, rng: np.random.Generator, best: Best | None) -> None:
-        """Note the step that was taken; write the state if it is time."""
+        """Note the step that was taken; write the state if it is time.  Process 0 does."""
+        if processes.number():
+            return
         with open(self.rows, "a") as file:
             file.write(json.dumps(loop.log[-1]) + "\n")
         if time.monotonic() - self.clock >= self.every:
