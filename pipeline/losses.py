@@ -37,7 +37,7 @@ def triplet(
     sum, so that the loss weighs the same at any width.
     Departs: the margin is not printed; without one it is soft, log(1 + exp(d_match - d_stranger)).
     """
-    others = processes.met(features.movedim(-2, 0)).movedim(0, -2)
+    others = processes.met(features, -2)
     gap = distances(features, others) / (features.shape[-1] ** 0.5 if average else 1)
     same: Bool[Tensor, "B G"] = pid[:, None] == processes.met(pid)
     match = gap.masked_fill(~same, 0).amax(-1)

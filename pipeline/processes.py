@@ -94,8 +94,9 @@ def share(size: int) -> slice:
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, own: Tensor) -> Tensor:
+        own = own.contiguous()
         every = [torch.empty_like(own) for _ in range(count())]
-        dist.all_gather(every, own.contiguous())
+        dist.all_gather(every, own)
         return torch.cat(every)
 
     @staticmethod
@@ -105,9 +106,9 @@ class _Gather(torch.autograd.Function):
         return gradient[share(len(gradient))]
 
 
-def gather(own: Tensor) -> Tensor:
-    """The shares of all along the first axis, as the whole batch has them, with gradient."""
-    return own if count() == 1 else _Gather.apply(own)
+def gather(own: Tensor, axis: int = 0) -> Tensor:
+    """The shares of all along an axis, as the whole batch has them, with gradient."""
+    return own if count() == 1 else _Gather.apply(own.movedim(axis, 0)).movedim(0, axis)
 
 
 def drawn(draw: Callable[[Tensor], Tensor], own: Tensor) -> Tensor:
@@ -149,9 +150,9 @@ def mined(scope: Scope) -> Iterator[None]:
         _mined.reset(token)
 
 
-def met(own: Tensor) -> Tensor:
-    """What this process's images are compared with, along the first axis (see `mined`)."""
-    return gather(own) if _mined.get() == "batch" else own
+def met(own: Tensor, axis: int = 0) -> Tensor:
+    """What this process's images are compared with, along an axis (see `mined`)."""
+    return gather(own, axis) if _mined.get() == "batch" else own
 
 
 def share_statistics(network: nn.Module) -> None:
