@@ -284,7 +284,7 @@ def test_a_run_that_was_killed_again_and_again_ends_with_the_weights_of_one_that
 def test_a_damaged_state_is_an_error_that_names_it(tmp_path):
     running, rng = loop(Duel()), np.random.default_rng(0)
     running.step(small.batch(), 0.0)
-    training.Saves(tmp_path, 0.0).step(running, rng, None)
+    training.Saves(tmp_path, 0.0).step(running, rng.bit_generator.state, None)
     (tmp_path / "log.jsonl").write_text("")
     with pytest.raises(BadInput, match=r"state\.pt: cannot be read \(log\.jsonl ends before it\)"):
         training.Saves(tmp_path, 0.0).resume(loop(Duel()), rng)
@@ -296,7 +296,7 @@ def test_a_damaged_state_is_an_error_that_names_it(tmp_path):
 def test_the_state_is_written_no_more_often_than_asked(tmp_path):
     saves, running = training.Saves(tmp_path, 3600.0), loop(Duel())
     running.step(small.batch(), 0.0)
-    saves.step(running, np.random.default_rng(0), None)
+    saves.step(running, np.random.default_rng(0).bit_generator.state, None)
     assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
 
 

@@ -110,12 +110,13 @@ def train(
             batch = batches.pairs(
                 pictures, rows, schedule.flip, schedule.pad, schedule.obstacles, cutouts, rng
             )
+            drawn = rng.bit_generator.state  # what the next batch is drawn from
             batch = batch.take(processes.share(images))
             loop.step(batch.to(device), epoch + step / len(epochs[epoch]), [names[i] for i in rows])
             if held_out is not None and step == len(epochs[epoch]) - 1:
                 best = _better(best, loop, held_out, epoch, images)
             if saves:
-                saves.step(loop, rng, best)
+                saves.step(loop, drawn, best)
             bar.update(images)
             bar.set_postfix_str(f"epoch {epoch + 1}/{len(epochs)} loss {loop.loss:.3f}", refresh=False)
     processes.agree_on_weights(method)

@@ -66,32 +66,35 @@ class Saves:
                 f"Delete {self.state.parent} to train from the start."
             ) from None
 
-    def step(self, loop: Loop, rng: np.random.Generator, best: Best | None) -> None:
-        """Note the step that was taken; write the state if it is time.  Process 0 does."""
+    def step(self, loop: Loop, drawn: dict[str, Any], best: Best | None) -> None:
+        """Note the step that was taken; write the state if it is time.  Process 0 does.
+
+        `drawn` is the state of the batches' generator after the step's batch, whatever was drawn ahead.
+        """
         if processes.number():
             return
         with open(self.rows, "a") as file:
             file.write(json.dumps(loop.log[-1]) + "\n")
         if time.monotonic() - self.clock >= self.every:
-            self.write(loop, rng, best)
+            self.write(loop, drawn, best)
             self.clock = time.monotonic()
 
-    def write(self, loop: Loop, rng: np.random.Generator, best: Best | None) -> None:
+    def write(self, loop: Loop, drawn: dict[str, Any], best: Best | None) -> None:
         """Replace the state by the one after the last step of the log."""
         with open(self.rows, "a") as file:
             os.fsync(file.fileno())  # the log must reach as far as the state does
         with store.replace(self.state) as beside:
-            torch.save(_state(loop, rng, best), beside)
+            torch.save(_state(loop, drawn, best), beside)
 
 
-def _state(loop: Loop, rng: np.random.Generator, best: Best | None) -> dict[str, Any]:
+def _state(loop: Loop, drawn: dict[str, Any], best: Best | None) -> dict[str, Any]:
     return {
         "steps": len(loop.log),
         "method": loop.method.state_dict(),
         "optimisers": {name: o.state_dict() for name, o in loop.optimisers.items()},
         "scalers": {name: s.state_dict() for name, s in loop.scalers.items()},
         "best": vars(best) if best else None,
-        "numpy": json.dumps(rng.bit_generator.state),
+        "numpy": json.dumps(drawn),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if loop.device.type == "cuda" else None,
     }
