@@ -11,9 +11,10 @@ Unusual here:
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,17 +53,22 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on another device."""
-        return _to(self, device)
+        return _each(self, lambda part: part.to(device, non_blocking=True))
+
+    def take(self, rows: slice) -> "Batch":
+        """Some of the images."""
+        return _each(self, lambda part: part[rows])
 
 
-def _to(value, device):
-    moved = {f.name: getattr(value, f.name) for f in fields(value)}
-    for name, part in moved.items():
+def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    # a batch or view with every tensor changed
+    changed = {f.name: getattr(value, f.name) for f in fields(value)}
+    for name, part in changed.items():
         if isinstance(part, View):
-            moved[name] = _to(part, device)
+            changed[name] = _each(part, change)
         elif part is not None:
-            moved[name] = part.to(device, non_blocking=True)
-    return replace(value, **moved)
+            changed[name] = change(part)
+    return replace(value, **changed)
 
 
 @dataclass(frozen=True)
@@ -137,11 +143,16 @@ def training(
 
     Raises `BadInput` if the index has none.
     """
-    rows = np.flatnonzero((index["split"] == "train") & (index["pid"] > 0))
+    rows = training_rows(index)
     if not len(rows):
         raise BadInput("index: no training images. Let `train_on` name a dataset with a training split.")
     pictures = read(index, images, parsing, labels, rows, size)
     return replace(pictures, pid=np.unique(pictures.pid, return_inverse=True)[1])
+
+
+def training_rows(index: pd.DataFrame) -> Int[np.ndarray, "N"]:
+    """Rows of the training images that show somebody."""
+    return np.flatnonzero((index["split"] == "train") & (index["pid"] > 0))
 
 
 # ------------------------------------------------------------------ which images

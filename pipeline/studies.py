@@ -22,7 +22,7 @@ from pipeline.params import STRICT, BadInput
 SCORES = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mAP": "mAP"}
 STEPS = ("label", "train", "embed", "evaluate")  # what lies between cached parsing maps and a row's scores
 LABELLING = ("lambda", "label")  # params that end in the labels
-ASIDE = ("workers", "datasets", "parse_on", "pretrain", "score", "draw")  # params that change no score
+ASIDE = ("workers", "checkpoint", "datasets", "parse_on", "pretrain", "score", "draw")  # change no score
 TABLE = Path(__file__).with_suffix(".yaml")
 METHODS = {path.stem for path in (Path(__file__).parent / "methods").glob("*.py")}
 

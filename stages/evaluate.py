@@ -24,7 +24,7 @@ def main(
     systems = {system: report.embedded(seen, table, system) for system in seen.attrs["systems"]}
     asked = {"metric": options.metric, "rule": options.ap, "memory": options.memory, "top": options.top}
     rankings = {}
-    with store.scratch("ranking", [seen.attrs["content"], key, asked, device]) as folder:
+    with store.scratch("ranking", [seen.attrs["content"], key, asked, device], ("torch", "numba")) as folder:
         for system, (query, gallery) in systems.items():
             rankings[system] = ranking.rank(
                 query, gallery, **asked, device=device, title=f"rank {system}", notes=folder / system

@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from pipeline import losses, parts
+from pipeline import losses, parts, processes
 from pipeline.batches import Batch, View
 from pipeline.method import Embedding, Method, Objective, Player, Preset, Presets, World
 from pipeline.params import STRICT, BadInput
@@ -319,7 +319,8 @@ def mask_loss(
         entropy = F.cross_entropy(plane, parsing.long(), reduction="none").flatten(1)  # B HW
     found = parsing.flatten(1).any(1).to(entropy.dtype)
     each = entropy.mean(1) if params.mask == "mean" else entropy.sum(1)
-    return (each * found).sum() / found.sum().clamp(min=1)
+    shown = processes.mean(found.sum()).clamp(min=1 / processes.count())
+    return (each * found).sum() / shown
 
 
 def mse_loss(
@@ -550,9 +551,11 @@ class OGFR(Method):
         """
         if self.params.erase == "agent":
             logits = self.agent(state)
-            return torch.bernoulli(logits.sigmoid()).bool() if self.training else logits > 0
+            if not self.training:
+                return logits > 0
+            return processes.drawn(torch.bernoulli, logits.sigmoid()).bool()
         if self.params.erase == "random" and self.training:
-            return torch.rand_like(state[..., 0]) >= self.params.erase_rate
+            return processes.drawn(torch.rand_like, state[..., 0]) >= self.params.erase_rate
         if self.params.erase == "labels":
             return labels[..., 0] < 0.5
         return torch.ones_like(state[..., 0], dtype=torch.bool)
