@@ -147,18 +147,18 @@ def blocks(task: Task, pid: Int[np.ndarray, "Q"], memory: int) -> Iterator[slice
     """As many queries at a time as fit; raises `BadInput` if not even one does."""
     parts, channels = task.query.parts.shape[1:]
     image = 4 * parts * (channels + 4)
-    gated = 1 if task.query.gate is None else 3
-    tables = 2 if task.device.type == "cpu" and gated == 1 else 8
+    gated = task.query.gate is not None
+    tables = 2 if task.device.type == "cpu" and not gated else 8
     wide = padded(task.tile, COLUMNS)
-    read = task.ahead + (2 if isinstance(task.gallery.parts, Stored) else 1)
+    read = task.ahead + 1 + isinstance(task.gallery.parts, Stored)
     fixed = read * wide * image + task.workers * tables * 4 * padded(task.panel, ROWS) * wide
-    fixed += 2 * gated * task.panel * image + 40 * len(task.kept)
+    fixed += (isinstance(task.query.parts, Stored) + 2 * gated) * task.panel * image + 40 * len(task.kept)
     own = task.cast.own(pid).lengths
     start = 0
     while start < len(pid):
         new = np.diff(pid[start:], prepend=pid[start] - 1) != 0
         near = np.cumsum(own[start:] * new) + task.tile  # images of the block's own people
-        each = gated * image + 4 * near + 16 * task.top
+        each = (1 + 2 * gated) * image + 4 * near + 16 * task.top
         need = fixed + np.arange(1, len(new) + 1) * each + 48 * np.cumsum(own[start:])
         if need[0] > memory * MB:
             least = int(need[0]) // MB + 1
