@@ -13,6 +13,7 @@ Unusual here:
 from pipeline.ranking.comparison import Metric, distances
 from pipeline.ranking.embedded import Embedded, Stored
 from pipeline.ranking.protocol import Ranking, Rule, rank_distances
+from pipeline.ranking.reranking import Rerank, rerank, rerank_distances
 from pipeline.ranking.search import rank
 from pipeline.ranking.summary import cmc, scores
 
@@ -20,11 +21,14 @@ __all__ = [
     "Embedded",
     "Metric",
     "Ranking",
+    "Rerank",
     "Rule",
     "Stored",
     "cmc",
     "distances",
     "rank",
     "rank_distances",
+    "rerank",
+    "rerank_distances",
     "scores",
 ]

@@ -93,3 +93,14 @@ def nearest(table, images, distance, image):
                 best[k], who[k] = best[k - 1], who[k - 1]
                 k -= 1
             best[k], who[k] = value, number
+
+
+@compiled
+@no_type_check
+def farthest(table, most):
+    """Keep in `most` the greatest finite distance of each row."""
+    for r in range(len(table)):
+        row, value = table[r], most[r]
+        for c in range(len(row)):
+            value = row[c] if value < row[c] < FAR else value
+        most[r] = value

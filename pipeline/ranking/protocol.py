@@ -79,6 +79,7 @@ class Ranking:
     first: Int[np.ndarray, "Q"]  # rank of the first match, from 1; 0 without a match
     matches: Int[np.ndarray, "Q"]  # right images left in the gallery
     top: Int[np.ndarray, "Q top"]  # nearest gallery images, by position; -1 where there are no more
+    at: Float32[np.ndarray, "Q top"]  # their distances; infinite where there are no more
     found: "Matches"
     rule: Rule  # of the average precision
 
@@ -100,14 +101,15 @@ class Matches:
 def judge(
     hits: Lists,
     ranks: Int[np.ndarray, "n"],
-    top: Int[np.ndarray, "Q top"],
+    nearest: tuple[Float32[np.ndarray, "Q top"], Int[np.ndarray, "Q top"]],
     rule: Rule,
     order: Int[np.ndarray, "Q"],
     kept: Int[np.ndarray, "G"],
 ) -> Ranking:
     """Scores from the ranks of all matches, counted from 1.
 
-    Query i of the lists stands at order[i], image j at kept[j]; an image below 0 is none.
+    Query i of the lists stands at order[i], image j at kept[j]; an image below 0 is none.  `nearest` are
+    distances and images.
 
     Average precision is the mean of the precisions at the matches (`rectangular`, what the Python evaluators
     compute), or of the means of the precisions at and just before each (`trapezoid`, the area under the
@@ -115,8 +117,8 @@ def judge(
     """
     first, matches, owner = hits.first, hits.lengths, hits.owner
     found = np.flatnonzero(matches)
-    nearest = np.lexsort((ranks, owner))
-    ranks, images = ranks[nearest], hits.rows[nearest]
+    by_rank = np.lexsort((ranks, owner))
+    ranks, images = ranks[by_rank], hits.rows[by_rank]
     number = np.arange(len(ranks)) - first[owner]  # matches before this one
     precision = (number + 1) / ranks
     if rule == "trapezoid":
@@ -130,8 +132,9 @@ def judge(
         earliest[found] = ranks[first[found]]
     back = np.argsort(order)
     each = (values[back] for values in (ap, inp, earliest, matches.astype(np.int32)))
-    top = np.where(top < 0, -1, np.append(kept, -1)[top])[back]
-    return Ranking(*each, top, Matches(order[owner], kept[images], ranks, precision), rule)
+    at, top = nearest
+    top = np.where(top < 0, -1, np.append(kept, -1)[top])
+    return Ranking(*each, top[back], at[back], Matches(order[owner], kept[images], ranks, precision), rule)
 
 
 def rank_distances(
@@ -160,7 +163,7 @@ def rank_distances(
         kernels.count(rows, hits[some].first, at, hits[some].rows, mine)
         if top:
             kernels.nearest(rows, images, best[some], who[some])
-    return judge(hits, ranks, who, rule, np.arange(len(table)), kept)
+    return judge(hits, ranks, (best, who), rule, np.arange(len(table)), kept)
 
 
 def strike(

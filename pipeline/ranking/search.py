@@ -19,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -89,8 +90,10 @@ def rank(
 def _ranking(task: "Task", order: Int[np.ndarray, "Q"], found: list["Answer"], rule: Rule) -> Ranking:
     hits = task.cast.split(task.query.pid[order], task.query.camid[order])[0]
     ranks = np.concatenate([answer.ranks for answer in found]) if found else np.ones(0, np.int64)
-    who = np.concatenate([answer.who for answer in found]) if found else empty(0, task.top)[1]
-    return judge(hits, ranks, who, rule, order, task.kept)
+    best, who = empty(0, task.top)
+    best = np.concatenate([best, *(answer.best for answer in found)])
+    who = np.concatenate([who, *(answer.who for answer in found)])
+    return judge(hits, ranks, (best, who), rule, order, task.kept)
 
 
 # ------------------------------------------------------------------ what fits
@@ -142,27 +145,46 @@ class Task:
         """Tiles that are read before the first of them is done with."""
         return 1 + -(-self.workers // 2)
 
+    @property
+    def image(self) -> int:
+        """Bytes of a query in a panel."""
+        parts, channels = self.query.parts.shape[1:]
+        return 4 * parts * (channels + 4) * (1 if self.query.gate is None else 3)
+
+    @property
+    def fixed(self) -> int:
+        """Bytes that are held for however few queries."""
+        parts, channels = self.gallery.parts.shape[1:]
+        wide, gated = padded(self.tile, COLUMNS), self.query.gate is not None
+        read = (self.ahead + 1 + isinstance(self.gallery.parts, Stored)) * wide
+        drawn = (isinstance(self.query.parts, Stored) + 2 * gated) * self.panel
+        tables = 2 if self.device.type == "cpu" and not gated else 8
+        desks = self.workers * tables * 4 * padded(self.panel, ROWS) * wide
+        return (read + drawn) * 4 * parts * (channels + 4) + desks + 40 * len(self.kept)
+
+
+def spans(queries: int, most: int) -> list[slice]:
+    """Panels of at most so many queries, about as long as each other."""
+    cuts = np.linspace(0, queries, 1 - (-queries // most)).astype(int).tolist()
+    return [slice(a, b) for a, b in pairwise(cuts)]
+
+
+def refuse(memory: int, need: int) -> NoReturn:
+    """Say how many MB these features need; `need` is in bytes."""
+    raise BadInput(f"memory = {memory}: too little for these features; give at least {need // MB + 1} MB.")
+
 
 def blocks(task: Task, pid: Int[np.ndarray, "Q"], memory: int) -> Iterator[slice]:
     """As many queries at a time as fit; raises `BadInput` if not even one does."""
-    parts, channels = task.query.parts.shape[1:]
-    image = 4 * parts * (channels + 4)
-    gated = task.query.gate is not None
-    tables = 2 if task.device.type == "cpu" and not gated else 8
-    wide = padded(task.tile, COLUMNS)
-    read = task.ahead + 1 + isinstance(task.gallery.parts, Stored)
-    fixed = read * wide * image + task.workers * tables * 4 * padded(task.panel, ROWS) * wide
-    fixed += (isinstance(task.query.parts, Stored) + 2 * gated) * task.panel * image + 40 * len(task.kept)
     own = task.cast.own(pid).lengths
     start = 0
     while start < len(pid):
         new = np.diff(pid[start:], prepend=pid[start] - 1) != 0
         near = np.cumsum(own[start:] * new) + task.tile  # images of the block's own people
-        each = (1 + 2 * gated) * image + 4 * near + 16 * task.top
-        need = fixed + np.arange(1, len(new) + 1) * each + 48 * np.cumsum(own[start:])
+        each = task.image + 4 * near + 16 * task.top
+        need = task.fixed + np.arange(1, len(new) + 1) * each + 48 * np.cumsum(own[start:])
         if need[0] > memory * MB:
-            least = int(need[0]) // MB + 1
-            raise BadInput(f"memory = {memory}: too little for these features; give at least {least} MB.")
+            refuse(memory, int(need[0]))
         stop = start + int(np.searchsorted(need, memory * MB, "right"))
         yield slice(start, stop)
         start = stop
@@ -193,8 +215,7 @@ class _Block:
         near[np.flatnonzero(~near)[: -int(near.sum()) % task.tile]] = True  # whole tiles
         self.near, self.far = np.flatnonzero(near), np.flatnonzero(~near)
         self.place = np.searchsorted(self.far, self.hits.rows)
-        cuts = np.linspace(0, len(rows), 1 - (-len(rows) // task.panel)).astype(int).tolist()
-        self.spans = [slice(a, b) for a, b in pairwise(cuts)]
+        self.spans = spans(len(rows), task.panel)
         self.locks = [Lock() for _ in self.spans]
 
     def answer(self, notes: Notes) -> Answer:
@@ -253,26 +274,44 @@ class _Block:
             kernels.nearest(distances, images, found.best[span], found.who[span])
 
     def _pass(self, panels: list[Panel], images: np.ndarray, use: Callable[..., None]) -> None:
-        """Let images pass by all panels, a tile at a time, and use their distances."""
+        sweep(self.task, panels, images, use, self.pool, self.bar)
 
-        def work(number: int, tile: Tile, start: int, some: np.ndarray) -> None:
-            desk = self.task.desks.get()
-            use(number, start, compare(panels[number], tile, self.task.metric, desk).cpu().numpy(), some)
-            self.task.desks.put(desk)
 
-        waiting: deque[list[Future]] = deque()
-        for start in range(0, len(images), self.task.tile):
-            some = images[start : start + self.task.tile]
-            room = self.task.rooms[start // self.task.tile % self.task.ahead]
-            tile = Tile(self.task.gallery, self.task.kept[some], self.task.device, room)
-            waiting.append([self.pool.submit(work, n, tile, start, some) for n in range(len(panels))])
-            del tile
-            if len(waiting) == self.task.ahead:
-                self._finish(waiting.popleft(), len(some))
-        while waiting:
-            self._finish(waiting.popleft(), len(some))
+def sweep(
+    task: Task,
+    panels: list[Panel],
+    images: Int[np.ndarray, "n"],
+    use: Callable[[int, int, np.ndarray, np.ndarray], None],
+    pool: ThreadPoolExecutor,
+    bar: tqdm,
+) -> None:
+    """Let images pass by all panels, a tile at a time.
 
-    def _finish(self, futures: list[Future], images: int) -> None:
+    What is used: number of the panel, place of the tile's first image, distances (lost afterwards), images.
+    """
+    queries = sum(len(panel.visibility) for panel in panels)
+
+    def work(number: int, tile: Tile, start: int, some: np.ndarray) -> None:
+        desk = task.desks.get()
+        try:
+            use(number, start, compare(panels[number], tile, task.metric, desk).cpu().numpy(), some)
+        finally:
+            task.desks.put(desk)
+
+    def finish() -> None:
+        futures, count = waiting.popleft()
         for future in futures:
             future.result()
-        self.bar.update(len(self.rows) * images)
+        bar.update(queries * count)
+
+    waiting: deque[tuple[list[Future], int]] = deque()
+    for start in range(0, len(images), task.tile):
+        some = images[start : start + task.tile]
+        room = task.rooms[start // task.tile % task.ahead]
+        tile = Tile(task.gallery, task.kept[some], task.device, room)
+        waiting.append(([pool.submit(work, n, tile, start, some) for n in range(len(panels))], len(some)))
+        del tile
+        if len(waiting) == task.ahead:
+            finish()
+    while waiting:
+        finish()
