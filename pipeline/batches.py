@@ -11,7 +11,9 @@ Unusual here:
 """
 
 import tempfile
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -35,7 +37,7 @@ IN_MEMORY = 4 << 30  # bytes; larger sets live in a memory-mapped scratch file
 class View:
     """What a network is shown of B images."""
 
-    image: Float[Tensor, "B 3 H W"]  # colours in [-1, 1]
+    image: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]  # bytes, or colours in [-1, 1]
     parsing: UInt8[Tensor, "B H W"]  # 0 background, 1..K the parts
     hidden: Bool[Tensor, "B C"]  # z, the occlusion type
 
@@ -189,7 +191,7 @@ def shift(picture: np.ndarray, down: int, right: int) -> np.ndarray:
     """The picture moved inside its frame, zeros where nothing is left: pad, then crop to the same size."""
     height, width = picture.shape[:2]
     down, right = np.clip((down, right), (-height, -width), (height, width)).tolist()
-    moved = np.zeros_like(picture)
+    moved = np.zeros_like(picture, order="C")
     to_y, to_x = slice(max(down, 0), height + min(down, 0)), slice(max(right, 0), width + min(right, 0))
     from_y, from_x = slice(max(-down, 0), height - max(down, 0)), slice(max(-right, 0), width - max(right, 0))
     moved[to_y, to_x] = picture[from_y, from_x]
@@ -264,21 +266,34 @@ def _stranger(pid: np.ndarray, row: int, rng: np.random.Generator) -> int:
     return donor
 
 
+def ahead(batches: Iterator[Batch], count: int = 2) -> Iterator[Batch]:
+    """The same batches in the same order, the next `count` of them made while one is used.
+
+    One thread makes them all, so that whatever they draw is drawn in their order.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        coming = deque(thread.submit(next, batches, None) for _ in range(count))
+        while (batch := coming.popleft().result()) is not None:
+            coming.append(thread.submit(next, batches, None))
+            yield batch
+
+
 def view(image: UInt8[Tensor, "B H W 3"], parsing: UInt8[Tensor, "B H W"], pictures: Pictures) -> View:
     """Images and their own parsing maps as a view, z counted on those maps."""
     counts = occlusion.pixels(parsing.int(), pictures.hidden.shape[1])
-    return View(normalise(image), parsing, occlusion.hidden(counts, pictures.threshold, strict=True))
+    hidden = occlusion.hidden(counts, pictures.threshold, strict=True)
+    return View(image.permute(0, 3, 1, 2), parsing, hidden)
 
 
-def normalise(image: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 H W"]:
+def colours(image: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
     """Bytes to colours in [-1, 1]: mean and standard deviation 0.5, as the ViT's weights expect."""
-    return image.permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
+    return (image.contiguous().float() / 127.5).sub_(1)
 
 
 def plain(pictures: Pictures, rows: np.ndarray | slice = np.s_[:]) -> Batch:
     """An evaluation batch: the images as they are, z as cached."""
     own = View(
-        normalise(torch.from_numpy(pictures.image[rows])),
+        torch.from_numpy(pictures.image[rows]).permute(0, 3, 1, 2),
         torch.from_numpy(pictures.parsing[rows]),
         torch.from_numpy(pictures.hidden[rows]),
     )

@@ -17,6 +17,7 @@ from timm.models import VisionTransformer
 from torch import Tensor
 
 from pipeline import vit
+from pipeline.arithmetic import Precision, Products
 from pipeline.batches import Batch
 from pipeline.datasets import Images
 from pipeline.method import Embedding, Method
@@ -34,6 +35,8 @@ class Embed:
     """How the test images are embedded."""
 
     batch: PositiveInt  # images at a time
+    precision: Precision
+    products: Products
 
 
 def test_rows(index: pd.DataFrame) -> Int[np.ndarray, "n"]:
@@ -50,7 +53,12 @@ def before_training(folder: str | Path, embedded: str) -> tuple[VisionTransforme
 
 @torch.inference_mode()
 def learned(
-    model: Method, encoder: VisionTransformer, batches: Iterable[Batch], count: int, device: str
+    model: Method,
+    encoder: VisionTransformer,
+    batches: Iterable[Batch],
+    count: int,
+    device: torch.device,
+    precision: torch.dtype = torch.float32,
 ) -> dict[str, np.ndarray]:
     """Parts and visibility of `count` images as the trained model sees them, and as its encoder did before.
 
@@ -61,9 +69,11 @@ def learned(
     with progress(total=count, desc="embed") as bar:
         for batch in batches:
             batch = batch.to(device)
-            token = vit.class_tokens(encoder, batch.holistic.image)[:, None]
+            with torch.autocast(device.type, torch.bfloat16, precision == torch.bfloat16):
+                token = vit.class_tokens(encoder, batch.holistic.image)[:, None]
+                seen = model.embed(batch)
             plain = Embedding(token, torch.ones(token.shape[:2], device=device))
-            for name, array in {**_arrays("model", model.embed(batch)), **_arrays("encoder", plain)}.items():
+            for name, array in {**_arrays("model", seen), **_arrays("encoder", plain)}.items():
                 found.setdefault(name, []).append(array)
             bar.update(len(batch.pid))
     return {name: np.concatenate(arrays) for name, arrays in found.items()}

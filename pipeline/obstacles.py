@@ -147,7 +147,7 @@ def paste(
         return image, covered
     inner = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
     solid = obstacle.solid[inner]
-    image[y0:y1, x0:x1][solid] = obstacle.pixels[inner][solid]
+    np.copyto(image[y0:y1, x0:x1], obstacle.pixels[inner], where=solid[..., None])
     covered[y0:y1, x0:x1] = solid
     return image, covered
 

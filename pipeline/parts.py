@@ -38,7 +38,7 @@ def flip(maps: UInt8[np.ndarray, "... H W"]) -> UInt8[np.ndarray, "... H W"]:
     Raises `BadInput` for a label above K.
     """
     check(maps)
-    return np.array(SWAPPED, np.uint8)[maps[..., ::-1]]
+    return np.array(SWAPPED, np.uint8).take(maps[..., ::-1])
 
 
 def check(maps: Any) -> None:

@@ -20,6 +20,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from pipeline import batches, obstacles
+from pipeline.arithmetic import Precision, Products, precision
 from pipeline.batches import Batch, Pictures
 from pipeline.method import Method, Objective, Player
 from pipeline.obstacles import Obstacles
@@ -41,7 +42,8 @@ class Schedule:
     warmup: float | None = Field(ge=0)  # epochs
     floor: float = Field(ge=0, le=1)  # of the learning rate, as a share
     clip: float | None = Field(ge=0)  # largest norm of a player's gradient; 0 for no limit
-    precision: Literal["auto", "float32", "bfloat16"]  # auto: bfloat16 where the machine computes in it
+    precision: Precision
+    products: Products
     flip: float = Field(ge=0, le=1)  # probability of a mirrored pair
     pad: int = Field(ge=0)  # pixels, before the random crop
     obstacles: Obstacles
@@ -92,11 +94,14 @@ def train(method: Method, pictures: Pictures, schedule: Schedule, seed: int) -> 
             method.eval()
             method.begin_epoch(epoch, plain)
             method.train()
-            for step, rows in enumerate(steps):
-                batch = batches.pairs(
+            drawn = (
+                batches.pairs(
                     pictures, rows, schedule.flip, schedule.pad, schedule.obstacles, cutouts, rng
-                )
-                loop.step(batch.to(device), epoch + step / len(steps))
+                ).to(device)
+                for rows in steps
+            )
+            for step, batch in enumerate(batches.ahead(drawn)):
+                loop.step(batch, epoch + step / len(steps))
                 bar.update(images)
                 bar.set_postfix_str(f"epoch {epoch + 1}/{len(epochs)} loss {loop.loss:.3f}", refresh=False)
     method.eval().cpu()
@@ -173,15 +178,3 @@ def _optimiser(player: Player, schedule: Schedule) -> torch.optim.Optimizer:
     if name == "sgd":
         return torch.optim.SGD(player.parameters, lr, momentum=0.9, weight_decay=decay)
     return torch.optim.AdamW(player.parameters, lr, weight_decay=decay)
-
-
-def precision(name: str, device: torch.device) -> torch.dtype:
-    """What networks compute in; weights and losses are float32 in any case."""
-    if name == "auto":
-        return torch.bfloat16 if computes_in_bfloat16(device) else torch.float32
-    return getattr(torch, name)
-
-
-def computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether the machine has instructions for bfloat16, so that it is the faster choice."""
-    return device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()

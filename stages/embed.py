@@ -4,7 +4,7 @@ import sys
 
 import torch
 
-from pipeline import batches, datasets, features, method, params, store
+from pipeline import arithmetic, batches, datasets, features, method, params, store
 
 
 def main(
@@ -21,8 +21,10 @@ def main(
 
     rows = features.test_rows(table)
     stream = batches.evaluation(table, pictures, maps, flags, rows, size, options.batch)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    arrays = features.learned(model, encoder, stream, len(rows), device)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = arithmetic.precision(options.precision, device)
+    with arithmetic.products(options.products):
+        arrays = features.learned(model, encoder, stream, len(rows), device, precision)
     arrays |= features.histograms(pictures, rows) | {"row": rows.astype("int32")}
     attrs = {"index": key, "systems": ["model", "encoder", "histogram"]}
     store.write(out, "features", arrays, attrs, ("torch", "opencv-python-headless"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from pipeline import batches, datasets, method, params, store, training, vit
+from pipeline import arithmetic, batches, datasets, method, params, store, training, vit
 
 
 def main(
@@ -29,10 +29,12 @@ def main(
     world = method.world(pictures)
     training.seed(seed)
     model = module.build(settings, world, start)
-    steps = training.train(model, pictures, schedule, seed)
+    with arithmetic.products(schedule.products) as library:
+        steps = training.train(model, pictures, schedule, seed)
 
     record = method.describe(name, settings, world, start.architecture)
     record |= training.record(schedule, seed, {p: store.sha256(p) for p in (index, images, parsing, labels)})
+    record["products"] = library
     with store.replace(out) as folder:
         folder.mkdir()
         save_file(model.state_dict(), folder / "model.safetensors")

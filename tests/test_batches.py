@@ -96,8 +96,8 @@ def test_the_same_seed_draws_the_same_batch():
 
 
 def test_colours_run_from_minus_one_to_one():
-    image = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 2, 1).expand(1, 1, 2, 3)
-    assert batches.normalise(image)[0, 0, 0].tolist() == [-1, 1]
+    image = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2).expand(1, 3, 1, 2)
+    assert batches.colours(image)[0, 0, 0].tolist() == [-1, 1]
 
 
 @pytest.mark.parametrize("wanted", [0, 3, 5, 10])

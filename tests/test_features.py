@@ -114,7 +114,7 @@ class Stripes(Method):
     """Sees the mean colour of the upper and the lower half; doubts the lower one."""
 
     def embed(self, batch):
-        image = batch.holistic.image
+        image = batches.colours(batch.holistic.image)
         halves = torch.stack([half.mean((2, 3)) for half in image.chunk(2, 2)], 1)
         return Embedding(halves, torch.tensor([1.0, 0.5]).expand(len(image), 2), self.gate(halves))
 
@@ -150,7 +150,7 @@ def test_the_encoder_is_one_global_feature_of_the_bare_vit():
     torch.manual_seed(0)
     bare = small.encoder().eval()
     with torch.no_grad():
-        wanted = bare(batches.normalise(torch.from_numpy(pictures.image)))
+        wanted = bare(batches.colours(torch.from_numpy(pictures.image).permute(0, 3, 1, 2)))
     token = torch.from_numpy(found["encoder/part"][:, 0])
     torch.testing.assert_close(token, torch.nn.functional.normalize(wanted), atol=1e-4, rtol=1e-4)
     assert (found["encoder/visibility"] == 1).all() and found["encoder/part"].shape[1] == 1

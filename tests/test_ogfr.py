@@ -115,7 +115,7 @@ def test_an_action_that_is_its_own_baseline_earns_nothing(kind):
     h, _ = other.see_both(BATCH)
     state = ogfr.correlation(h.patch, h.part)
     gain, base = other.compare(h, state, other.purify(h, EVERY), BATCH.pid)  # the start: all are kept
-    assert gain.abs().max() < 1e-5 and base.shape == (16,)
+    assert gain.abs().max() < 1e-5 and gain.shape == (1, 16) and base.shape == (16,)
 
 
 def test_the_papers_baseline_is_a_cumulative_mean_refreshed_every_ten_epochs():
