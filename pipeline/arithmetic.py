@@ -16,7 +16,7 @@ Precision = Literal["auto", "float32", "bfloat16"]  # auto: bfloat16 where the m
 Products = Literal["auto", "stock", "onednn"]  # of float32 matrices on a CPU; auto: the faster one, if exact
 
 ROUNDING = 1e-5  # of the largest number in a product: float32 stays below 2e-6, bfloat16 is near 1e-3
-FASTER = 1.1  # times, or the choice would hang on the moment's load
+FASTER = 1.3  # times, or the choice would hang on the load of the moment
 ROWS, CHANNELS = 1024, 768  # of a ViT-B and some images
 
 

@@ -17,9 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
@@ -96,14 +98,15 @@ def read(
 ) -> Pictures:
     """Decode the given rows of the index, resized to `size` (height, width), with their labels.
 
-    Colours are resized bicubically, parsing maps by nearest neighbour.
+    Colours are resized bicubically, parsing maps by nearest neighbour.  Nothing random comes before: an image
+    is the same whenever it is read.
     """
     picture = _array((len(rows), *size, 3))
     maps = _array((len(rows), *size))
     stored = parsing["map"]
     for i, row in enumerate(progress(iterable=rows, desc="decode", disable=len(rows) < 500)):
-        picture[i] = resize(images[int(row)], size, Image.Resampling.BICUBIC)
-        maps[i] = resize(np.asarray(stored[int(row)]), size, Image.Resampling.NEAREST)
+        picture[i] = resize_colours(images[int(row)], size)
+        maps[i] = resize_labels(np.asarray(stored[int(row)]), size)
     pixels, hidden = labels["pixels"][:], labels["occluded"][:]
     grid = stored.shape[1:]
     return Pictures(
@@ -116,11 +119,22 @@ def read(
     )
 
 
-def resize(picture: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
-    """A picture or map resized to (height, width); as it is if it has that size."""
+def resize_colours(picture: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
+    """A picture resized bicubically to (height, width); as it is if it has that size.
+
+    As Pillow does it, but for a level or two where rounding differs, in a fraction of the time.
+    """
     if picture.shape[:2] == tuple(size):
         return picture
-    return np.asarray(Image.fromarray(picture).resize((size[1], size[0]), how))
+    plane = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    return F.interpolate(plane, tuple(size), mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
+
+
+def resize_labels(parsing: UInt8[np.ndarray, "h w"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W"]:
+    """A parsing map resized to (height, width): the nearest label; as it is if it has that size."""
+    if parsing.shape == tuple(size):
+        return parsing
+    return np.asarray(Image.fromarray(parsing).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
 def _array(shape: tuple[int, ...]) -> np.ndarray:
@@ -184,14 +198,14 @@ def _chunks(rows: np.ndarray, size: int, rng: np.random.Generator) -> list[np.nd
 
 def flip(image: np.ndarray, parsing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mirror an image and its parsing map: what was a left arm is a right arm now."""
-    return image[:, ::-1], parts.flip(parsing)
+    return cv2.flip(image, 1), parts.flip(parsing)
 
 
 def shift(picture: np.ndarray, down: int, right: int) -> np.ndarray:
     """The picture moved inside its frame, zeros where nothing is left: pad, then crop to the same size."""
     height, width = picture.shape[:2]
-    down, right = np.clip((down, right), (-height, -width), (height, width)).tolist()
-    moved = np.zeros_like(picture, order="C")
+    down, right = max(-height, min(down, height)), max(-width, min(right, width))
+    moved = np.zeros_like(picture)
     to_y, to_x = slice(max(down, 0), height + min(down, 0)), slice(max(right, 0), width + min(right, 0))
     from_y, from_x = slice(max(-down, 0), height - max(down, 0)), slice(max(-right, 0), width - max(right, 0))
     moved[to_y, to_x] = picture[from_y, from_x]

@@ -145,7 +145,7 @@ def attend(
 ) -> Float[Tensor, "B heads Q d"]:
     """softmax(q k / sqrt(d)) v, for each head.
 
-    On a CPU it is written out: PyTorch's fused kernel takes 1.5 to 2.7 times as long for a step in bfloat16, or
+    On a CPU it is written out: PyTorch's fused kernel takes 1.7 to 4 times as long for a step in bfloat16 or
     with oneDNN's products, and saves a third at most in float32 with MKL's.
     """
     if query.is_cuda:

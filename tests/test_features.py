@@ -127,10 +127,12 @@ class Gated(Stripes):
         return (halves > 0).float()
 
 
-def learn(model, count=2):
+def learn(model, count=2, precision=torch.float32):
     pictures = small.people()
     stream = batches.plain_batches(pictures, count)
-    return pictures, features.learned(model, small.encoder(), stream, len(pictures), "cpu")
+    return pictures, features.learned(
+        model, small.encoder(), stream, len(pictures), torch.device("cpu"), precision
+    )
 
 
 def test_model_and_encoder_see_every_image_in_order_whatever_the_batch():
@@ -154,6 +156,13 @@ def test_the_encoder_is_one_global_feature_of_the_bare_vit():
     token = torch.from_numpy(found["encoder/part"][:, 0])
     torch.testing.assert_close(token, torch.nn.functional.normalize(wanted), atol=1e-4, rtol=1e-4)
     assert (found["encoder/visibility"] == 1).all() and found["encoder/part"].shape[1] == 1
+
+
+def test_features_may_be_computed_in_bfloat16_and_are_kept_in_float32():
+    model = small.model(small.people()).eval()
+    exact, rough = (learn(model, precision=p)[1]["model/part"] for p in (torch.float32, torch.bfloat16))
+    assert rough.dtype == np.float32 and (rough != exact).any()
+    assert (rough * exact).sum(-1).min() > 0.99  # cosines
 
 
 def test_a_gate_is_kept_if_the_method_has_one():

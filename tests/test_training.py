@@ -122,12 +122,6 @@ def test_bfloat16_is_for_the_network_and_float32_for_losses_and_weights():
     assert running.log[0]["encoder"] == pytest.approx(exact.log[0]["encoder"], rel=0.02)
 
 
-def test_auto_takes_the_precision_in_which_the_machine_computes(monkeypatch):
-    for native, wanted in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(training, "computes_in_bfloat16", lambda device, native=native: native)
-        assert training.precision("auto", torch.device("cpu")) == wanted
-
-
 # ------------------------------------------------------------------ found by name, resolved, recorded
 
 
