@@ -16,7 +16,6 @@ import importlib
 import io
 import json
 import multiprocessing
-import resource
 import sys
 import tempfile
 import time
@@ -289,11 +288,17 @@ def _step_alone(side: str, checkout: Path, stride: int, images: int) -> float:
     torch.set_num_threads(1)
     kind = {"theirs": Theirs, "ours": Ours}[side]
     with contextlib.redirect_stdout(sys.stderr):
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        before = _memory("VmRSS")
         kind(checkout, stride, images).step(MODES[next(iter(SHARED))][1])
     if DEVICE.type == "cuda":
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    return _memory("VmHWM") - before
+
+
+def _memory(line: str) -> int:
+    """Bytes in use (VmRSS), or the most there were (VmHWM)."""
+    status = dict(entry.split(":") for entry in Path("/proc/self/status").read_text().splitlines())
+    return int(status[line].split()[0]) * 1024
 
 
 # ------------------------------------------------------------------ the inputs

@@ -15,8 +15,8 @@ STAGES = {name: stage.get("do", stage) for name, stage in DAG["stages"].items()}
 
 # A module may import those before it, never those after it: the order data flows.
 FLOW = """
-    params arithmetic store weights parts synthetic datasets segmentation pose parsing occlusion scoring sheets obstacles
-    batches vit losses method methods training features ranking figures studies pretraining
+    params arithmetic store weights parts synthetic datasets segmentation pose parsing occlusion scoring
+    sheets obstacles batches vit losses method methods training features ranking figures studies pretraining
 """.split()  # noqa: SIM905
 
 
