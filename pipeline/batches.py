@@ -126,7 +126,7 @@ def resize_colours(picture: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -
     """
     if picture.shape[:2] == tuple(size):
         return picture
-    plane = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    plane = torch.from_numpy(picture)[None].permute(0, 3, 1, 2)
     return F.interpolate(plane, tuple(size), mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
 
 

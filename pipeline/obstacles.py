@@ -105,7 +105,7 @@ def scale(obstacle: Obstacle, pixels: float) -> Obstacle:
     """The obstacle resized to cover about so many pixels, its shape kept."""
     factor = np.sqrt(pixels / obstacle.solid.sum())
     size = tuple(max(1, round(n * factor)) for n in obstacle.solid.shape[::-1])  # width, height
-    plane = torch.from_numpy(obstacle.pixels).permute(2, 0, 1)[None]
+    plane = torch.from_numpy(obstacle.pixels)[None].permute(0, 3, 1, 2)
     pixels = F.interpolate(plane, size[::-1], mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
     solid = cv2.resize(obstacle.solid.view(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
     return Obstacle(pixels, solid.view(bool))
