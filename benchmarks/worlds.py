@@ -66,7 +66,7 @@ class World:
         """The words of the stage's command in `dvc.yaml`, for this folder."""
         declared = params.load(ROOT / "dvc.yaml")["stages"][stage]
         command = declared.get("do", declared)["cmd"].split()[3:]
-        known = {"item.layout": "market1501", "item.archive": str(self.path("raw.zip"))}
+        known = {"item.layout": "folders", "item.archive": str(self.path("raw.zip"))}
         return [self._word(word, known) for word in command] + [str(self.config)]
 
     def _word(self, word: str, known: dict[str, str]) -> str:

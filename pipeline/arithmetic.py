@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-Precision = Literal["auto", "float32", "bfloat16"]  # auto: bfloat16 where the machine computes in it
+Precision = Literal["auto", "float32", "bfloat16", "float16"]  # auto: bfloat16 where a machine computes in it
 Products = Literal["auto", "stock", "onednn"]  # of float32 matrices on a CPU; auto: the faster one, if exact
 
 ROUNDING = 1e-5  # of the largest number in a product: float32 stays below 2e-6, bfloat16 is near 1e-3
@@ -33,14 +33,15 @@ def computes_in_bfloat16(device: torch.device) -> bool:
 
 
 @contextlib.contextmanager
-def products(name: Products) -> Iterator[str]:
-    """Within it, matrices of float32 are multiplied on a CPU as `name` says; gives the library's name.
+def products(name: Products) -> Iterator[None]:
+    """Within it, matrices of float32 are multiplied on a CPU by the library that `name` says."""
+    with _by(library(name)):
+        yield
 
-    `stock` is what PyTorch ships for this (MKL, which takes a slower path on CPUs that are not Intel's).
-    """
-    library = chosen() if name == "auto" else name
-    with _by(library):
-        yield library
+
+def library(name: Products) -> str:
+    """`stock`, what PyTorch ships for it (MKL, slower on CPUs that are not Intel's), or `onednn`."""
+    return chosen() if name == "auto" else name
 
 
 @cache

@@ -12,10 +12,11 @@ Unusual here:
 
 import tempfile
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -32,6 +33,7 @@ from pipeline.obstacles import Obstacle, Obstacles
 from pipeline.params import BadInput
 from pipeline.store import Rows, progress
 
+T = TypeVar("T")
 IN_MEMORY = 4 << 30  # bytes; larger sets live in a memory-mapped scratch file
 
 
@@ -56,17 +58,22 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on another device."""
-        return _to(self, device)
+        return _each(self, lambda part: part.to(device, non_blocking=True))
+
+    def take(self, rows: slice) -> "Batch":
+        """Some of the images."""
+        return _each(self, lambda part: part[rows])
 
 
-def _to(value, device):
-    moved = {f.name: getattr(value, f.name) for f in fields(value)}
-    for name, part in moved.items():
+def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    # a batch or view with every tensor changed
+    changed = {f.name: getattr(value, f.name) for f in fields(value)}
+    for name, part in changed.items():
         if isinstance(part, View):
-            moved[name] = _to(part, device)
+            changed[name] = _each(part, change)
         elif part is not None:
-            moved[name] = part.to(device, non_blocking=True)
-    return replace(value, **moved)
+            changed[name] = change(part)
+    return replace(value, **changed)
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,7 @@ def resize_colours(picture: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -
     """
     if picture.shape[:2] == tuple(size):
         return picture
-    plane = torch.from_numpy(picture)[None].permute(0, 3, 1, 2)
+    plane = torch.from_numpy(np.require(picture, requirements="CW"))[None].permute(0, 3, 1, 2)
     return F.interpolate(plane, tuple(size), mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
 
 
@@ -153,11 +160,16 @@ def training(
 
     Raises `BadInput` if the index has none.
     """
-    rows = np.flatnonzero((index["split"] == "train") & (index["pid"] > 0))
+    rows = training_rows(index)
     if not len(rows):
         raise BadInput("index: no training images. Let `train_on` name a dataset with a training split.")
     pictures = read(index, images, parsing, labels, rows, size)
     return replace(pictures, pid=np.unique(pictures.pid, return_inverse=True)[1])
+
+
+def training_rows(index: pd.DataFrame) -> Int[np.ndarray, "N"]:
+    """Rows of the training images that show somebody."""
+    return np.flatnonzero((index["split"] == "train") & (index["pid"] > 0))
 
 
 # ------------------------------------------------------------------ which images
@@ -280,15 +292,15 @@ def _stranger(pid: np.ndarray, row: int, rng: np.random.Generator) -> int:
     return donor
 
 
-def ahead(batches: Iterator[Batch], count: int = 2) -> Iterator[Batch]:
+def ahead(made: Iterator[T], count: int = 2) -> Iterator[T]:
     """The same batches in the same order, the next `count` of them made while one is used.
 
     One thread makes them all, so that whatever they draw is drawn in their order.
     """
     with ThreadPoolExecutor(1) as thread:
-        coming = deque(thread.submit(next, batches, None) for _ in range(count))
+        coming = deque(thread.submit(next, made, None) for _ in range(count))
         while (batch := coming.popleft().result()) is not None:
-            coming.append(thread.submit(next, batches, None))
+            coming.append(thread.submit(next, made, None))
             yield batch
 
 

@@ -1,16 +1,22 @@
-"""What the test images look like to three systems: the trained model, its encoder before training, and a
-colour histogram, the two that it must beat.
+"""What the test images look like to the trained model, to its encoder before training, and to a colour
+histogram, the two that it must beat; and to the model as it is where nobody has parsing maps:
+
+    z_unknown    it is told that nothing is hidden
+    z_guessed    it is told the z that it guesses itself from how it sees the same images under z_unknown
 """
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float32, Int, UInt8
+from jaxtyping import Bool, Float32, Int, UInt8
 from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 from timm.models import VisionTransformer
@@ -18,10 +24,10 @@ from torch import Tensor
 
 from pipeline import vit
 from pipeline.arithmetic import Precision, Products
-from pipeline.batches import Batch
+from pipeline.batches import Batch, View
 from pipeline.datasets import Images
 from pipeline.method import Embedding, Method
-from pipeline.params import STRICT
+from pipeline.params import STRICT, BadInput
 from pipeline.store import progress
 
 SIZE = (128, 64)  # height, width that histograms are counted on
@@ -35,18 +41,63 @@ class Embed:
     """How the test images are embedded."""
 
     batch: PositiveInt  # images at a time
+    cameras: Literal["auto", "same", "unknown"]  # what the model is told of them; see `told`
+    without_maps: bool  # embed a second and third time: z unknown, z guessed
     precision: Precision
     products: Products
 
 
 def test_rows(index: pd.DataFrame) -> Int[np.ndarray, "n"]:
-    """Rows of the queries, then of the gallery."""
+    """Rows of the queries, then of the gallery.  Raises `BadInput` if there are none of either."""
+    lacking = {"query", "gallery"} - set(index["split"])
+    if lacking:
+        raise BadInput(
+            f"index: no {' and no '.join(sorted(lacking))} images. Let `test_on` name datasets with both."
+        )
     return np.flatnonzero(index["split"] != "train")
+
+
+@plain_dataclass(frozen=True)
+class Told:
+    """What the model is told of the cameras, which the ranking need not follow."""
+
+    camid: Int[np.ndarray, "N"]  # of every image of the index, as the model counts cameras; -1 unknown
+    why: str
+
+
+def told(index: pd.DataFrame, made: dict[str, Any], index_sha256: str, cameras: str) -> Told:
+    """The cameras that a model with the record `made` is told, by `embed.cameras`.
+
+    A camera's number means something to a model only if it was trained with that camera.  `auto`: those of
+    the training images if this is the dataset it was trained on, every other one unknown; `same`: this
+    dataset's cameras are those of the training set, number by number (sets cut from one another, as the
+    Duke family); `unknown`: none.  Raises `BadInput` if `same` cannot be true.
+    """
+    own, known = index["camid"].to_numpy(np.int64), made["world"]["cameras"]
+    nothing = np.full(len(own), -1)
+    if cameras == "unknown":
+        return Told(nothing, "unknown: embed.cameras")
+    if cameras == "same":
+        if len(own) and own.max() >= known:
+            raise BadInput(
+                f"params.yaml: embed.cameras = same, but the test set has a camera {own.max()} and the model "
+                f"was trained with 0 to {known - 1}. Choose auto or unknown."
+            )
+        return Told(own, "the test set's: embed.cameras")
+    if index_sha256 not in made["data"].values():
+        return Told(nothing, "unknown: trained on another dataset")
+    trained = index.loc[(index["split"] == "train") & (index["pid"] > 0), "camid"]
+    return Told(np.where(np.isin(own, trained), own, -1), "those of the training images")
+
+
+def record(folder: str | Path) -> dict[str, Any]:
+    """How a trained model came about."""
+    return json.loads((Path(folder) / "record.json").read_text())
 
 
 def before_training(folder: str | Path, embedded: str) -> tuple[VisionTransformer, tuple[int, int]]:
     """The encoder that a trained model started from, and the images' height and width it expects."""
-    made = json.loads((Path(folder) / "record.json").read_text())
+    made = record(folder)
     height, width = made["world"]["size"]
     return vit.start(made["params"]["vit"], made["params"]["weights"], embedded), (height, width)
 
@@ -58,25 +109,64 @@ def learned(
     batches: Iterable[Batch],
     count: int,
     device: torch.device,
+    without_maps: bool,
     precision: torch.dtype = torch.float32,
 ) -> dict[str, np.ndarray]:
     """Parts and visibility of `count` images as the trained model sees them, and as its encoder did before.
 
-    The encoder's only part is its final class token.
+    The encoder's only part is its final class token.  `without_maps` adds the model's systems that have no
+    parsing map.
     """
     model, encoder = model.to(device).eval(), encoder.to(device).eval()
     found: dict[str, list[np.ndarray]] = {}
     with progress(total=count, desc="embed") as bar:
         for batch in batches:
             batch = batch.to(device)
-            with torch.autocast(device.type, torch.bfloat16, precision == torch.bfloat16):
+            with torch.autocast(device.type, precision, precision != torch.float32):
                 token = vit.class_tokens(encoder, batch.holistic.image)[:, None]
-                seen = model.embed(batch)
-            plain = Embedding(token, torch.ones(token.shape[:2], device=device))
-            for name, array in {**_arrays("model", seen), **_arrays("encoder", plain)}.items():
-                found.setdefault(name, []).append(array)
+                seen = {
+                    "model": model.embed(batch),
+                    "encoder": Embedding(token, torch.ones(token.shape[:2], device=device)),
+                }
+                if without_maps:
+                    seen["z_unknown"] = unknown(model, batch, seen["model"])
+                    seen["z_guessed"] = guessed(model, batch, seen["z_unknown"])
+            for system, embedding in seen.items():
+                for name, array in _arrays(system, embedding).items():
+                    found.setdefault(name, []).append(array)
             bar.update(len(batch.pid))
     return {name: np.concatenate(arrays) for name, arrays in found.items()}
+
+
+def unknown(model: Method, batch: Batch, seen: Embedding) -> Embedding:
+    """The batch as the model sees it with nothing known to be hidden; `seen` is how it sees it as it is."""
+    return _told(model, batch, torch.zeros_like(batch.holistic.hidden), seen)
+
+
+def guessed(model: Method, batch: Batch, seen: Embedding) -> Embedding:
+    """The batch under the z that the model guesses from `seen`, the batch with nothing known to be hidden.
+
+    A method without parts guesses none: `seen` it stays.
+    """
+    nothing = torch.zeros_like(batch.holistic.hidden)
+    guess = model.guess_hidden(seen)
+    if guess is None:
+        return seen
+    return _told(model, replace(batch, holistic=replace(batch.holistic, hidden=nothing)), guess, seen)
+
+
+def _told(model: Method, batch: Batch, hidden: Bool[Tensor, "B C"], seen: Embedding) -> Embedding:
+    """The batch under another z; images whose z stays are as they were `seen`, not computed again."""
+    view = batch.holistic
+    rows = (hidden != view.hidden).any(1).nonzero()[:, 0]
+    if len(rows) == 0:
+        return seen
+    moved = View(view.image[rows], view.parsing[rows], hidden[rows])
+    again = model.embed(Batch(moved, batch.camid[rows], batch.pid[rows]))
+    pairs = {f.name: (getattr(seen, f.name), getattr(again, f.name)) for f in fields(Embedding)}
+    return Embedding(
+        **{name: old if old is None else old.index_copy(0, rows, new) for name, (old, new) in pairs.items()}
+    )
 
 
 def _arrays(system: str, embedding: Embedding) -> dict[str, np.ndarray]:

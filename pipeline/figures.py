@@ -19,7 +19,13 @@ from pipeline.store import Rows
 
 matplotlib.use("Agg")
 
-COLOURS = {"model": "#1b6ca8", "encoder": "#8a8a8a", "histogram": "#d98c2b"}
+COLOURS = {
+    "model": "#1b6ca8",
+    "z_guessed": "#6fb1e0",
+    "z_unknown": "#b9d9f2",
+    "encoder": "#8a8a8a",
+    "histogram": "#d98c2b",
+}
 RIGHT, WRONG = "#2e9e4f", "#d03b3b"
 PARTS = matplotlib.colormaps["tab10"](np.arange(9) / 9)  # one colour a part, background left out
 

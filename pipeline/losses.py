@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pipeline import processes
+
 
 def exact(like: Tensor) -> torch.autocast:
     """A context that computes in the operands' own precision, wherever `like` is and whatever is around."""
@@ -30,12 +32,14 @@ def triplet(
 ) -> Float[Tensor, "*P"]:
     """Batch-hard triplet loss L_tri of Eq. 22: each image against its farthest match and nearest stranger.
 
-    Leading axes are independent.  With `average` a distance is the root of the mean over channels, not of the
+    Leading axes are independent.  Where processes share a batch, matches and strangers are sought as
+    `processes.mined` says.  With `average` a distance is the root of the mean over channels, not of the
     sum, so that the loss weighs the same at any width.
     Departs: the margin is not printed; without one it is soft, log(1 + exp(d_match - d_stranger)).
     """
-    gap = distances(features, features) / (features.shape[-1] ** 0.5 if average else 1)
-    same: Bool[Tensor, "B B"] = pid[:, None] == pid
+    others = processes.met(features, -2)
+    gap = distances(features, others) / (features.shape[-1] ** 0.5 if average else 1)
+    same: Bool[Tensor, "B G"] = pid[:, None] == processes.met(pid)
     match = gap.masked_fill(~same, 0).amax(-1)
     stranger = gap.masked_fill(same, float("inf")).amin(-1)
     stranger = torch.where(stranger.isinf(), match.detach(), stranger)  # a batch of one identity

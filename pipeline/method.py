@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TypeVar
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pipeline import params, vit, weights
@@ -88,6 +88,18 @@ class Method(nn.Module):
         """Features of the images as they are (`batch.holistic`)."""
         raise NotImplementedError
 
+    def guess_hidden(self, seen: Embedding) -> Bool[Tensor, "N C"] | None:
+        """z of images without a parsing map, from how they are seen when nothing is known to be hidden.
+
+        None, as here, if the method has no parts to tell it by: nothing is known then.
+        """
+        return None
+
+    @property
+    def reads_maps(self) -> bool:
+        """Whether `embed` looks at the parsing maps themselves, beside z: it then cannot do without."""
+        return False
+
     def begin_epoch(self, epoch: int, batches: Callable[[], Iterable[Batch]]) -> None:
         """Called before each epoch; `batches()` gives the training images as they are."""
 
@@ -127,19 +139,28 @@ def load_trained(folder: str | Path) -> Method:
 
     Raises `BadInput` if the folder holds no model, or weights of another architecture.
     """
+    made, file = _record(folder), Path(folder) / "model.safetensors"
+    module = load(made["method"])
+    settings = params.validate(made["params"], module.Params, f"{folder}/record.json: ", made["method"])
+    model = module.build(settings, trained_world(folder), vit.empty(made["vit"]))
+    weights.fill(model, weights.read(file), file, "Run `dvc checkout`, or train again.")
+    return model.eval()
+
+
+def trained_world(folder: str | Path) -> World:
+    """The sizes that the model in a folder was built for; raises `BadInput` if there is none."""
+    sizes = _record(folder)["world"]
+    return World(**{**sizes, "size": tuple(sizes["size"])})
+
+
+def _record(folder: str | Path) -> dict[str, Any]:
     record, file = Path(folder) / "record.json", Path(folder) / "model.safetensors"
     if not (record.is_file() and file.is_file()):
         raise BadInput(f"{folder}: no trained model. Run `dvc repro train`, or `dvc pull` to fetch it.")
     try:
-        made = json.loads(record.read_text())
+        return json.loads(record.read_text())
     except ValueError as error:
         raise BadInput(f"{record}: damaged ({error}). Run `dvc checkout`, or train again.") from None
-    module = load(made["method"])
-    settings = params.validate(made["params"], module.Params, f"{record}: ", made["method"])
-    world = World(**{**made["world"], "size": tuple(made["world"]["size"])})
-    model = module.build(settings, world, vit.empty(made["vit"]))
-    weights.fill(model, weights.read(file), file, "Run `dvc checkout`, or train again.")
-    return model.eval()
 
 
 def world(pictures: Pictures) -> World:

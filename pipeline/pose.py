@@ -12,6 +12,7 @@ import pickle
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -33,6 +34,7 @@ with warnings.catch_warnings():
     import openpifpaf
     from openpifpaf.network import basenetworks, model_migration
 
+COCO = "shufflenetv2k16:cocokp"  # what `parsers: coco` means
 SMALL = "small"  # our own: the first three stages of openpifpaf's resnet18, fields at stride 8
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of openpifpaf's networks, RGB in [0, 1]
 KEYPOINTS, LIMBS = 17, 19
@@ -63,18 +65,26 @@ class Grid(NamedTuple):
     pad: tuple[int, int, int, int]  # pixels left, top, right, bottom
 
 
+def on(params: Pose, parsers: str) -> Pose:
+    """The same with COCO's network if the param `parsers` is `coco`."""
+    return replace(params, network=weights.chosen(params.network, parsers, COCO))
+
+
+def file(params: Pose, path: str) -> Path:
+    """The file of the network's weights: `path`, or the published one, downloaded on first use."""
+    name, _, published = params.network.partition(":")
+    return weights.published(_url(name, published)) if published else Path(path)
+
+
 def load(params: Pose, path: str) -> "Fields":
     """The network, ready for batches of RGB crops of any sizes; a crop's fields depend on that crop alone.
 
     Raises `BadInput` if the weights do not fit the network, or are a pickle that is not openpifpaf's own.
     """
-    name, _, published = params.network.partition(":")
-    if published:
-        network = _official(weights.published(_url(name, published)))
-    elif path.endswith(".pkl"):
-        network = _official(Path(path))
+    if file(params, path).suffix == ".pkl":
+        network = _official(file(params, path))
     else:
-        network = build(name)
+        network = build(params.network)
         remedy = "Let pose.network and pose.weights in params.yaml name a network and its own weights."
         weights.fill(network, weights.read(path), path, remedy)
     return Fields(network.eval().to(weights.device(params.device)), params.size)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int, Integer, UInt8
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from pipeline import occlusion, parsing, parts, store
+from pipeline import occlusion, parsing, parts, store, survey
 from pipeline.params import STRICT
 
 LABELS = len(parts.SWAPPED)
@@ -24,7 +24,7 @@ LABELS = len(parts.SWAPPED)
 
 @dataclass(frozen=True, config=STRICT)
 class Score:
-    """What the label report shows."""
+    """What the label report and the audit page show."""
 
     reference: float  # `changed` counts the flags that differ from those of this lambda
     pictures: Annotated[int, Field(ge=1)]  # images on a sheet
@@ -50,7 +50,7 @@ class Agreement:
     """Parsing maps beside the truth, an image a row."""
 
     table: Int[np.ndarray, "N 9 9"]  # pixels by true label and label
-    mask_iou: Float[np.ndarray, "N"]  # of the target person; 0 without one
+    mask_iou: Float[np.ndarray, "N"]  # of the target person; 0 without one, nan if a map came without it
     wrong: Bool[np.ndarray, "N"]  # another found person fits the target's true mask better, by far
 
     def part_iou(self) -> Float[np.ndarray, "8"]:
@@ -92,12 +92,13 @@ def compare(index: pd.DataFrame, labels: Labels) -> Agreement:
     sizes = index[["height", "width"]].to_numpy().tolist()
     grid = labels.parsing["map"].shape[1:]
     chosen = labels.parsing["instance"][:]
+    unknown = np.where(labels.parsing["status"][:] == parsing.NO_PERSON, 0, np.nan)  # a label made elsewhere
     table, iou, wrong = np.zeros((len(index), LABELS, LABELS), np.int64), np.zeros(len(index)), []
     for i in store.progress(iterable=range(len(index)), desc="score"):
         table[i] = confusion(nearest(labels.truth["map"][i], grid), labels.parsing["map"][i])
         person = nearest(labels.truth["person"][i], grid) > 0
         each = instance_iou(labels.instances, i, tuple(sizes[i]), person)
-        iou[i] = each[chosen[i]] if chosen[i] >= 0 else 0
+        iou[i] = each[chosen[i]] if chosen[i] >= 0 else unknown[i]
         wrong.append(chosen[i] >= 0 and iou[i] < each.max() / 2)
     return Agreement(table, iou, np.array(wrong, bool))
 
@@ -160,10 +161,13 @@ def _plain(value: float) -> float | None:
 # ------------------------------------------------------------------ the report
 
 
-def counts(labels: Labels, rule: occlusion.Label, score: Score) -> dict[str, Any]:
+def counts(
+    index: pd.DataFrame, labels: Labels, seen: survey.Survey, rule: occlusion.Label, score: Score
+) -> dict[str, Any]:
     """What the labels say, without truth: statuses, hidden parts, occlusion types, what lambda changes.
 
-    A pattern is written z_0 z_1 ... in the order of the parts, 1 is hidden.
+    A pattern is written z_0 z_1 ... in the order of the parts, 1 is hidden; `unseen` are those at test that
+    training lacks.  `shown` is the share of images with a pixel of a part.
     """
     status = labels.parsing["status"][:]
     hidden = labels.occlusion["occluded"][:].astype(bool)
@@ -177,6 +181,10 @@ def counts(labels: Labels, rule: occlusion.Label, score: Score) -> dict[str, Any
         "hidden": {name: int(column.sum()) for name, column in zip(names, hidden.T, strict=True)},
         "changed": int((hidden != before).sum()),  # against the reference lambda
         "patterns": {"".join(map(str, p)): int(n) for p, n in zip(patterns, number, strict=True)},
+        "unseen": survey.unseen(survey.patterns(index, hidden.astype(int))),
+        "shown": {k: _plain(v) for k, v in zip(parts.FINE, (seen.pixels > 0).mean(0), strict=True)},
+        "repeated": seen.repeated,
+        "fit": {"own": _plain(seen.fit[0]), "other": _plain(seen.fit[1])},
     }
 
 
@@ -206,13 +214,18 @@ def accuracy(
 
 
 def report(
-    index: pd.DataFrame, labels: Labels, rule: occlusion.Label, threshold: float, score: Score
+    index: pd.DataFrame,
+    labels: Labels,
+    seen: survey.Survey,
+    rule: occlusion.Label,
+    threshold: float,
+    score: Score,
 ) -> tuple[dict[str, Any], Agreement | None]:
     """The content of labels.json, and the comparison with the truth behind it if there is one.
 
     `threshold` is lambda.
     """
-    found = counts(labels, rule, score)
+    found = counts(index, labels, seen, rule, score)
     if not labels.scored:
         return found, None
     agreement = compare(index, labels)

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
-from pipeline import scoring
+from pipeline import scoring, survey
 from pipeline.datasets import Images
 
 # background, then the parts in their order
@@ -19,7 +19,6 @@ COLOURS = np.array(
      [225, 110, 225], [125, 30, 140]], np.uint8
 )  # fmt: skip
 TILE = (192, 96)  # height, width of a picture on a sheet
-SHUFFLE = 0  # seeds the choice of images for the sheet of labels
 
 
 def draw(
@@ -34,8 +33,7 @@ def draw(
 
     A tile is the image, the true map if there is one, and the map; worst are those of least part IoU.
     """
-    count = len(labels.parsing["map"])
-    random = np.random.default_rng(SHUFFLE).permutation(count)[: score.pictures]
+    random = shuffled(len(labels.parsing["map"]))[: score.pictures]
     iou = None if agreement is None else agreement.image_iou()
     sheet(folder / "labels.png", [_tile(images, labels, int(i), iou) for i in random], score.columns)
     names = labels.occlusion.attrs["parts"]
@@ -48,27 +46,44 @@ def draw(
 def _tile(
     images: Images, labels: scoring.Labels, i: int, iou: np.ndarray | None
 ) -> UInt8[np.ndarray, "T S 3"]:
-    truth = [labels.truth["map"][i]] if labels.scored else []
     z = "".join(map(str, labels.occlusion["occluded"][i]))
     status = ("", " no person", " ambiguous")[int(labels.parsing["status"][i])]
     share = "" if iou is None else f" IoU {iou[i]:.2f}"
-    return tile(images[i], [*truth, labels.parsing["map"][i]], f"{i} z={z}{share}{status}")
+    return tile(images[i], maps(labels, i), f"{i} z={z}{share}{status}")
+
+
+def shuffled(count: int) -> Integer[np.ndarray, "N"]:
+    """All rows in an order that shows a bit of everything, always the same."""
+    return np.random.default_rng(survey.SHUFFLE).permutation(count)
+
+
+def maps(labels: scoring.Labels, i: int) -> list[UInt8[np.ndarray, "H W"]]:
+    """What belongs beside an image: its true map if there is one, and its map."""
+    return [*([labels.truth["map"][i]] if labels.scored else []), labels.parsing["map"][i]]
 
 
 def tile(
     image: UInt8[np.ndarray, "h w 3"], maps: Sequence[UInt8[np.ndarray, "H W"]], caption: str
 ) -> UInt8[np.ndarray, "T S 3"]:
     """An image and, beside it, each label map over the darkened image; a caption below."""
+    picture = panels(image, maps)
+    strip = np.zeros((16, picture.shape[1], 3), np.uint8)
+    cv2.putText(strip, caption, (2, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (255, 255, 255), 1, cv2.LINE_AA)
+    return np.concatenate([picture, strip])
+
+
+def panels(
+    image: UInt8[np.ndarray, "h w 3"], maps: Sequence[UInt8[np.ndarray, "H W"]]
+) -> UInt8[np.ndarray, "T S 3"]:
+    """An image and, beside it, each label map over the darkened image."""
     height, width = TILE
     small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    panels = [small]
+    beside = [small]
     for labels in maps:
         shown = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST)
         over = small // 2 + COLOURS[shown] // 2
-        panels.append(np.where(shown[..., None] > 0, over, small // 3).astype(np.uint8))
-    strip = np.zeros((16, width * len(panels), 3), np.uint8)
-    cv2.putText(strip, caption, (2, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (255, 255, 255), 1, cv2.LINE_AA)
-    return np.concatenate([np.concatenate(panels, 1), strip])
+        beside.append(np.where(shown[..., None] > 0, over, small // 3).astype(np.uint8))
+    return np.concatenate(beside, 1)
 
 
 def sheet(path: str | Path, tiles: Sequence[UInt8[np.ndarray, "T S 3"]], columns: int) -> None:
@@ -105,6 +120,11 @@ def histograms(
 
 
 def _save(path: str | Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
-    done, data = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))
+    Path(path).write_bytes(encoded(picture, ".png"))
+
+
+def encoded(picture: UInt8[np.ndarray, "h w 3"], ending: str) -> bytes:
+    """The bytes of a picture file, `.png` or `.jpg`."""
+    done, data = cv2.imencode(ending, np.ascontiguousarray(picture[..., ::-1]))
     assert done
-    Path(path).write_bytes(data.tobytes())
+    return data.tobytes()

@@ -220,12 +220,23 @@ def compute(
     """
     if count == 0:
         raise BadInput(f"{path}: nothing to compute, the index has no rows. Check the dataset.")
-    folder = _scratch(kind, [count, batch, attrs, key, _versions(libraries), _code()])
     step = batch * -(-max(SHARD_ROWS, -(-count // SHARDS)) // batch)
-    shards = [(a, min(a + step, count), folder / f"{a:09d}.h5") for a in range(0, count, step)]
-    with _alone(folder):
+    with scratch(kind, [count, batch, attrs, key], libraries) as folder:
+        shards = [(a, min(a + step, count), folder / f"{a:09d}.h5") for a in range(0, count, step)]
         _fill(shards, batch, make, workers, Path(path).name)
         _merge(path, kind, count, [s[2] for s in shards], attrs, libraries)
+
+
+@contextmanager
+def scratch(kind: str, identity: list[Any], libraries: Iterable[str] = ()) -> Iterator[Path]:
+    """A folder for unfinished work, the same for the run that follows a kill; gone when the block ends well.
+
+    `identity` is all that the work depends on beside the versions of the libraries and the source code of
+    the modules in use.  A second run of the same work waits for the first.
+    """
+    folder = _scratch(kind, [*identity, _versions(libraries), _code()])
+    with _alone(folder):
+        yield folder
         shutil.rmtree(folder)
 
 

@@ -1,4 +1,4 @@
-"""The paper's ablations as data (`studies.yaml`): which experiments a table needs, and the table itself.
+"""The paper's tables as data (`studies.yaml`): which experiments a table needs, and the table itself.
 
 An experiment is a set of params, nothing else: one that is queued, done or kept in a folder is recognised by
 its values, so that a study goes on where it stopped and two studies share the rows that they have in common.
@@ -22,7 +22,7 @@ from pipeline.params import STRICT, BadInput
 SCORES = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mAP": "mAP"}
 STEPS = ("label", "train", "embed", "evaluate")  # what lies between cached parsing maps and a row's scores
 LABELLING = ("lambda", "label")  # params that end in the labels
-ASIDE = ("workers", "datasets", "pretrain", "score", "draw")  # params that change no score
+ASIDE = ("workers", "checkpoint", "datasets", "parse_on", "pretrain", "score", "draw")  # change no score
 TABLE = Path(__file__).with_suffix(".yaml")
 METHODS = {path.stem for path in (Path(__file__).parent / "methods").glob("*.py")}
 
@@ -47,6 +47,7 @@ class Study:
     dataset: str  # the paper's
     columns: list[str]
     rows: list[Row]
+    queries: Queries = "occluded"  # that the table is about, unless asked otherwise
 
 
 class Result(NamedTuple):
@@ -82,10 +83,20 @@ def experiment(values: Values, row: Row, seed: int) -> Values:
     return values
 
 
+def check(wanted: Values) -> None:
+    """Raise `BadInput` unless params.yaml tells where the sets of an experiment are."""
+    for name in [wanted["train_on"], *wanted["test_on"]]:
+        if name not in wanted["datasets"]:
+            raise BadInput(
+                f"params.yaml: datasets has no '{name}', which the study needs. Add "
+                f"`{name}: {{layout: {name}, archive: data/raw/{name}.zip}}` there, with your archive."
+            )
+
+
 def decisive(values: Values) -> Values:
-    """The params that a row's scores depend on: all but `ASIDE` and the sections of other methods."""
+    """The params that a row's scores depend on: all but `ASIDE`, empty ones and other methods'."""
     aside = {*ASIDE, *METHODS} - {values["method"]}
-    return {name: value for name, value in values.items() if name not in aside}
+    return {name: value for name, value in values.items() if name not in aside and value not in ({}, "")}
 
 
 def digest(values: Values) -> str:
@@ -206,9 +217,10 @@ def table(study: Study, values: Values, seeds: Iterable[int], results: list[Resu
         ours = [_spread([scores[name] for scores in done]) for name in SCORES]
         pairs = [cell for pair in zip(ours, map(_figure, row.paper), strict=True) for cell in pair]
         lines.append([*map(str, row.cells), _progress(found), *pairs])
+    tested = dict.fromkeys(f"`{experiment(values, row, 1)['test_on'][0]}`" for row in study.rows)
     return (
         f"{study.caption}\n\n{_aligned(lines)}\n\n"
-        f"Ours: {queries} queries of `{values['test_on'][0]}`, percent, mean ± standard deviation of seeds. "
+        f"Ours: {queries} queries of {', '.join(tested)}, percent, mean ± standard deviation of seeds. "
         f"The paper's: {study.dataset}."
     )
 

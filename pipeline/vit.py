@@ -9,6 +9,7 @@ Unusual here:
 - Camera -1 means unknown: the mean of all cameras' embeddings stands in.
 """
 
+import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,8 +77,16 @@ def named(name: str, file: str = "") -> VisionTransformer:
             f"{place}: no weights of {name} there, or none that fit ({reason}). Put the model.safetensors of "
             f"https://huggingface.co/timm/{name} at {place} and set the method's weights to it."
         ) from None
-    model.architecture = {"name": name}
+    model.architecture = {"name": name, "weights": _digest(model)}
     return model
+
+
+def _digest(model: VisionTransformer) -> str:
+    # of all weights, so that a record tells one published file from another
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def start(name: str, file: str, embedded: str) -> VisionTransformer:
@@ -265,7 +274,7 @@ class OcclusionAwareViT(nn.Module):
             raise ValueError(f"image of {tuple(image.shape[2:])}, the model takes {self.size}")
         image = colours(image) if image.dtype == torch.uint8 else image
         patch = self.projection(image).flatten(2).transpose(1, 2)
-        learned = torch.cat([self.cls, self.part], 1).expand(len(image), -1, -1)
+        learned = torch.cat([self.cls, self.part], 1).expand(image.shape[0], -1, -1)
         given = self.gamma_pattern * self.pattern[occlusion.pattern(hidden)]  # Eq. 3
         given = given + self.gamma_camera * self.camera_rows(camid)
         return torch.cat([learned.to(patch.dtype), patch], 1) + self.position + given[:, None]
@@ -273,14 +282,15 @@ class OcclusionAwareViT(nn.Module):
     def camera_rows(self, camid: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
         """C_e of each image, Eq. 5.  Departs: the mean row where the camera is unknown (-1).
 
-        Raises `ValueError` for a camera that the model was not trained with.
+        Raises `ValueError` for a camera that the model was not trained with; an exported graph, which
+        cannot, is left to its runtime's own error.
         """
-        if len(camid) and int(camid.max()) >= len(self.camera):
+        if not torch.compiler.is_exporting() and len(camid) and int(camid.max()) >= len(self.camera):
             raise ValueError(
                 f"camera {int(camid.max())}, but the model knows {len(self.camera)}; pass -1 if unknown"
             )
-        table = torch.cat([self.camera, self.camera.mean(0, keepdim=True)])
-        return table[camid.clamp(min=-1)]
+        table = torch.cat([self.camera.mean(0, keepdim=True), self.camera])
+        return table[camid.clamp(min=-1) + 1]
 
 
 def _embedding(*shape: int) -> Tensor:

@@ -107,10 +107,8 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], record: dict[str, Any
         beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def fingerprint(network: str, path: str | Path) -> str:
-    """What tells these weights from others: the file's sha256, or the name of published ones."""
-    if ":" in network:
-        return network
+def fingerprint(path: str | Path) -> str:
+    """What tells these weights from others: the file's sha256.  Raises `BadInput` if it is missing."""
     if not Path(path).is_file():
         raise BadInput(f"{path}: no such file of weights. {FETCH}, or name another file in params.yaml.")
     return store.sha256(path)
@@ -119,8 +117,15 @@ def fingerprint(network: str, path: str | Path) -> str:
 # ------------------------------------------------------------------ published files
 
 
-def published(url: str) -> Path:
-    """A published file, named `<name>-<first digits of its sha256>.<ending>`, downloaded once by torch.hub.
+def chosen(named: str, parsers: str, coco: str) -> str:
+    """The network to run: the one that its section names, or `coco` if the param `parsers` says so."""
+    if parsers not in ("", "coco"):
+        raise BadInput(f"params.yaml: parsers = {parsers!r} is unknown. Name coco, or leave it empty.")
+    return coco if parsers else named
+
+
+def published(url: str, algorithm: str = "sha256") -> Path:
+    """A published file, named `<name>-<first digits of its hash>.<ending>`, downloaded once by torch.hub.
 
     Raises `BadInput` if its hash is wrong, or if it cannot be downloaded, with the place to put it.
     """
@@ -129,13 +134,14 @@ def published(url: str) -> Path:
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=_digits(path))
+            digits = _digits(path) if algorithm == "sha256" else None  # torch.hub knows no other
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=digits)
         except (URLError, OSError, RuntimeError) as error:
             raise BadInput(
                 f"{path}: not there, and {url} cannot be downloaded ({_line(error)}). "
                 "Download it elsewhere and put it there."
             ) from None
-    verify(path)
+    verify(path, algorithm)
     return path
 
 

@@ -1,4 +1,6 @@
-"""Stage `embed`: the test images -> what the model, its encoder before training, and a histogram see."""
+"""Stage `embed`: the test images -> what the model sees, with and without parsing maps, and what its encoder
+before training and a colour histogram do.
+"""
 
 import sys
 
@@ -20,13 +22,17 @@ def main(
     encoder, size = features.before_training(trained, weights)
 
     rows = features.test_rows(table)
-    stream = batches.evaluation(table, pictures, maps, flags, rows, size, options.batch)
+    told = features.told(table, features.record(trained), store.sha256(index), options.cameras)
+    shown = table.assign(camid=told.camid)
+    stream = batches.evaluation(shown, pictures, maps, flags, rows, size, options.batch)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = arithmetic.precision(options.precision, device)
     with arithmetic.products(options.products):
-        arrays = features.learned(model, encoder, stream, len(rows), device, precision)
+        arrays = features.learned(model, encoder, stream, len(rows), device, options.without_maps, precision)
     arrays |= features.histograms(pictures, rows) | {"row": rows.astype("int32")}
-    attrs = {"index": key, "systems": ["model", "encoder", "histogram"]}
+    without = ["z_guessed", "z_unknown"] if options.without_maps else []
+    attrs = {"index": key, "systems": ["model", *without, "encoder", "histogram"], "model_cameras": told.why}
+    attrs["model_cameras_unknown"] = int((told.camid[rows] < 0).sum())
     store.write(out, "features", arrays, attrs, ("torch", "opencv-python-headless"))
 
 

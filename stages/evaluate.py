@@ -21,13 +21,17 @@ def main(
         table, store.Rows(labels, "occlusion", key), store.Rows(truth, "truth", key), options.group_lambda
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rankings = {
-        system: ranking.rank(
-            *report.embedded(seen, table, system), options.metric, options.block, options.top, device
-        )
-        for system in seen.attrs["systems"]
-    }
-    found = report.metrics(rankings, grouped, table, options)
+    systems = {system: report.embedded(seen, table, system) for system in seen.attrs["systems"]}
+    asked = {"metric": options.metric, "rule": options.ap, "memory": options.memory, "top": options.top}
+    rankings = {}
+    with store.scratch("ranking", [seen.attrs["content"], key, asked, device], ("torch", "numba")) as folder:
+        for system, (query, gallery) in systems.items():
+            rankings[system] = ranking.rank(
+                query, gallery, **asked, device=device, title=f"rank {system}", notes=folder / system
+            )
+    parts = {system: report.visible(query) for system, (query, _) in systems.items()}
+    found = report.metrics(rankings, parts, grouped, table, options)
+    found["protocol"] |= {name: seen.attrs[name] for name in ("model_cameras", "model_cameras_unknown")}
     with store.replace(queries) as path:
         report.queries(table, rankings, grouped).to_parquet(path, index=False)
     with store.replace(curves) as path:

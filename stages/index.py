@@ -6,17 +6,25 @@ from pathlib import Path
 from pipeline import params, store
 from pipeline.datasets import indexing
 from pipeline.datasets.archive import Archive
+from pipeline.params import BadInput
 
 
 def main(layout: str, archive: str, index: str, images: str, truth: str, config: str = "params.yaml") -> None:
     options = params.read(config, "index", indexing.Index)
     workers = params.read(config, "workers", int)
+    named = params.read(config, "datasets", dict)
+    for name in options.occlude.datasets:
+        if name not in named:
+            raise BadInput(
+                f"{config}: index.occlude.datasets = {name}: no such dataset. There are: {', '.join(named)}."
+            )
+    dataset = Path(index).parent.name
     with Archive(archive) as files:
-        found = indexing.build(files, layout, options, workers)
-        indexing.write_index(index, found.index, dataset=Path(index).parent.name, layout=layout)
-        blobs = (files.read(name) for name in found.names)
-        store.pack(images, "images", blobs, found.sizes, {"index": found.hash})
-    store.write(truth, "truth", found.truth, {"index": found.hash, "truth": int(bool(found.truth))})
+        found = indexing.build(files, layout, options, workers, dataset in options.occlude.datasets)
+        indexing.write_index(index, found.index, dataset=dataset, layout=layout)
+        store.pack(images, "images", found.blobs(), found.sizes, {"index": found.hash})
+    attrs = {"index": found.hash, "truth": int(bool(found.truth))}
+    store.write(truth, "truth", found.truth or found.pasted, attrs)
     print(indexing.describe(found))
 
 

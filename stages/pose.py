@@ -9,11 +9,12 @@ from pipeline.weights import fingerprint
 
 def main(index: str, images: str, weights: str, out: str, config: str = "params.yaml") -> None:
     settings = params.read(config, "pose", pose.Pose)
+    settings = pose.on(settings, params.read(config, "parsers", str))
     workers = params.read(config, "workers", int)
     table = datasets.read_index(index)
     own = datasets.index_hash(table)
     work = pose.Over(settings, weights, datasets.Images(images, own))
-    identity = {"weights": fingerprint(settings.network, weights), "params": asdict(settings)}
+    identity = {"weights": fingerprint(pose.file(settings, weights)), "params": asdict(settings)}
     attrs = {"index": own, **identity, **work.grid()._asdict()}
     store.compute(out, "fields", len(table), settings.batch, work, attrs, workers, {}, pose.LIBRARIES)
 

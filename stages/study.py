@@ -1,4 +1,4 @@
-"""The paper's ablations, of pipeline/studies.yaml: run by hand, no stage of the DAG.
+"""The paper's comparisons and ablations, of pipeline/studies.yaml: run by hand, no stage of the DAG.
 
 python -m stages.study queue table5                     what is missing becomes queued DVC experiments
 python -m stages.study run table5 --results RESULTS     what is missing is trained here, without DVC
@@ -41,6 +41,8 @@ def queue(args: argparse.Namespace) -> None:
     values, known = params.load(CONFIG), experiments("HEAD")
     for name in args.names:
         study = studies.load(name)
+        for row in study.rows:
+            studies.check(studies.experiment(values, row, 1))
         missing = studies.todo(study, values, args.seeds, known)
         for row in study.rows:
             if seeds := [seed for other, seed in missing if other is row]:
@@ -57,6 +59,7 @@ def run(args: argparse.Namespace) -> None:
         rows = studies.load(name).rows
         for row, seed in product(rows[args.row - 1 : args.row] if args.row else rows, args.seeds):
             wanted = studies.experiment(values, row, seed)
+            studies.check(wanted)
             place = Path(args.results) / studies.digest(wanted)
             print(f"{name}: {' '.join(map(str, row.cells))}, seed {seed}: {place}", flush=True)
             if not place.exists():
@@ -97,7 +100,8 @@ def show(args: argparse.Namespace) -> None:
     values = params.load(CONFIG)
     found = studies.from_folder(args.results) if args.results else experiments(args.rev)
     for name in args.names:
-        table = studies.table(studies.load(name), values, args.seeds, found, args.queries)
+        study = studies.load(name)
+        table = studies.table(study, values, args.seeds, found, args.queries or study.queries)
         print(f"{name}: {table}", end="\n\n")
 
 
@@ -115,7 +119,9 @@ def main(words: list[str]) -> None:
     parser.add_argument("--row", type=int, help="run: this row alone, counted from 1")
     parser.add_argument("--results", help="run, show: a folder with a folder for each experiment")
     parser.add_argument("--rev", default="HEAD", help="show: experiments that started from this commit")
-    parser.add_argument("--queries", choices=["all", "occluded", "holistic"], default="occluded")
+    parser.add_argument(
+        "--queries", choices=["all", "occluded", "holistic"], help="show: the study's own if not given"
+    )
     args = parser.parse_args(words)
     if args.verb == "run" and not args.results:
         parser.error("run needs --results, a folder")

@@ -1,40 +1,70 @@
-"""Stage `train`: images and their cached labels -> a trained model, its log and its record."""
+"""Stage `train`: images and their cached labels -> a trained model, its log and its record.
+
+`train.processes` of params.yaml share the batches, or as many as `torchrun` is told to start:
+
+    torchrun --nproc-per-node=4 -m stages.train INDEX IMAGES PARSING LABELS EMBEDDED OUT LOG
+"""
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 from safetensors.torch import save_file
 
-from pipeline import arithmetic, batches, datasets, method, params, store, training, vit
+from pipeline import arithmetic, batches, datasets, method, params, processes, store, training, vit
+from pipeline.training import selection
 
 
 def main(
     index: str, images: str, parsing: str, labels: str, embedded: str, out: str, log: str,
     config: str = "params.yaml",
 ) -> None:  # fmt: skip
+    wanted = params.read(config, "train", training.Schedule).processes
+    words = (index, images, parsing, labels, embedded, out, log, config)
+    if not processes.launch(wanted, "stages.train", words):
+        with processes.joined():
+            train(*words)
+
+
+def train(
+    index: str, images: str, parsing: str, labels: str, embedded: str, out: str, log: str, config: str
+) -> None:
     name = params.read(config, "method", str)
     module = method.load(name)
     settings = params.read(config, name, module.Params)
     schedule = params.read(config, "train", training.Schedule)
     schedule = method.resolve(schedule, module.PRESETS, settings.preset, "train")
     settings = method.resolve(settings, module.PRESETS, settings.preset, name)
-    seed = params.read(config, "seed", int)
+    seed, every = params.read(config, "seed", int), params.read(config, "checkpoint", float)
 
     table = datasets.read_index(index)
     key = datasets.index_hash(table)
     maps, flags = store.Rows(parsing, "parsing", key), store.Rows(labels, "occlusion", key)
     pictures = batches.training(table, datasets.Images(images, key), maps, flags, schedule.size)
+    names = table["key"][batches.training_rows(table)].tolist()
+    pictures, names, held_out = selection.hold_out(pictures, names, schedule.held_out, seed)
+
     start = vit.start(settings.vit, settings.weights, embedded)
     world = method.world(pictures)
     training.seed(seed)
     model = module.build(settings, world, start)
-    with arithmetic.products(schedule.products) as library:
-        steps = training.train(model, pictures, schedule, seed)
-
+    files = {path: store.sha256(path) for path in (index, images, parsing, labels)}
     record = method.describe(name, settings, world, start.architecture)
-    record |= training.record(schedule, seed, {p: store.sha256(p) for p in (index, images, parsing, labels)})
-    record["products"] = library
+    record |= training.record(model, schedule, seed, files)
+    record["products"] = arithmetic.library(schedule.products)
+    first = processes.number() == 0
+    with store.scratch("train", [record], training.LIBRARIES) if first else nullcontext() as scratch:
+        saves = training.Saves(processes.from_first(scratch), every)
+        with arithmetic.products(record["products"]):
+            steps = training.train(model, pictures, schedule, seed, names, held_out, saves)
+        if first:
+            save(out, log, model, record, steps)
+
+
+def save(out: str, log: str, model: method.Method, record: dict[str, Any], steps: pd.DataFrame) -> None:
     with store.replace(out) as folder:
         folder.mkdir()
         save_file(model.state_dict(), folder / "model.safetensors")

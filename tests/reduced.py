@@ -29,7 +29,8 @@ def check(metrics: str, labels: str) -> None:
         for group in ("all", "occluded", "holistic"):
             for key in KEYS:
                 assert 0 <= table[group][key] <= 100, f"{metrics}: {group}.{key} = {table[group].get(key)}"
-    assert set(found["baselines"]) == {"encoder", "histogram"}, f"{metrics}: {set(found['baselines'])}"
+    systems = {"encoder", "histogram", "z_guessed", "z_unknown"}
+    assert set(found["baselines"]) == systems, f"{metrics}: {set(found['baselines'])}"
     assert json.loads(Path(labels).read_text()), f"{labels}: empty"
 
 

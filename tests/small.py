@@ -1,9 +1,12 @@
 """Tiny worlds for the tests: a few people drawn as stripes, networks of a few channels."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 from pipeline import batches, method, params, training, vit
 from pipeline.methods import ogfr
@@ -60,6 +63,24 @@ def model(pictures=None, seed=0, preset="recommended", **changes):
     torch.manual_seed(seed)
     world = method.world(people() if pictures is None else pictures)
     return ogfr.build(settings(preset, **changes), world, encoder(size=world.size))
+
+
+def trained(folder, name="ogfr", seed=0, **changes):
+    """A folder as `stages.train` leaves it, with a model of random weights that z and camera matter to."""
+    module = method.load(name)
+    given = params.read("params.yaml", name, module.Params)
+    given = replace(given, **{"stride": 16, "gamma_camera": 3.0, **changes})
+    settings, world = method.resolve(given, module.PRESETS, given.preset, name), method.world(people())
+    torch.manual_seed(seed)
+    start = encoder()
+    made = module.build(settings, world, start)
+    for rows in (made.encoder.pattern, made.encoder.camera, made.encoder.part):
+        torch.nn.init.normal_(rows)
+    record = method.describe(name, settings, world, start.architecture) | {"data": {}}
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    save_file(made.state_dict(), Path(folder) / "model.safetensors")
+    (Path(folder) / "record.json").write_text(json.dumps(record))
+    return Path(folder)
 
 
 def batch(pictures=None, seed=0, rows=None, preset="recommended"):

@@ -4,9 +4,11 @@ Each row breaks one thing in a folder where the stage would work, and says what 
 own tests cover each fault more closely; `-S lamda=10`, which DVC itself refuses, is in `test_pipeline.py`.
 """
 
+import io
 import pickle
 import re
 import resource
+import tarfile
 from pathlib import Path
 
 import h5py
@@ -18,6 +20,7 @@ from safetensors.torch import save_file
 from pipeline import store
 from stages import index, label, parse, pose, segment
 from tests.test_datasets import people, picture, zipped
+from tests.test_layouts import files_of
 
 PARAMS = (Path(__file__).parent.parent / "params.yaml").read_text()
 WEIGHTS = Path(__file__).parent.parent / "models" / "embedded"
@@ -33,7 +36,8 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-INDEX = index.main, ["market1501", "raw.zip", "out/index.parquet", "out/images.h5", "out/truth.h5"]
+INDEX = index.main, ["folders", "raw.zip", "out/index.parquet", "out/images.h5", "out/truth.h5"]
+MARKET = index.main, ["market1501", *INDEX[1][1:]]
 SEGMENT = segment.main, ["index.parquet", "images.h5", "weights.safetensors", "out/instances.h5"]
 POSE = pose.main, ["index.parquet", "images.h5", "weights.safetensors", "out/fields.h5"]
 PARSE = parse.main, ["index.parquet", "instances.h5", "fields.h5", "out/parsing.h5"]
@@ -63,7 +67,7 @@ def setting(old, new):
 
 
 def indexed():
-    store.run(index.main, ["market1501", "raw.zip", "index.parquet", "images.h5", "truth.h5"])
+    store.run(index.main, ["folders", "raw.zip", "index.parquet", "images.h5", "truth.h5"])
 
 
 def parsed(rows=5):
@@ -114,7 +118,64 @@ def no_query():
     zipped(Path("raw.zip"), {name: content for name, content in people().items() if "/query/" not in name})
 
 
+def another_set(tree):
+    def breaks():
+        zipped(Path("raw.zip"), files_of(tree))
+
+    return breaks
+
+
+def half_unpacked():
+    zipped(Path("raw.zip"), {"data/Market-1501-v15.09.15.zip": b"PK", "data/readme.txt": b"x"})
+
+
+def a_rar():
+    Path("raw.zip").write_bytes(b"Rar!\x1a\x07")
+
+
+def names_in_latin_1():
+    with tarfile.open("raw.zip", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as target:
+        for name, content in (people() | {QUERY[:-4] + " été.jpg": picture(9)}).items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            target.addfile(entry, io.BytesIO(content))
+
+
+def one_camera():
+    files = {name.replace("_c3s2_", "_c1s2_"): content for name, content in people().items()}
+    zipped(Path("raw.zip"), files)
+
+
+def other_people():
+    files = {name.replace("test/0001", "test/0008"): content for name, content in people().items()}
+    zipped(Path("raw.zip"), files)
+
+
 BAD = {
+    "another set in the same folders": (
+        another_set("dukemtmc_reid"),
+        MARKET,
+        r"raw\.zip: 3 faults.*train: 1 images \(published: 12936\), .*gallery: 2 images \(published: 15913"
+        r"\), 1 identities \(published: 750\), 2 cameras \(published: 6\)\. `index\.counts: warn`",
+    ),
+    "another set in other folders": (
+        another_set("occluded_reid"),
+        MARKET,
+        r"no folder bounding_box_train/.*The archive holds Occluded_REID/Readme\.txt, .*whole_body_images",
+    ),
+    "a folder packed before it was unpacked": (
+        half_unpacked,
+        MARKET,
+        r"no folder query/.*The archive holds data/Market-1501-v15\.09\.15\.zip, data/readme\.txt",
+    ),
+    "a RAR archive": (a_rar, INDEX, r"raw\.zip: a RAR archive.*Unpack it.*pipeline\.datasets pack"),
+    "names in an old encoding": (
+        names_in_latin_1,
+        INDEX,
+        r"0001_c1s1_000001_00 .*jpg': the name is not UTF-8",
+    ),
+    "one camera for all": (one_camera, INDEX, r"by its query's own camera.*leave cameras unknown"),
+    "a gallery of other people": (other_people, INDEX, r"no identity of query is in gallery"),
     "a truncated image": (images(**{QUERY: picture(3)[:-200]}), INDEX, r"0001_c1s1_000001_00\.jpg"),
     "a zero-byte image": (images(**{QUERY: b""}), INDEX, r"0001_c1s1_000001_00\.jpg"),
     "a text named .jpg": (images(**{QUERY: b"hello"}), INDEX, r"0001_c1s1_000001_00\.jpg"),

@@ -1,6 +1,7 @@
 """Datasets: one archive in Market-1501 layout becomes an index and packed pictures, or one complete error."""
 
 import io
+import json
 import pickle
 import tarfile
 import zipfile
@@ -11,12 +12,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import datasets, store
+from pipeline import datasets, params, store
 from pipeline.datasets import Images, indexing, read_index
 from pipeline.datasets.__main__ import main as command
 from pipeline.datasets.archive import Archive, pack
 from pipeline.params import BadInput
 from stages import index as stage
+
+OCCLUDE = {"datasets": [], "seed": 1, "area": [0.1, 0.4], "aspect": [0.3, 3.3], "cutouts": ""}
+INDEX = {"junk": "drop", "validation": "train", "counts": "refuse", "occlude": OCCLUDE}
+CONFIG = f"workers: 1\ndatasets: {{mine: {{}}}}\nindex: {json.dumps(INDEX)}\n"
+
+
+def options(**changes):
+    """The stage's params, some changed."""
+    return params.validate(INDEX | changes, indexing.Index, "")
 
 
 def picture(seed=0, size=(8, 16), form="JPEG", mode="RGB", **options):
@@ -62,7 +72,7 @@ def tarred(path, files):
 
 def build(path, junk="drop", workers=1):
     with Archive(path) as archive:
-        return indexing.build(archive, "market1501", indexing.Index(junk=junk), workers)
+        return indexing.build(archive, "folders", options(junk=junk), workers)
 
 
 def complaint(tmp_path, files):
@@ -74,13 +84,13 @@ def complaint(tmp_path, files):
 @pytest.fixture
 def config(tmp_path):
     path = tmp_path / "params.yaml"
-    path.write_text("workers: 1\nindex: {junk: drop}\n")
+    path.write_text(CONFIG)
     return str(path)
 
 
 def run(tmp_path, config, archive, name="a"):
     outs = [str(tmp_path / name / out) for out in ("index.parquet", "images.h5", "truth.h5")]
-    stage.main("market1501", str(archive), *outs, config=config)
+    stage.main("folders", str(archive), *outs, config=config)
     return outs
 
 
@@ -102,8 +112,8 @@ def test_a_row_says_who_stands_where_in_which_split(tmp_path, config):
 def test_junk_is_dropped_or_kept_as_asked_and_other_files_are_counted(tmp_path):
     path = zipped(tmp_path / "a.zip", people())
     dropped, kept = build(path, "drop"), build(path, "keep")
-    assert (dropped.junk, dropped.ignored, len(dropped.index)) == (1, 3, 5)
-    assert (kept.junk, len(kept.index), kept.index["pid"].min()) == (0, 6, -1)
+    assert (dropped.dropped, dropped.ignored, len(dropped.index)) == (1, 3, 5)
+    assert (kept.dropped, len(kept.index), kept.index["pid"].min()) == (0, 6, -1)
 
 
 def test_the_summary_counts_images_identities_and_cameras(tmp_path):
@@ -281,9 +291,9 @@ def test_a_folder_is_refused_with_the_command_that_packs_it(tmp_path):
 def test_an_unknown_layout_names_those_there_are(tmp_path):
     with (
         Archive(zipped(tmp_path / "a.zip", people())) as archive,
-        pytest.raises(BadInput, match="market1501"),
+        pytest.raises(BadInput, match="folders"),
     ):
-        indexing.build(archive, "duke", indexing.Index(junk="drop"), 1)
+        indexing.build(archive, "duke", options(), 1)
 
 
 # ------------------------------------------------------------------ packing a folder

@@ -2,25 +2,30 @@
 
 import ast
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
+from dvc.stage.serialize import to_pipeline_file
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
 DAG = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
 PARAMS = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
 METHODS = sorted(p.stem for p in (ROOT / "pipeline" / "methods").glob("*.py") if p.stem != "__init__")
+LAYOUTS = sorted(p.stem for p in (ROOT / "pipeline/datasets/layouts").glob("*.py") if p.stem != "__init__")
 STAGES = {name: stage.get("do", stage) for name, stage in DAG["stages"].items()}
 
 # A module may import those before it, never those after it: the order data flows.
 FLOW = """
-    params arithmetic store weights parts synthetic datasets segmentation pose parsing occlusion scoring
-    sheets obstacles batches vit losses method methods training features ranking figures studies pretraining
+    params arithmetic store weights parts synthetic obstacles datasets segmentation pose parsing outside
+    occlusion survey scoring sheets audit batches vit processes losses method methods training features
+    ranking inference export figures studies pretraining
 """.split()  # noqa: SIM905
 
 
-def fill(text: str, **chosen: str) -> str:
+def fill(text: str, **chosen: str | dict[str, str]) -> str:
     """`${name.of.a.param}` as in params.yaml or `chosen`; what only a foreach knows stays."""
 
     def value(match: re.Match) -> str:
@@ -61,15 +66,17 @@ def names_of(entries: list) -> list[str]:
     return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries or []]
 
 
-@pytest.mark.parametrize("method", METHODS)
+CHOICES = [(m, LAYOUTS[0]) for m in METHODS] + [(METHODS[0], layout) for layout in LAYOUTS[1:]]
+
+
+@pytest.mark.parametrize(("method", "layout"), CHOICES)
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_depends_on_exactly_the_modules_it_imports(name, method):
+def test_a_stage_depends_on_exactly_the_modules_it_imports(name, method, layout):
     declared = [d for d in names_of(STAGES[name]["deps"]) if d.endswith(".py")]
-    by_name = {ROOT / fill(d, method=method) for d in declared if "${" in d}  # a param gives the name
+    named = {d: fill(d, method=method, item={"layout": layout}) for d in declared}
+    by_name = {ROOT / path for d, path in named.items() if "${" in d}  # a param gives the name
     wanted = closure({ROOT / "stages" / f"{name}.py"} | by_name)
-    assert sorted(fill(d, method=method) for d in declared) == sorted(
-        str(p.relative_to(ROOT)) for p in wanted
-    )
+    assert sorted(named.values()) == sorted(str(p.relative_to(ROOT)) for p in wanted)
 
 
 def test_training_depends_on_the_params_of_the_chosen_method_alone():
@@ -92,7 +99,7 @@ def test_the_words_of_a_command_are_its_data_dependencies_then_its_outputs(name)
 
 
 def test_every_stage_is_a_file_and_every_file_a_stage():
-    files = {p.stem for p in (ROOT / "stages").glob("*.py")} - {"__init__", "pretrain", "study"}
+    files = {p.stem for p in (ROOT / "stages").glob("*.py")} - {"__init__", "export", "pretrain", "study"}
     assert files == set(STAGES)
 
 
@@ -132,3 +139,30 @@ def test_parsers_are_imported_by_their_stages_alone():
         files = closure({ROOT / "stages" / f"{name}.py"})
         text = "\n".join(path.read_text() for path in files)
         assert ("openpifpaf" in text and "import openpifpaf" in text) == (name == "pose")
+
+
+def stages_with(folder: Path, **changed: object) -> dict[str, dict]:
+    """Every stage as DVC resolves it, for params.yaml with other values."""
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, folder)
+    YAML().dump(PARAMS | changed, folder / "params.yaml")
+    with Repo.init(str(folder), no_scm=True, force=True) as repo:
+        return {stage.name: to_pipeline_file(stage) for stage in repo.index.stages}
+
+
+def test_another_dataset_and_test_set_leave_the_training_as_it_is(tmp_path):
+    before = stages_with(tmp_path)
+    added = PARAMS["datasets"] | {"occreid": {"layout": "occluded_reid", "archive": "data/raw/occreid.zip"}}
+    after = stages_with(tmp_path, datasets=added, parse_on=list(added), test_on=["embedded", "occreid"])
+    chain = ("index", "segment", "pose", "parse", "label", "score", "embed", "evaluate", "draw")
+    assert after.keys() - before.keys() == {f"{name}@occreid" for name in chain}
+    assert {name: after[name] for name in before} == before
+    new = after["index@occreid"]["index@occreid"]
+    assert "pipeline/datasets/layouts/occluded_reid.py" in new["deps"]
+    assert "models/trained" in after["embed@occreid"]["embed@occreid"]["deps"]
+
+
+def test_training_follows_train_on(tmp_path):
+    other = {"market1501": {"layout": "market1501", "archive": "data/raw/market1501.zip"}}
+    stage = stages_with(tmp_path, datasets=other, train_on="market1501", test_on=["market1501"])["train"]
+    assert "data/market1501/index.parquet" in stage["train"]["deps"]

@@ -1,6 +1,8 @@
-"""What three systems see of the test images: the model, its encoder before training, a colour histogram."""
+"""What is seen of the test images: by the model, with and without parsing maps, by its encoder before
+training, by a colour histogram."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import batches, features, store, vit
+from pipeline import batches, features, method, store, vit
 from pipeline.datasets import Images
 from pipeline.method import Embedding, Method
 from pipeline.params import BadInput
@@ -131,7 +133,7 @@ def learn(model, count=2, precision=torch.float32):
     pictures = small.people()
     stream = batches.plain_batches(pictures, count)
     return pictures, features.learned(
-        model, small.encoder(), stream, len(pictures), torch.device("cpu"), precision
+        model, small.encoder(), stream, len(pictures), torch.device("cpu"), False, precision
     )
 
 
@@ -169,9 +171,110 @@ def test_a_gate_is_kept_if_the_method_has_one():
     assert "model/gate" in learn(Gated())[1] and "model/gate" not in learn(Stripes())[1]
 
 
+class Told(Method):
+    """Sees what it is told: z is its only part.  Takes the legs of dark pictures for hidden."""
+
+    def __init__(self, guesses=True):
+        super().__init__()
+        self.guesses, self.asked = guesses, 0
+
+    def embed(self, batch):
+        self.asked += len(batch.pid)
+        dark = batch.holistic.image.float().mean((1, 2, 3)) < 128
+        return Embedding(batch.holistic.hidden.float()[:, None], 1 - dark.float()[:, None])
+
+    def guess_hidden(self, seen):
+        return torch.nn.functional.pad(seen.visibility == 0, (3, 0)) if self.guesses else None
+
+
+HEAD, LEGS = [1, 0, 0, 0], [0, 0, 0, 1]
+
+
+def two_dark_two_light():
+    """The first of each pair hides its head by the cached labels."""
+    pictures = small.people(identities=2, each=2)
+    hidden = np.array([HEAD, [0] * 4, HEAD, [0] * 4], bool)
+    image = np.array([20, 20, 200, 200], np.uint8)[:, None, None, None] + np.zeros_like(pictures.image)
+    return replace(pictures, image=image, hidden=hidden)
+
+
+def test_without_maps_the_model_is_told_nothing_or_what_it_guesses():
+    stream = batches.plain_batches(two_dark_two_light(), 3)
+    model = Told()
+    found = features.learned(model, small.encoder(), stream, 4, torch.device("cpu"), True)
+    assert found["model/part"][:, 0].tolist() == [HEAD, [0] * 4, HEAD, [0] * 4]
+    assert found["z_unknown/part"][:, 0].tolist() == [[0] * 4] * 4
+    assert found["z_guessed/part"][:, 0].tolist() == [LEGS, LEGS, [0] * 4, [0] * 4]
+    assert model.asked == 4 + 2 + 2  # only where z is another one
+
+
+def test_a_method_without_parts_guesses_nothing():
+    found = features.learned(
+        Told(guesses=False),
+        small.encoder(),
+        batches.plain_batches(two_dark_two_light(), 4),
+        4,
+        torch.device("cpu"),
+        True,
+    )
+    assert found["z_guessed/part"].tolist() == found["z_unknown/part"].tolist() == [[[0] * 4]] * 4
+
+
 def test_test_rows_are_the_queries_then_the_gallery():
     index = pd.DataFrame({"split": ["train", "train", "query", "gallery", "gallery"]})
     assert features.test_rows(index).tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize("split", ["query", "gallery"])
+def test_a_test_set_without_one_of_them_is_refused(split):
+    with pytest.raises(BadInput, match=rf"no {split} images. Let `test_on` name"):
+        index = pd.DataFrame({"split": ["train", *({"query", "gallery"} - {split})]})
+        features.test_rows(index)
+
+
+# ------------------------------------------------------------------ cameras
+
+MADE = {"world": {"cameras": 5}, "data": {"index.parquet": "own"}}
+SEEN = [
+    ("train", 3, 0),
+    ("train", 3, 4),
+    ("train", 0, 2),
+    ("query", 4, 4),
+    ("gallery", 4, 2),
+    ("gallery", 4, -1),
+]
+TOLD = {  # param, index of the test set: what the model is told, and why
+    ("auto", "own"): ([0, 4, -1, 4, -1, -1], "those of the training images"),  # 2 shows nobody in training
+    ("auto", "another"): ([-1] * 6, "unknown: trained on another dataset"),
+    ("same", "another"): ([0, 4, 2, 4, 2, -1], "the test set's: embed.cameras"),
+    ("unknown", "own"): ([-1] * 6, "unknown: embed.cameras"),
+}
+
+
+@pytest.mark.parametrize("case", TOLD)
+def test_the_model_is_told_the_cameras_that_it_was_trained_with(case):
+    cameras, sha256 = case
+    index = pd.DataFrame(SEEN, columns=["split", "pid", "camid"])
+    found = features.told(index, MADE, sha256, cameras)
+    assert (found.camid.tolist(), found.why) == TOLD[case]
+
+
+def test_cameras_beyond_the_models_cannot_be_the_same():
+    index = pd.DataFrame({"split": ["query"], "pid": [1], "camid": [5]})
+    with pytest.raises(BadInput, match=r"embed\.cameras = same, .* camera 5 .* trained with 0 to 4"):
+        features.told(index, MADE, "another", "same")
+
+
+def test_a_model_trained_without_cameras_sees_the_same_whichever_it_is_told():
+    pictures = small.people()
+    blind = replace(pictures, camid=np.full(len(pictures), -1))
+    assert method.world(blind).cameras == 1
+    model = small.model(blind).eval()
+    with torch.no_grad():
+        found = [
+            model.embed(batches.plain(p, slice(0, 4))) for p in (blind, replace(blind, camid=blind.camid + 1))
+        ]
+    torch.testing.assert_close(found[0].parts, found[1].parts)
 
 
 def test_histograms_follow_the_rows_asked_for(tmp_path):

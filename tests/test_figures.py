@@ -14,12 +14,14 @@ from pipeline.params import BadInput
 from pipeline.ranking import report
 from stages import draw, evaluate
 from stages import index as index_stage
+from tests.test_datasets import INDEX
 
-CONFIG = """
+CONFIG = f"""
 workers: 1
-index: {junk: keep}
-evaluate: {metric: euclidean, block: 3, group_lambda: 5, depth: 4, top: 3}
-draw: {queries: 2, nearest: 3, seed: 1, dpi: 40}
+datasets: {{}}
+index: {json.dumps(INDEX | {"junk": "keep"})}
+evaluate: {{metric: euclidean, ap: rectangular, memory: 64, group_lambda: 5, depth: 4, top: 3}}
+draw: {{queries: 2, nearest: 3, seed: 1, dpi: 40}}
 """
 PARTS = ["head", "arms", "torso", "legs"]
 FILES = ("index.parquet", "images.h5", "truth.h5")
@@ -45,7 +47,7 @@ def indexed(tmp_path_factory):
         (loose / name).write_bytes(picture(max(0, int(name.split("/")[1].split("_")[0]))))
     pack(loose, folder / "raw.zip")
     index_stage.main(
-        "market1501",
+        "folders",
         str(folder / "raw.zip"),
         *(str(folder / name) for name in FILES),
         config=str(folder / "params.yaml"),
@@ -71,6 +73,7 @@ def world(indexed, tmp_path):
         arrays[f"{system}/part"] = angles(pids, system == "model")
         arrays[f"{system}/visibility"] = np.ones((len(rows), 1), np.float32)
     attrs = key | {"systems": ["model", "encoder", "histogram"]}
+    attrs |= {"model_cameras": "those of the training images", "model_cameras_unknown": 0}
     store.write(tmp_path / "features.h5", "features", arrays, attrs)
     occluded = np.zeros((len(index), 4), np.uint8)
     occluded[1, 3] = 1  # the first query, by the cached labels
@@ -135,6 +138,28 @@ def test_without_truth_queries_are_grouped_by_the_cached_type(indexed, world):
     assert metrics["occluded"]["queries"] == 1 and metrics["protocol"]["z"] == "cached labels"
 
 
+def test_scores_are_also_given_by_visible_parts_and_pair_of_cameras_with_intervals(indexed, world):
+    metrics, _, _ = run(indexed, world)
+    assert metrics["by_visible_parts"] == {"1": {"queries": 3, "rank1": 100.0, "mAP": 100.0}}
+    sure = {"low": 100.0, "high": 100.0}
+    assert metrics["confidence"]["occluded"] == {"rank1": sure, "mAP": sure}
+    pairs = metrics["by_cameras"]
+    assert sum(pair["matches"] for pair in pairs.values()) == 3
+    assert all(pair["mAP"] == pair["rank10"] == 100.0 for pair in pairs.values())
+    assert all("-" in name and name[0] != name[-1] for name in pairs)  # its own camera does not count
+
+
+def test_queries_without_a_match_are_counted_and_named(indexed, world):
+    protocol = run(indexed, world)[0]["protocol"]
+    assert protocol["queries_without_match"] == 1 and protocol["without_match"].startswith("query/")
+
+
+def test_ranking_leaves_nothing_in_the_scratch_folder(indexed, world, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(world))
+    run(indexed, world)
+    assert list((world / ".scratch").iterdir()) == []
+
+
 def test_the_protocol_is_written_beside_the_scores(indexed, world):
     protocol = run(indexed, world)[0]["protocol"]
     assert protocol["ap"] == "rectangular" and protocol["distance"] == "euclidean"
@@ -146,7 +171,9 @@ def test_the_protocol_is_written_beside_the_scores(indexed, world):
         "gallery_junk": 1,
         "gallery_distractors": 1,
         "cameras_unknown": 0,
+        "model_cameras_unknown": 0,
     }
+    assert protocol["model_cameras"] == "those of the training images"
 
 
 def test_every_query_has_its_row_with_what_it_found(indexed, world):

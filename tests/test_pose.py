@@ -229,7 +229,14 @@ def test_a_published_name_fetches_its_checkpoint(publish, network, monkeypatch):
     monkeypatch.setattr(
         weights, "published", lambda url: Path(path) if url.endswith(Path(path).name) else None
     )
-    assert pose.load(replace(GIVEN, network="mobilenetv3small:cocokp"), "").grid.stride == 16
+    named = replace(GIVEN, network="mobilenetv3small:cocokp")
+    assert pose.load(named, "").grid.stride == 16
+    assert pose.file(named, EMBEDDED) == Path(path) and pose.file(GIVEN, EMBEDDED) == Path(EMBEDDED)
+
+
+def test_one_param_puts_the_coco_network_in_place_of_the_named_one():
+    assert pose.on(GIVEN, "") == GIVEN
+    assert pose.on(GIVEN, "coco").network == "shufflenetv2k16:cocokp"
 
 
 class Evil:

@@ -1,6 +1,8 @@
 """Ranking: the distance of Eq. 25, Market-1501's protocol, and scores that can be checked by hand."""
 
 import math
+from functools import partial
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -8,9 +10,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import ranking
+from pipeline import store
 from pipeline.params import BadInput
-from pipeline.ranking import Embedded, cmc, distances, rank, scores
+from pipeline.ranking import (
+    Embedded,
+    Stored,
+    cmc,
+    comparison,
+    distances,
+    kernels,
+    products,
+    rank,
+    rank_distances,
+    resume,
+    scores,
+    search,
+)
+from pipeline.ranking.summary import interval
 
 nan = math.nan
 
@@ -173,8 +189,8 @@ def slow_rank(query, gallery, top):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10**6), st.integers(0, 12), st.integers(0, 40), st.integers(1, 5), st.integers(0, 6))
-def test_ranking_equals_the_protocol_read_aloud_whatever_the_block(seed, queries, galleries, block, top):
+@given(st.integers(0, 10**6), st.integers(0, 12), st.integers(0, 40), st.integers(1, 9), st.integers(0, 6))
+def test_ranking_equals_the_protocol_read_aloud_whatever_the_tiles(seed, queries, galleries, tile, top):
     rng = np.random.default_rng(seed)
 
     def some(count):
@@ -185,25 +201,186 @@ def test_ranking_equals_the_protocol_read_aloud_whatever_the_block(seed, queries
         return embedded(parts, rng.integers(-1, 4, count), rng.integers(-1, 3, count), visibility)
 
     query, gallery = some(queries), some(galleries)
-    ranked = rank(query, gallery, "squared", block=block, top=top)
+    with mock.patch.dict(comparison.TILE, cpu=tile), mock.patch.dict(comparison.PANEL, cpu=5):
+        ranked = rank(query, gallery, "squared", top=top)
     for i, (ap, inp, first, matches, nearest) in enumerate(slow_rank(query, gallery, top)):
         np.testing.assert_allclose([ranked.ap[i], ranked.inp[i]], [ap, inp])
         assert (ranked.first[i], ranked.matches[i], ranked.top[i].tolist()) == (first, matches, nearest)
 
 
-def test_blocks_and_tiles_change_nothing(monkeypatch):
-    torch.manual_seed(0)
-    rng = np.random.default_rng(0)
-    query = embedded(torch.randn(20, 3, 8), rng.integers(1, 5, 20), rng.integers(0, 3, 20))
-    gallery = embedded(torch.randn(90, 3, 8), rng.integers(0, 5, 90), rng.integers(0, 3, 90))
+def test_blocks_tiles_and_workers_change_nothing(monkeypatch):
+    small(monkeypatch)
+    query, gallery = crowd(20, 0), crowd(90, 1)
     whole = rank(query, gallery, top=5)
-    monkeypatch.setattr(ranking, "TILE", 7)
-    pieces = rank(query, gallery, block=3, top=5)
-    np.testing.assert_allclose(pieces.ap, whole.ap)
-    assert (pieces.top == whole.top).all()
+    monkeypatch.setattr(search, "MB", 2**14)
+    for workers in (1, 3):
+        same(rank(query, gallery, memory=1, top=5, workers=workers), whole)
+
+
+def test_queries_come_in_blocks_that_fit(monkeypatch):
+    small(monkeypatch)
+    monkeypatch.setattr(search, "MB", 2**14)
+    who = np.repeat([1, 2, 3, 4], 5)
+    query, gallery = embedded(torch.ones(20, 3, 8), who), embedded(torch.ones(90, 3, 8), np.arange(90) % 5)
+    task = search.Task(query, gallery, "euclidean", 0, torch.device("cpu"), 1)
+    blocks = {memory: list(search.blocks(task, who, memory)) for memory in (1, 2, 99)}
+    assert [block.start for block in blocks[1]] == [0, *(block.stop for block in blocks[1][:-1])]
+    assert 1 == len(blocks[99]) < len(blocks[2]) < len(blocks[1])
+
+
+def test_too_little_memory_is_refused_with_what_would_do():
+    with pytest.raises(BadInput, match=r"memory = 1: too little .* at least \d+ MB"):
+        rank(embedded(torch.ones(9, 9, 768)), embedded(torch.ones(99, 9, 768)), memory=1)
+
+
+def test_features_in_a_file_rank_as_those_in_memory(tmp_path, monkeypatch):
+    small(monkeypatch)
+    query, gallery = crowd(6, 0), crowd(40, 1)
+    arrays = {"part": gallery.parts.numpy(), "seen": gallery.visibility.numpy()}
+    store.write(tmp_path / "gallery.h5", "features", arrays, {"index": "x"})
+    rows = store.Rows(tmp_path / "gallery.h5")
+    part, seen = (Stored(rows[name], 0, 40) for name in ("part", "seen"))
+    filed = Embedded(part, seen, gallery.pid, gallery.camid)
+    for some in (slice(None), slice(5, 33)):
+        same(rank(query, filed[some], top=5), rank(query, gallery[some], top=5))
+
+
+def test_a_ranking_that_was_stopped_goes_on(tmp_path, monkeypatch):
+    small(monkeypatch)
+    monkeypatch.setattr(resume, "EVERY", 2)
+    query, gallery = crowd(6, 0), crowd(400, 1)
+    gallery.pid[50:] = 0
+    whole, passed, compare = rank(query, gallery, top=5), [], search.compare
+
+    def counted(panel, tile, metric):
+        passed.append(len(tile.rows))
+        if len(passed) == 60:
+            raise KeyboardInterrupt
+        return compare(panel, tile, metric)
+
+    monkeypatch.setattr(search, "compare", counted)
+    with pytest.raises(KeyboardInterrupt):
+        rank(query, gallery, top=5, workers=1, notes=tmp_path)
+    stopped = len(passed)
+    same(rank(query, gallery, top=5, workers=1, notes=tmp_path), whole)
+    assert len(passed) - stopped < 70  # of more than 100 tiles that pass by two panels
+    monkeypatch.setattr(search, "compare", None)
+    same(rank(query, gallery, top=5, notes=tmp_path), whole)  # all is noted
+
+
+def small(monkeypatch):
+    monkeypatch.setitem(comparison.TILE, "cpu", 7)
+    monkeypatch.setitem(comparison.PANEL, "cpu", 3)
+
+
+def crowd(count, seed):
+    """Images in which hardly anything is equal; distances are exact whatever the tiles."""
+    rng = np.random.default_rng(seed)
+    parts = torch.from_numpy(rng.choice([-1.0, 1.0], (count, 3, 16)))  # of length 4
+    visibility = rng.choice([0, 0.5, 1], (count, 3))
+    return embedded(parts, rng.integers(-1, 5, count), rng.integers(-1, 3, count), visibility)
+
+
+def same(one, other):
+    for name in ("ap", "inp", "first", "matches", "top"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_a_matrix_of_distances_is_ranked_alike_and_left_as_it_is():
+    query, gallery = crowd(70, 0), crowd(150, 1)
+    table = distances(query, gallery).numpy()
+    before, who = table.copy(), (query.pid, query.camid, gallery.pid, gallery.camid)
+    for rule in ("rectangular", "trapezoid"):
+        same(rank_distances(table, *who, rule, top=5), rank(query, gallery, rule=rule, top=5))
+    np.testing.assert_array_equal(table, before)
+
+
+def test_fast_reids_and_torchreids_compiled_evaluators_agree():
+    """What both gave for this matrix; `benchmarks.ranking` asks them again, on matrices of real sizes."""
+    rng = np.random.default_rng(5)
+    table = rng.permutation(8 * 30).reshape(8, 30).astype(np.float32)
+    query_pid, gallery_pid = rng.integers(1, 5, 8), rng.integers(0, 5, 30)
+    query_camid, gallery_camid = rng.integers(0, 2, 8), rng.integers(0, 3, 30)
+    found = rank_distances(table, query_pid, query_camid, gallery_pid, gallery_camid)
+    np.testing.assert_allclose(cmc(found, 5), [0.125, 0.25, 0.25, 0.25, 0.5])
+    np.testing.assert_allclose([found.ap.mean(), found.inp.mean()], [0.1849123836, 0.1483783871], atol=1e-6)
+
+
+def test_the_trapezoid_also_counts_the_precision_before_each_match():
+    pid, camid = people("2(1) 1(1) 1(2)")
+    query, gallery = embedded(on_an_arc([0]), [1], [0]), embedded(on_an_arc([1, 2, 3]), pid, camid)
+    assert rank(query, gallery, rule="trapezoid").ap[0] == ((0 / 1 + 1 / 2) / 2 + (1 / 2 + 2 / 3) / 2) / 2
+    first = embedded(on_an_arc([1]), [1], [1])
+    assert rank(query, first, rule="trapezoid").ap[0] == 1  # nothing before: taken as 1
+
+
+def test_matches_are_listed_nearest_first_with_their_precision():
+    gallery = embedded(on_an_arc([3, 1, 2, 9]), [1, -1, 2, 1], [1, 1, 1, 2])
+    found = rank(embedded(on_an_arc([0, 0]), [5, 1], [0, 0]), gallery).found
+    assert found.query.tolist() == [1, 1] and found.image.tolist() == [0, 3]
+    assert found.rank.tolist() == [2, 3] and found.precision.tolist() == [1 / 2, 2 / 3]
+
+
+def test_anyones_features_are_ranked_in_four_lines():
+    query = Embedded.of(np.eye(2), [1, 2])
+    gallery = Embedded.of(np.eye(2, dtype=np.float16)[[1, 0]], np.array([1, 2]), np.array([0, 0]))
+    assert rank(query, gallery).first.tolist() == [2, 2]
+    with pytest.raises(BadInput, match="'features': 2, 'pid': 3"):
+        Embedded.of(np.eye(2), [1, 2, 3])
+    with pytest.raises(BadInput, match="embed both"):
+        rank(query, Embedded.of(np.eye(3), [1, 2, 3]))
+
+
+# ------------------------------------------------------------------ products
+
+
+def test_a_product_that_is_not_float32_is_left_out_with_a_line_in_the_log(caplog):
+    def half(left, right):
+        return (left.bfloat16() @ right.bfloat16()).float()
+
+    assert products.trial(products.ONEDNN, 64, half) is None
+    assert "PyTorch's own" in caplog.text
+    assert products.trial(products.ONEDNN, 64, lambda left, right: left @ right) is not None
+
+
+def test_the_callers_settings_come_back(request):
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(2)
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    with products.threads(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 1
+    assert torch.get_num_threads() == 2
+    with products.chosen(64, "cpu") as name:
+        assert torch.backends.mkldnn.matmul.fp32_precision == name
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "squared", "cosine"])
+def test_the_compiled_pass_equals_that_of_other_devices(metric, monkeypatch):
+    query, gallery = crowd(9, 0), crowd(20, 1)
+    found = distances(query, gallery, metric)
+    monkeypatch.setattr(kernels, "fold", None)
+    every = embedded(query.parts, query.pid, query.camid, query.visibility, torch.ones(9, 3, 16))
+    torch.testing.assert_close(distances(every, gallery, metric), found)
+
+
+def test_the_cosine_distance_is_one_minus_the_cosine():
+    found = distances(embedded(on_an_arc([0])), embedded(on_an_arc([0, 60, 180])), "cosine")
+    torch.testing.assert_close(found, torch.tensor([[0, 0.5, 2.0]]))
 
 
 # ------------------------------------------------------------------ the scores
+
+
+def test_an_interval_holds_the_score_and_shrinks_with_the_queries():
+    widths = []
+    for count in (20, 2000):
+        gallery = embedded(on_an_arc([1, 2]), [1, 2], [1, 1])
+        found = rank(embedded(on_an_arc([0] * count), 1 + np.arange(count) % 2, [0] * count), gallery)
+        ends = interval(found)["mAP"]
+        assert ends["low"] < 75 < ends["high"] and interval(found) == interval(found)
+        widths.append(ends["high"] - ends["low"])
+    assert widths[0] > 5 * widths[1]
 
 
 def test_scores_are_percentages_of_the_queries_that_have_a_match():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from ruamel.yaml import YAML
 
-from pipeline import datasets, occlusion, parsing, parts, scoring, sheets, store
+from pipeline import datasets, occlusion, parsing, parts, scoring, sheets, store, survey
 from pipeline.datasets import indexing
 from pipeline.params import BadInput
 from stages import score
@@ -49,7 +49,7 @@ def world(folder, found, truth, chosen=None, people=1, threshold=2.0, occluder=N
         }
     )
     own = {"index": datasets.index_hash(index)}
-    indexing.write_index(str(folder / "index.parquet"), index, dataset="tiny", layout="market1501")
+    indexing.write_index(str(folder / "index.parquet"), index, dataset="tiny", layout="folders")
     store.pack(folder / "images.h5", "images", [jpeg()] * n, np.full(n, len(jpeg())), own)
     box = np.array([[0, 0, 4, 4], [0, 0, 1, 4], [0, 0, 0, 0]], np.float32)[:2]
     instances = {
@@ -77,7 +77,8 @@ def world(folder, found, truth, chosen=None, people=1, threshold=2.0, occluder=N
 
 def report(folder, found, truth, threshold=2.0, **options):
     index, labels = world(folder, found, truth, threshold=threshold, **options)
-    return scoring.report(index, labels, RULE, threshold, SCORE)[0]
+    seen = survey.survey(labels.parsing["map"], datasets.Images(folder / "images.h5"))
+    return scoring.report(index, labels, seen, RULE, threshold, SCORE)[0]
 
 
 # ------------------------------------------------------------------ worked examples
@@ -152,7 +153,19 @@ def test_patterns_are_counted_in_the_order_of_the_parts(tmp_path):
 
 def test_without_truth_only_counts_are_reported(tmp_path):
     scores = report(tmp_path, [WALKER], None)
-    assert set(scores) == {"images", "no_person", "ambiguous", "hidden", "changed", "patterns"}
+    counts = {"images", "no_person", "ambiguous", "hidden", "changed", "patterns", "unseen"}
+    assert set(scores) == counts | {"shown", "repeated", "fit"}
+
+
+def test_maps_that_came_without_a_chosen_person_have_no_mask_to_score(tmp_path):
+    index, labels = world(tmp_path, [WALKER, WALKER], [WALKER, WALKER], chosen=[-1, -1])
+    outcome = {name: labels.parsing[name][:] for name in labels.parsing.names()}
+    outcome["status"] = np.full(2, parsing.OK, np.uint8)  # as of labels made elsewhere
+    labels.parsing.close()
+    store.write(tmp_path / "parsing.h5", "parsing", outcome, {"index": datasets.index_hash(index)})
+    agreement = scoring.compare(index, labels)
+    assert np.isnan(agreement.mask_iou).all() and not agreement.wrong.any()
+    assert agreement.part_iou().tolist() == [1.0] * 8
 
 
 def test_truth_of_another_grid_is_resized_to_that_of_the_labels():
@@ -216,22 +229,17 @@ def test_the_stage_writes_one_report_and_the_pictures(tmp_path):
     world(tmp_path, [WALKER, LEGLESS, NOBODY], [WALKER, LEGLESS, WALKER], chosen=[0, 0, -1])
     run(tmp_path)
     assert json.loads((tmp_path / "labels.json").read_text())["no_person"] == 1
-    assert sorted(p.name for p in (tmp_path / "labels").iterdir()) == [
-        "labels.png",
-        "pixels.png",
-        "worst.png",
-    ]
-    first = [(tmp_path / "labels" / name).read_bytes() for name in ("labels.png", "pixels.png", "worst.png")]
+    first = {path.name: path.read_bytes() for path in (tmp_path / "labels").iterdir()}
+    assert sorted(first) == ["audit.html", "labels.png", "pixels.png", "worst.png"]
     run(tmp_path)  # the same again, byte for byte
-    assert first == [
-        (tmp_path / "labels" / n).read_bytes() for n in ("labels.png", "pixels.png", "worst.png")
-    ]
+    assert first == {path.name: path.read_bytes() for path in (tmp_path / "labels").iterdir()}
 
 
 def test_a_dataset_without_truth_gets_no_sheet_of_the_worst(tmp_path):
     world(tmp_path, [WALKER, NOBODY], None)
     run(tmp_path)
-    assert sorted(p.name for p in (tmp_path / "labels").iterdir()) == ["labels.png", "pixels.png"]
+    files = sorted(p.name for p in (tmp_path / "labels").iterdir())
+    assert files == ["audit.html", "labels.png", "pixels.png"]
 
 
 def test_labels_of_another_index_are_refused_and_nothing_is_written(tmp_path):

@@ -207,13 +207,20 @@ def test_a_missing_file_is_named():
     with pytest.raises(BadInput, match=r"no/such.safetensors: no such file"):
         torchvision.load(GIVEN, "no/such.safetensors")
     with pytest.raises(BadInput, match=r"no/such.safetensors: no such file"):
-        weights.fingerprint("small", "no/such.safetensors")
+        weights.fingerprint("no/such.safetensors")
 
 
-def test_weights_are_told_apart_by_hash_or_by_published_name(tmp_path):
+def test_weights_are_told_apart_by_the_hash_of_their_file(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
-    assert weights.fingerprint("small", tmp_path / "a").startswith("ba7816bf")
-    assert weights.fingerprint("maskrcnn_resnet50_fpn_v2:COCO_V1", "") == "maskrcnn_resnet50_fpn_v2:COCO_V1"
+    assert weights.fingerprint(segmentation.file(GIVEN, str(tmp_path / "a"))).startswith("ba7816bf")
+
+
+def test_one_param_puts_coco_networks_in_place_of_the_named_ones():
+    assert segmentation.on(GIVEN, "") == GIVEN
+    assert segmentation.on(GIVEN, "coco").network == "maskrcnn_resnet50_fpn_v2:COCO_V1"
+    assert segmentation.on(THEIRS, "coco").network == f"{ZOO}:zoo"
+    with pytest.raises(BadInput, match=r"parsers = 'imagenet' is unknown\. Name coco"):
+        segmentation.on(GIVEN, "imagenet")
 
 
 WRONG = {
@@ -282,6 +289,14 @@ def test_a_published_file_is_downloaded_once_and_hashed_every_time(hub, monkeypa
     (hub / "net-ba7816bf.pth").write_bytes(b"changed")
     with pytest.raises(BadInput, match=r"is not the published file \(its sha256 begins [0-9a-f]{8}"):
         weights.published("https://example.org/net-ba7816bf.pth")
+
+
+def test_the_file_of_a_published_network_is_the_one_whose_hash_is_recorded(hub, monkeypatch):
+    name = "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth"
+    (hub / name).write_bytes(b"abc")
+    monkeypatch.setattr(weights, "verify", lambda path, algorithm: None)
+    found = segmentation.file(segmentation.on(GIVEN, "coco"), EMBEDDED)
+    assert found == hub / name and weights.fingerprint(found).startswith("ba7816bf")
 
 
 def test_a_gpu_that_is_not_there_is_an_error(monkeypatch):
@@ -359,6 +374,7 @@ def zoo(tmp_path, monkeypatch):
     contents = {
         "detectron2": {"__file__": str(tmp_path / "detectron2" / "__init__.py")},
         "detectron2.config": {"get_cfg": lambda: config},
+        "detectron2.model_zoo": {"get_checkpoint_url": lambda path: config.urls[path]},
         "detectron2.modeling": {"build_model": lambda given: FakeNetwork()},
         "detectron2.checkpoint": {"DetectionCheckpointer": FakeCheckpointer},
     }
@@ -430,6 +446,38 @@ def test_a_pickle_is_refused_that(zoo, tmp_path, monkeypatch, case):
     with pytest.raises(BadInput, match=message):
         detectron2.load(THEIRS, zoo_pickle(tmp_path, held, name))
     assert not Path("executed").exists()
+
+
+def test_the_zoos_weights_are_downloaded_by_name_once_and_checked_by_their_md5(zoo, hub, monkeypatch):
+    arrays = {name: tensor.numpy() for name, tensor in FITTING.items()}
+    made = Path(zoo_pickle(hub, {"model": arrays}))
+    data = made.read_bytes()
+    made.unlink()
+    zoo.urls, asked = {f"{ZOO}.yaml": f"https://example.org/137849600/{made.name}"}, []
+
+    def download(url, path, hash_prefix):
+        asked.append((url, hash_prefix))
+        Path(path).write_bytes(data)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    named = replace(THEIRS, network=f"{ZOO}:zoo")
+    for _ in range(2):
+        assert torch.equal(detectron2.load(named, EMBEDDED).network.head.weight, torch.eye(2))
+    assert asked == [(zoo.urls[f"{ZOO}.yaml"], None)]  # torch.hub would take the digits for a sha256
+    made.write_bytes(data + b"x")
+    with pytest.raises(BadInput, match="is not the published file"):
+        detectron2.load(named, EMBEDDED)
+
+
+def test_weights_that_the_zoo_never_published_are_refused(zoo, monkeypatch):
+    def lacking(path):
+        raise RuntimeError(f"{path} not available in Model Zoo!")  # as detectron2 says
+
+    monkeypatch.setattr(sys.modules["detectron2.model_zoo"], "get_checkpoint_url", lacking)
+    with pytest.raises(BadInput, match=r"the zoo has no weights for mask_rcnn_R_50_FPN_3x\.yaml"):
+        detectron2.file(replace(THEIRS, network=f"{ZOO}:zoo"), "")
+    with pytest.raises(BadInput, match=f"publishes no such weights. Name {ZOO}:zoo"):
+        detectron2.file(replace(THEIRS, network=f"{ZOO}:COCO_V1"), "")
 
 
 def test_a_missing_zoo_file_says_where_such_files_are(zoo):

@@ -18,6 +18,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from pipeline import datasets, method, occlusion, params, store, studies, training, vit
+from pipeline.datasets import indexing
 from pipeline.params import BadInput
 from stages import index as index_stage
 from stages import study as stage
@@ -27,6 +28,7 @@ ROOT = Path(__file__).parent.parent
 VALUES = params.load(ROOT / "params.yaml")
 DAG = params.load(ROOT / "dvc.yaml")
 ALL = {name: studies.load(name) for name in params.load(studies.TABLE)}
+COMPARISONS = ("table1", "table2", "table3")  # with sets that users bring
 ROWS = [(name, number) for name, study in ALL.items() for number in range(len(study.rows))]
 
 
@@ -42,7 +44,8 @@ def test_a_row_sets_params_that_there_are_to_values_that_they_take(name, number)
     row = row_of(name, number)
     values = studies.experiment(VALUES, row, 1)
     chosen = values["method"]
-    assert {key.split(".")[0] for key in row.set} <= {"method", "lambda", "label", "train", chosen}
+    sets = {"train_on", "test_on"} if name in COMPARISONS else set()
+    assert {key.split(".")[0] for key in row.set} <= {"method", "lambda", "label", "train", chosen, *sets}
     module = method.load(chosen)
     given = params.validate(values[chosen], module.Params, "", chosen)
     schedule = params.validate(values["train"], training.Schedule, "", "train")
@@ -55,7 +58,7 @@ def test_a_row_sets_params_that_there_are_to_values_that_they_take(name, number)
     assert len(row.cells) == len(ALL[name].columns)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", ALL.keys() - COMPARISONS)
 def test_the_default_is_one_row_of_every_study_with_the_papers_best_figures(name):
     default = studies.decisive(VALUES)
     same = [
@@ -73,6 +76,35 @@ def test_the_rows_of_a_study_are_different_experiments():
         )
 
 
+def test_a_comparison_asks_for_the_sets_that_params_yaml_lacks(tmp_path):
+    row = row_of("table1", 1)
+    wanted = studies.experiment(VALUES, row, 1)
+    with pytest.raises(BadInput, match=r"datasets has no 'market1501'.*Add `market1501: {layout: market1501"):
+        studies.check(wanted)
+    wanted["datasets"] |= {"market1501": {}}
+    with pytest.raises(BadInput, match="datasets has no 'occluded_reid'"):
+        studies.check(wanted)
+    studies.check(wanted | {"datasets": {"market1501": {}, "occluded_reid": {}}})
+    with pytest.raises(SystemExit, match="datasets has no 'p_dukemtmc_reid'"):
+        stage.main(["run", "table2", "--results", str(tmp_path / "results")])
+
+
+def test_comparisons_name_layouts_and_are_about_all_queries():
+    for name in COMPARISONS:
+        assert ALL[name].queries == "all"
+        for row in ALL[name].rows:
+            for layout in (row.set["train_on"], *row.set["test_on"]):
+                assert indexing.load(layout).COUNTS
+
+
+def test_one_training_serves_every_test_set():
+    market, occluded = (
+        studies.experiment(VALUES, row_of(*place), 1) for place in (("table3", 0), ("table1", 1))
+    )
+    assert market | {"test_on": []} == occluded | {"test_on": []}
+    assert studies.commands(DAG, market, "W")[1] == studies.commands(DAG, occluded, "W")[2]  # `train`
+
+
 def test_a_row_changes_what_it_names_and_the_seed():
     row = studies.Row(["x"], {"ogfr.alpha": 0.7, "lambda": 9}, [None] * 4)
     found = studies.experiment(VALUES, row, 4)
@@ -87,7 +119,7 @@ def test_a_misspelt_name_is_refused(name):
 
 
 def test_an_unknown_study_is_refused_with_those_there_are():
-    with pytest.raises(BadInput, match=r"no study 'table9'. Choose one of table4, table5"):
+    with pytest.raises(BadInput, match=r"no study 'table9'. Choose one of table1, table2"):
         studies.load("table9")
 
 
@@ -140,6 +172,17 @@ QUEUE = {
     ("table8", 3): [],
     ("table7", 0): ["lambda=0", "label.strict=false"],
     ("table4", 0): ["method=vit_baseline"],
+    ("table1", 1): [
+        "train_on=market1501",
+        'test_on=["occluded_reid"]',
+        "ogfr.vit=vit_base_patch16_224.orig_in21k_ft_in1k",
+        "ogfr.stride=12",
+        "train.epochs=120",
+        "train.optimiser=sgd",
+        "train.lr=0.008",
+        "train.decay=0.0001",
+        "train.warmup=5",
+    ],
 }
 
 
@@ -147,7 +190,8 @@ QUEUE = {
 def test_a_row_is_queued_by_one_command_for_all_its_seeds(place, words):
     found = studies.queue_words(row_of(*place), [1, 3])
     assert found[:3] == ["exp", "run", "--queue"]
-    assert [b for a, b in pairwise(found) if a == "--set-param"] == [*words, "seed=1,3"]
+    given = [b for a, b in pairwise(found) if a == "--set-param"]
+    assert sorted(given) == sorted([*words, "seed=1,3"]) and given[-1] == "seed=1,3"
     assert len(found) == 3 + 2 * (len(words) + 1)
 
 
@@ -210,6 +254,13 @@ def test_dvcs_experiments_are_read_with_their_states():
     assert studies.find(found, values).state == "done"
 
 
+def test_a_param_that_is_empty_decides_nothing():
+    assert studies.decisive({**VALUES, "labels_from": {}, "parsers": ""}) == studies.decisive(
+        {name: value for name, value in VALUES.items() if name not in ("labels_from", "parsers")}
+    )
+    assert studies.digest({**VALUES, "parsers": "coco"}) != studies.digest(VALUES)
+
+
 # ------------------------------------------------------------------ without DVC
 
 
@@ -268,7 +319,7 @@ def draw_people(where):
     folder = where / "data" / "embedded"
     folder.mkdir(parents=True)
     paths = [str(folder / name) for name in ("index.parquet", "images.h5", "truth.h5")]
-    index_stage.main("market1501", str(where / "raw.zip"), *paths, config=str(where / "params.yaml"))
+    index_stage.main("folders", str(where / "raw.zip"), *paths, config=str(where / "params.yaml"))
     index = datasets.read_index(paths[0])
     maps = np.repeat(people.parsing[:1], len(index), 0)
     attrs = {"index": datasets.index_hash(index)}

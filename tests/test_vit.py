@@ -163,6 +163,16 @@ def test_a_vit_of_timm_takes_weights_from_a_local_file(tmp_path):
     assert encoder.position.shape == (1, 128 + 10, 192)
 
 
+def test_the_record_of_a_timm_vit_tells_its_weights_from_others(tmp_path):
+    found = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), tmp_path / "tiny.safetensors")
+        found.append(vit.named("vit_tiny_patch16_224", str(tmp_path / "tiny.safetensors")).architecture)
+    assert found[0] == found[1] != found[2] and found[0]["name"] == "vit_tiny_patch16_224"
+    assert vit.empty(found[0]).architecture == found[0]
+
+
 def test_weights_out_of_reach_name_the_file_to_bring(tmp_path):
     with pytest.raises(BadInput, match=r"missing\.safetensors: no weights of vit_tiny.*the method's weights"):
         vit.named("vit_tiny_patch16_224", str(tmp_path / "missing.safetensors"))

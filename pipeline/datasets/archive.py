@@ -19,6 +19,7 @@ from pipeline import store
 from pipeline.params import BadInput
 
 GZIP, ZIP = b"\x1f\x8b", b"PK"
+FOREIGN = {b"Rar!": "RAR", b"7z\xbc\xaf": "7-Zip"}  # how files begin that need their own program
 BLOCK = 512  # bytes; a tar ends with blocks of zeros
 DAMAGED = (
     zipfile.BadZipFile,
@@ -64,6 +65,14 @@ class Archive:
             raise BadInput(
                 f"{path}: no such file. Put the dataset's archive there, or pack its folder: "
                 f"python -m pipeline.datasets pack FOLDER {path}"
+            )
+        with open(path, "rb") as file:
+            kind = FOREIGN.get(file.read(4))
+        if kind:
+            packed = path.with_suffix(".zip")
+            raise BadInput(
+                f"{path}: a {kind} archive, which is not read here. Unpack it, then run `python -m "
+                f"pipeline.datasets pack FOLDER {packed}` and name {packed} in params.yaml, datasets."
             )
 
     def _open(self) -> tuple[list, set[str]]:

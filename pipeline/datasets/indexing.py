@@ -4,13 +4,16 @@ Everything is looked at before anything is written: what is wrong is reported to
 """
 
 import hashlib
+import importlib
 import io
 import multiprocessing
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
+from types import ModuleType
 from typing import Literal
 
 import h5py
@@ -20,14 +23,15 @@ import pyarrow.parquet
 from pydantic.dataclasses import dataclass as parameters
 
 from pipeline import store
-from pipeline.datasets import COLUMNS, SPLITS, UNDECODABLE, decode, index_hash, market1501
+from pipeline.datasets import COLUMNS, SPLITS, UNDECODABLE, decode, index_hash, protocol
 from pipeline.datasets.archive import Archive
 from pipeline.datasets.found import Picture
+from pipeline.datasets.occlude import Occlude, Queries
 from pipeline.params import STRICT, BadInput
 
-LAYOUTS = {"market1501": market1501.find}
 TRUTH = "truth.h5"
 AT_ONCE = 256  # images handed to a worker
+SHOWN = 8  # names that tell what an archive holds instead
 
 
 @parameters(frozen=True, config=STRICT)
@@ -35,65 +39,119 @@ class Index:
     """What becomes a row."""
 
     junk: Literal["drop", "keep"]  # images of identity -1, which ranking leaves out in either case
+    validation: Literal["train", "drop"]  # images that a set keeps for validation (MSMT17's list_val)
+    counts: Literal["refuse", "warn"]  # what to do with a set that is not as published
+    occlude: Occlude  # queries made of real ones
 
 
 @dataclass(frozen=True)
 class Indexed:
-    """A dataset that passed every check; rows, names, sizes and truth are in one order."""
+    """A dataset that passed every check; rows, blobs, sizes and truth are in one order."""
 
     index: pd.DataFrame
     names: list[str]  # of the images in the archive
+    blobs: Callable[[], Iterator[bytes]]  # the images' files
     sizes: np.ndarray  # of the images, bytes
     truth: dict[str, np.ndarray]  # empty if the archive brings none
+    pasted: dict[str, np.ndarray]  # what covers the occluded copies of queries; empty without
     ignored: int  # files that are no images of the dataset
-    junk: int  # images dropped
+    dropped: int  # images of identity -1 or kept for validation
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def hash(self) -> str:
         return index_hash(self.index)
 
 
-def build(archive: Archive, layout: str, options: Index, workers: int = 0) -> Indexed:
+def build(archive: Archive, layout: str, options: Index, workers: int = 0, occlude: bool = False) -> Indexed:
     """Find, check and order every image of a dataset; `workers` 0 means one a core.
 
+    With `occlude`, every query gets an occluded copy.
+
     Raises `BadInput` that lists everything wrong: folders missing or empty, names that do not parse,
-    keys that occur twice, files that are no images or are cut off, truth for other images.
+    keys that occur twice, files that are no images or are cut off, truth for other images, queries that
+    none could answer, counts that are not the published ones.
     """
-    if layout not in LAYOUTS:
-        raise BadInput(f"params.yaml: layout {layout!r} is unknown. There are: {', '.join(LAYOUTS)}.")
-    found = LAYOUTS[layout](archive)
-    kept = [p for p in found.pictures if p.pid >= 0 or options.junk == "keep"]
+    reader = load(layout)
+    found = reader.find(archive)
+    pictures = [_joined(p, options.validation) for p in found.pictures]
+    kept = [p for p in pictures if p.split in SPLITS and (p.pid >= 0 or options.junk == "keep")]
+    copies = Queries(kept if occlude else [], options.occlude, archive.read)
+    kept += copies.pictures
     kept.sort(key=lambda p: (SPLITS.index(p.split), p.key))
-    found.problems += _twice(found.pictures)
-    checked = list(_check(archive, kept, workers))
+    made = {p.key for p in copies.pictures}
+
+    def read(picture: Picture) -> bytes:
+        return copies.draw(picture) if picture.key in made else archive.read(picture.name)
+
+    found.problems += _twice(found.pictures + copies.pictures) + _foreign(kept) + _unanswerable(kept)
+    warnings = protocol.differences(found.pictures, reader.COUNTS)
+    if options.counts == "refuse":
+        found.problems += [f"{line}. `index.counts: warn` takes it as it is" for line in warnings]
+    checked = list(_check(archive.path, kept, read, workers))
     truth_names = [name for name in archive.names if PurePosixPath(name).name == TRUTH]
     problems = found.problems + [
         f"{p.name}: {c}" for p, c in zip(kept, checked, strict=True) if isinstance(c, str)
     ]
+    if occlude and truth_names:
+        problems.append(f"{truth_names[0]}: a set that brings its truth needs no index.occlude")
+    if not (kept or problems):
+        problems.append("not one image to use")
     if problems:
-        raise BadInput(_complaint(archive.path, problems, len(found.pictures)))
+        raise BadInput(_complaint(archive, problems, len(found.pictures)))
     index = _frame(kept, checked)
     return Indexed(
         index,
         [p.name for p in kept],
+        lambda: map(read, kept),
         np.array([c.size for c in checked], np.int64),
         _truth(archive, truth_names, index["key"].tolist()),
+        copies.truth(index["key"].tolist()) if occlude else {},
         found.ignored - len(truth_names),
-        len(found.pictures) - len(kept),
+        len(found.pictures) + len(made) - len(kept),
+        warnings,
     )
 
 
-def _complaint(path: str, problems: list[str], count: int) -> str:
+def load(layout: str) -> ModuleType:
+    """The module of a layout.  Raises `BadInput` that lists the layouts there are."""
+    if not (layout.isidentifier() and find_spec(f"pipeline.datasets.layouts.{layout}")):
+        folder = Path(__file__).parent / "layouts"
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__"))
+        raise BadInput(f"params.yaml: layout {layout!r} is unknown. There are: {known}.")
+    return importlib.import_module(f"pipeline.datasets.layouts.{layout}")
+
+
+def _joined(picture: Picture, validation: str) -> Picture:
+    return replace(picture, split=validation) if picture.split == "val" else picture
+
+
+def _complaint(archive: Archive, problems: list[str], count: int) -> str:
     lines = "\n  ".join(problems)
+    top = sorted({"/".join(name.split("/")[:2]) for name in archive.names})
+    holds = f"The archive holds {', '.join(top[:SHOWN]) or 'no file'}.\n" if count == 0 else ""
     return (
-        f"{path}: {len(problems)} faults among {count} images; nothing was written.\n  {lines}\n"
-        f"Repair or remove them, then pack the folder again: python -m pipeline.datasets pack FOLDER {path}"
+        f"{archive.path}: {len(problems)} faults among {count} images; nothing was written.\n  {lines}\n"
+        f"{holds}Repair or remove them, then pack the folder again: "
+        f"python -m pipeline.datasets pack FOLDER {archive.path}"
     )
+
+
+def _unanswerable(pictures: list[Picture]) -> list[str]:
+    table = pd.DataFrame([(p.split, p.pid, p.camid) for p in pictures], columns=["split", "pid", "camid"])
+    splits = {split: table[table["split"] == split] for split in ("query", "gallery")}
+    return protocol.unanswerable(*splits.values())
 
 
 def _twice(pictures: list[Picture]) -> list[str]:
     counts = Counter(p.key for p in pictures)
     return [f"{key}: {count} images with this key" for key, count in sorted(counts.items()) if count > 1]
+
+
+def _foreign(pictures: list[Picture]) -> list[str]:
+    # an old tar does not say how its names are encoded; what is not UTF-8 stands in them as surrogates
+    faulty = [p.name for p in pictures if p.name.encode(errors="ignore").decode() != p.name]
+    return [f"{name!a}: the name is not UTF-8; unpack it where it was made" for name in faulty]
 
 
 # ------------------------------------------------------------------ looking at every image
@@ -109,19 +167,21 @@ class Checked:
     sha256: str
 
 
-def _check(archive: Archive, pictures: list[Picture], workers: int) -> Iterator[Checked | str]:
+def _check(
+    path: str, pictures: list[Picture], read: Callable[[Picture], bytes], workers: int
+) -> Iterator[Checked | str]:
     # the archive is read here, in order; decoding is shared out
     workers = min(workers or store.cores(), -(-len(pictures) // AT_ONCE))
-    blobs = (_read(archive, p.name) for p in pictures)
-    with store.progress(total=len(pictures), desc=Path(archive.path).name) as bar:
+    blobs = (_read(read, p) for p in pictures)
+    with store.progress(total=len(pictures), desc=Path(path).name) as bar:
         for results in _shared(_probe_all, _batched(blobs), workers):
             bar.update(len(results))
             yield from results
 
 
-def _read(archive: Archive, name: str) -> bytes | str:
+def _read(read: Callable[[Picture], bytes], picture: Picture) -> bytes | str:
     try:
-        return archive.read(name)
+        return read(picture)
     except BadInput as error:
         return str(error)
 
@@ -229,9 +289,10 @@ def describe(indexed: Indexed) -> str:
         distractors, junk = (part["pid"] == 0).sum(), (part["pid"] < 0).sum()
         lines.append(f"{split:8}{len(part):8}{ids:12}{cameras.nunique():9}{distractors:13}{junk:7}")
     lines.append(
-        f"{len(index)} images; {indexed.junk} junk images dropped, {indexed.ignored} other files left out"
+        f"{len(index)} images; {indexed.dropped} images of junk or validation dropped, "
+        f"{indexed.ignored} other files left out"
     )
-    both = set(index.loc[index["split"] == "train", "pid"]) & set(index.loc[index["split"] != "train", "pid"])
-    if both:
-        lines.append(f"{len(both)} identities are both in train and in query or gallery")
-    return "\n".join(lines)
+    if indexed.pasted:
+        lines.append(f"{int(indexed.pasted['occluder'].sum())} queries are copies with an obstacle pasted")
+    warnings = [f"not as published: {line}" for line in indexed.warnings]
+    return "\n".join(lines + protocol.notes(index) + warnings)

@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from pipeline import losses, parts
+from pipeline import losses, parts, processes
 from pipeline.batches import Batch, View
 from pipeline.method import Embedding, Method, Objective, Player, Preset, Presets, World
 from pipeline.params import STRICT, BadInput
@@ -321,7 +321,8 @@ def mask_loss(
         entropy = F.cross_entropy(plane, parsing.long(), reduction="none").flatten(1)  # B HW
     found = parsing.flatten(1).any(1).to(entropy.dtype)
     each = entropy.mean(1) if params.mask == "mean" else entropy.sum(1)
-    return (each * found).sum() / found.sum().clamp(min=1)
+    shown = processes.mean(found.sum()).clamp(min=1 / processes.count())
+    return (each * found).sum() / shown
 
 
 def mse_loss(
@@ -356,7 +357,7 @@ class OGFR(Method):
 
     def __init__(self, params: Params, world: World, vit: VisionTransformer):
         super().__init__()
-        self.params = params
+        self.params, self.coarse = params, world.coarse
         self.encoder = OcclusionAwareViT(
             vit, world.size, params.stride, K + 1, world.coarse, world.cameras,
             params.gamma_pattern, params.gamma_camera,
@@ -554,9 +555,11 @@ class OGFR(Method):
         """
         if self.params.erase == "agent":
             logits = self.agent(state)
-            return torch.bernoulli(logits.sigmoid()).bool() if self.training else logits > 0
+            if not self.training:
+                return logits > 0
+            return processes.drawn(torch.bernoulli, logits.sigmoid()).bool()
         if self.params.erase == "random" and self.training:
-            return torch.rand_like(state[..., 0]) >= self.params.erase_rate
+            return processes.drawn(torch.rand_like, state[..., 0]) >= self.params.erase_rate
         if self.params.erase == "labels":
             return labels[..., 0] < 0.5
         return torch.ones_like(state[..., 0], dtype=torch.bool)
@@ -674,6 +677,20 @@ class OGFR(Method):
             features = self.heads.neck(features, OCCLUDED)
         always = torch.ones_like(seen[:, :1])
         return Embedding(F.normalize(features, dim=-1), torch.cat([always, seen], 1))
+
+    def guess_hidden(self, seen: Embedding) -> Bool[Tensor, "N C"]:
+        """z: a coarse part is hidden if none of its fine parts is visible (Eq. 24).
+
+        Departs: the paper takes z from a parsing map, in testing too.
+        """
+        found = seen.visibility[:, 1:] > 0
+        merged = parts.COARSE[self.coarse].values()
+        return torch.stack([~found[:, [label - 1 for label in fine]].any(1) for fine in merged], 1)
+
+    @property
+    def reads_maps(self) -> bool:
+        """Whether patches of the student's view are erased by what the map shows in them (Table 5)."""
+        return self.params.erase == "labels" and OCCLUDED in FEP[self.params.fep]
 
 
 def visible(state: Float[Tensor, "B N K1"], rule: str) -> Float[Tensor, "B K"]:

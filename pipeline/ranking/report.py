@@ -16,10 +16,13 @@ from pydantic.dataclasses import dataclass as parameters
 
 from pipeline import occlusion, parts
 from pipeline.params import STRICT, BadInput
-from pipeline.ranking import Embedded, Metric, Ranking, cmc, scores
+from pipeline.ranking import Embedded, Metric, Ranking, Rule, Stored, cmc, scores
+from pipeline.ranking.embedded import take
+from pipeline.ranking.summary import interval
 from pipeline.store import Rows
 
 TYPE_SCORES = ("queries", "rank1", "mAP")
+NAMED = 20  # queries without a match
 
 
 @parameters(frozen=True, config=STRICT)
@@ -27,7 +30,8 @@ class Evaluate:
     """How the gallery is ranked and the queries are grouped."""
 
     metric: Metric  # of one part; parts are scaled to length 1
-    block: PositiveInt  # queries at a time; bounds memory, changes nothing else
+    ap: Rule  # of the average precision
+    memory: PositiveInt  # MB that ranking may hold, features included; changes nothing else
     group_lambda: NonNegativeFloat  # pixels; a part of the true map with fewer is hidden
     depth: PositiveInt  # ranks of the CMC curve
     top: NonNegativeInt  # gallery images listed for each query
@@ -49,20 +53,28 @@ class Groups:
 
 
 def embedded(features: Rows, index: pd.DataFrame, system: str) -> tuple[Embedded, Embedded]:
-    """Queries and gallery as one system sees them; raises `BadInput` if they are not the index's."""
+    """Queries and gallery as one system sees them, left in their file.
+
+    Raises `BadInput` if they are not the index's.
+    """
     table = index[index["split"] != "train"]
     if not np.array_equal(features["row"][:], table["row"]):
         raise BadInput(f"{features.path}: not the index's queries and gallery. Run `dvc repro`.")
-    gate = f"{system}/gate"
+    part, visibility, gate = (f"{system}/{name}" for name in ("part", "visibility", "gate"))
     whole = Embedded(
-        torch.from_numpy(features[f"{system}/part"][:]),
-        torch.from_numpy(features[f"{system}/visibility"][:]),
+        Stored(features[part], 0, len(table)),
+        Stored(features[visibility], 0, len(table)),
         np.array(table["pid"]),
         np.array(table["camid"]),
-        torch.from_numpy(features[gate][:]) if gate in features else None,
+        Stored(features[gate], 0, len(table)) if gate in features else None,
     )
     queries = int((table["split"] == "query").sum())
     return whole[:queries], whole[queries:]
+
+
+def visible(query: Embedded) -> Int[np.ndarray, "Q"]:
+    """How many parts of each query are taken for visible."""
+    return (take(query.visibility, np.arange(len(query))) > 0).sum(1).numpy()
 
 
 def groups(index: pd.DataFrame, labels: Rows, truth: Rows, threshold: float) -> Groups:
@@ -78,29 +90,65 @@ def groups(index: pd.DataFrame, labels: Rows, truth: Rows, threshold: float) -> 
     else:
         hidden = torch.from_numpy(labels["occluded"][:][row])
         occluded, source = hidden.bool().any(1).numpy(), "cached labels"
+        if "occluder" in truth:
+            occluded, source = truth["occluder"][:][row] > 0, f"{source}; occluded are those pasted upon"
     return Groups(row, occluded, occlusion.pattern(hidden).numpy(), names, source)
 
 
 def metrics(
-    rankings: dict[str, Ranking], grouped: Groups, index: pd.DataFrame, options: Evaluate
+    rankings: dict[str, Ranking],
+    seen: dict[str, Int[np.ndarray, "Q"]],
+    grouped: Groups,
+    index: pd.DataFrame,
+    options: Evaluate,
 ) -> dict[str, Any]:
-    """All tables: the model's, under `baselines` the others', and under `protocol` how they were made."""
-    tables = {system: _tables(ranking, grouped) for system, ranking in rankings.items()}
+    """All tables: the model's, under `baselines` the others', and under `protocol` how they were made.
+
+    `seen` is how many parts of each query a system takes for visible.
+    """
+    tables = {system: _tables(ranking, seen[system], grouped, index) for system, ranking in rankings.items()}
     model = tables.pop("model")
     return {**model, "baselines": tables, "protocol": _protocol(rankings["model"], grouped, index, options)}
 
 
-def _tables(ranking: Ranking, grouped: Groups) -> dict[str, Any]:
-    kinds = {}
-    for pattern in np.unique(grouped.pattern).tolist():
-        found = scores(ranking, grouped.pattern == pattern)
-        kinds[grouped.name(pattern)] = {name: found[name] for name in TYPE_SCORES if name in found}
+def _tables(
+    ranking: Ranking, seen: Int[np.ndarray, "Q"], grouped: Groups, index: pd.DataFrame
+) -> dict[str, Any]:
+    chosen = {"all": None, "occluded": grouped.occluded, "holistic": ~grouped.occluded}
+    by_z = _by(ranking, grouped.pattern)
     return {
-        "all": scores(ranking),
-        "occluded": scores(ranking, grouped.occluded),
-        "holistic": scores(ranking, ~grouped.occluded),
-        "by_z": kinds,
+        **{name: scores(ranking, which) for name, which in chosen.items()},
+        "confidence": {name: interval(ranking, which) for name, which in chosen.items()},
+        "by_z": {grouped.name(pattern): row for pattern, row in by_z.items()},
+        "by_visible_parts": {str(count): row for count, row in _by(ranking, seen).items()},
+        "by_cameras": cameras(ranking, index),
     }
+
+
+def _by(ranking: Ranking, group: Int[np.ndarray, "Q"]) -> dict[int, dict[str, float | int]]:
+    found = {value: scores(ranking, group == value) for value in np.unique(group).tolist()}
+    return {value: {name: row[name] for name in TYPE_SCORES if name in row} for value, row in found.items()}
+
+
+def cameras(ranking: Ranking, index: pd.DataFrame) -> dict[str, dict[str, float | int]]:
+    """How well the matches of each pair of cameras, the query's and the gallery image's, are found.
+
+    `mAP` is the mean precision at the pair's matches, in percent: mAP taken apart, but for queries with many
+    matches counting more.  `rank10` is the share of them among the first ten.
+    """
+    query, gallery = (index[index["split"] == split]["camid"].to_numpy() for split in ("query", "gallery"))
+    found = ranking.found
+    matches = pd.DataFrame(
+        {
+            "pair": [f"{a}-{b}" for a, b in zip(query[found.query], gallery[found.image], strict=True)],
+            "mAP": 100 * found.precision,
+            "rank10": 100.0 * (found.rank <= 10),
+        }
+    )
+    table = matches.groupby("pair").agg(
+        matches=("mAP", "size"), mAP=("mAP", "mean"), rank10=("rank10", "mean")
+    )
+    return {str(pair): row for pair, row in table.round(2).to_dict("index").items()}
 
 
 def _protocol(
@@ -108,16 +156,22 @@ def _protocol(
 ) -> dict[str, str | int]:
     gallery, tested = index[index["split"] == "gallery"], index[index["split"] != "train"]
     return {
-        "ap": "rectangular",
+        "ap": options.ap,
         "distance": options.metric,
         "z": grouped.source,
         "queries": len(ranking.ap),
         "queries_without_match": int((~ranking.valid).sum()),
+        "without_match": _without(ranking, grouped, index),
         "gallery": len(gallery),
         "gallery_junk": int((gallery["pid"] < 0).sum()),
         "gallery_distractors": int((gallery["pid"] == 0).sum()),
         "cameras_unknown": int((tested["camid"] < 0).sum()),
     }
+
+
+def _without(ranking: Ranking, grouped: Groups, index: pd.DataFrame) -> str:
+    keys = index["key"].to_numpy()[grouped.row[~ranking.valid]]
+    return ", ".join(keys[:NAMED]) + (f" and {len(keys) - NAMED} more" if len(keys) > NAMED else "")
 
 
 def queries(index: pd.DataFrame, rankings: dict[str, Ranking], grouped: Groups) -> pd.DataFrame:

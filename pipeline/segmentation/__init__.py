@@ -9,6 +9,9 @@ Unusual here:
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -19,7 +22,13 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.datasets import Images
 from pipeline.params import STRICT
+from pipeline.weights import chosen
 
+# what `parsers: coco` means
+COCO = {
+    "torchvision": "maskrcnn_resnet50_fpn_v2:COCO_V1",
+    "detectron2": "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x:zoo",
+}
 MASK = 28  # cells a side, of every Mask R-CNN's mask head
 
 Crop = UInt8[np.ndarray, "_ _ 3"]  # height, width; crops of one batch differ in size
@@ -31,8 +40,8 @@ class Segment:
 
     backend: Literal["torchvision", "detectron2"]
     # torchvision: `small` (ours), or one of its own, with its published weights as in
-    # maskrcnn_resnet50_fpn_v2:COCO_V1.  detectron2: a config of its model zoo, as in
-    # COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x
+    # maskrcnn_resnet50_fpn_v2:COCO_V1.  detectron2: a config of its model zoo, with its published weights
+    # as in COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x:zoo
     network: str
     weights: str  # the file that dvc.yaml hands to the stage; not read if the network names published weights
     device: Literal["cpu", "cuda"]
@@ -63,16 +72,33 @@ class Persons(NamedTuple):
 Backend = Callable[[UInt8[np.ndarray, "B h w 3"]], list[Persons]]
 
 
+def on(params: Segment, parsers: str) -> Segment:
+    """The same with COCO's network if the param `parsers` is `coco`; the backend stays."""
+    return replace(params, network=chosen(params.network, parsers, COCO[params.backend]))
+
+
+def file(params: Segment, weights: str) -> Path:
+    """The file of weights that the network will read, downloaded if it is a published one.
+
+    Raises `BadInput` that says where to put it if it is out of reach or not the published file.
+    """
+    return _backend(params).file(params, weights)
+
+
+def _backend(params: Segment) -> ModuleType:
+    if params.backend == "detectron2":
+        from pipeline.segmentation import detectron2 as backend  # only then: it need not be installed
+    else:
+        from pipeline.segmentation import torchvision as backend
+    return backend
+
+
 def load(params: Segment, weights: str) -> Callable[[Sequence[Crop]], Instances]:
     """The network, ready for batches of RGB crops of any sizes; what it finds in one depends on it alone.
 
     Raises `BadInput` if the weights do not fit the network, or if the backend is not installed.
     """
-    if params.backend == "detectron2":
-        from pipeline.segmentation import detectron2 as backend  # only then: it need not be installed
-    else:
-        from pipeline.segmentation import torchvision as backend
-    network = backend.load(params, weights)
+    network = _backend(params).load(params, weights)
 
     def segment(crops: Sequence[Crop]) -> Instances:
         return _gather(network(resized(crops, params.size)), crops, params)
@@ -83,9 +109,7 @@ def load(params: Segment, weights: str) -> Callable[[Sequence[Crop]], Instances]
 def libraries(params: Segment) -> tuple[str, ...]:
     """The packages that shape what is found.  Raises `BadInput` if the backend is not installed."""
     if params.backend == "detectron2":
-        from pipeline.segmentation import detectron2 as backend
-
-        backend.installed()
+        _backend(params).installed()
     return ("torch", params.backend)
 
 

@@ -57,11 +57,37 @@ def load(params: Segment, path: str) -> Backend:
     config.MODEL.RPN.POST_NMS_TOPK_TEST = params.proposals
     config.MODEL.ROI_HEADS.SCORE_THRESH_TEST = params.score_floor
     network = build_model(config).eval()
-    _fill(network, DetectionCheckpointer, path)
+    _fill(network, DetectionCheckpointer, str(file(params, path)))
     return _Run(network, config.INPUT.FORMAT)
 
 
-def _zoo(package: Path, name: str) -> Path:
+def file(params: Segment, path: str) -> Path:
+    """The file of the network's weights: `path`, or the zoo's own, downloaded on first use."""
+    try:
+        import detectron2
+        from detectron2.model_zoo import get_checkpoint_url
+    except ImportError as error:
+        raise BadInput(INSTALL.format(error)) from None
+    name, _, published = params.network.partition(":")
+    config = _zoo(Path(detectron2.__file__).parent, params.network)
+    if not published:
+        return Path(path)
+    try:
+        return weights.published(get_checkpoint_url(f"{name}.yaml"), "md5")
+    except RuntimeError:  # it has the config, but never published its weights
+        raise BadInput(
+            f"params.yaml: segment.network = '{params.network}': the zoo has no weights for {config.name}. "
+            "Name another config, or a file in segment.weights and the config without ':zoo'."
+        ) from None
+
+
+def _zoo(package: Path, network: str) -> Path:
+    name, _, published = network.partition(":")
+    if published not in ("", "zoo"):
+        raise BadInput(
+            f"params.yaml: segment.network = '{network}': detectron2 publishes no such weights. "
+            f"Name {name}:zoo, or a file in segment.weights."
+        )
     configs = package / "model_zoo" / "configs"
     path = configs / Path(name).with_suffix(".yaml")
     if not path.is_file():

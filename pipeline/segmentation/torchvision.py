@@ -4,6 +4,7 @@ Unusual here: the box head's classes are merged into person and anything else be
 a crop full of bags and cars keeps its persons, and masks are computed for persons only.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ PERSON = 1  # in COCO's classes, and the small network's only one
 
 def load(params: Segment, path: str) -> Backend:
     """The network in eval mode with its weights.  Raises `BadInput` if either is not to be had."""
-    name, _, published = params.network.partition(":")
+    name = params.network.partition(":")[0]
     settings = {
         "box_score_thresh": params.score_floor,
         "box_detections_per_img": params.instances,
@@ -32,11 +33,17 @@ def load(params: Segment, path: str) -> Backend:
         "rpn_post_nms_top_n_test": params.proposals,
     }
     network = _build(name, settings)
-    path = weights.published(_url(name, published)) if published else path
+    path = file(params, path)
     remedy = "Let segment.network and segment.weights in params.yaml name a network and its own weights."
     weights.fill(network, weights.read(path), path, remedy)
     network.roi_heads.box_predictor = _PersonOrNot(network.roi_heads.box_predictor)
     return _Run(network.eval().to(weights.device(params.device)))
+
+
+def file(params: Segment, path: str) -> Path:
+    """The file of the network's weights: `path`, or the published one, downloaded on first use."""
+    name, _, published = params.network.partition(":")
+    return weights.published(_url(name, published)) if published else Path(path)
 
 
 def _build(name: str, settings: dict[str, Any]) -> MaskRCNN:

@@ -1,0 +1,177 @@
+"""One side of `benchmarks.ranking`, in a process of its own: FOLDER SIDE WORDS... prints one JSON object."""
+
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.ranking import Embedded, Ranking, cmc, distances, products, rank, rank_distances
+
+DEPTH = 50
+BATCH = 500  # gallery images at a time, BPBReID's default
+MB = 1e6
+
+
+def main(folder: str, side: str, *words: str) -> None:
+    """Run one side and print what it took."""
+    torch.set_num_threads(1)
+    print(json.dumps(SIDES[side](Path(folder), *words)))
+
+
+class Meter:
+    """CPU seconds and peak memory of what runs inside the block, above what was held before."""
+
+    def __enter__(self) -> "Meter":
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+        self.before, self.start = _memory("VmRSS"), time.process_time()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.seconds = round(time.process_time() - self.start, 4)
+        self.peak = round((_memory("VmHWM") - self.before) / MB, 1)
+
+
+def _memory(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def _load(folder: Path, side: str) -> Embedded:
+    parts, seen, pid, camid = (np.load(folder / f"{side}_{n}.npy") for n in ("parts", "seen", "pid", "camid"))
+    return Embedded(torch.from_numpy(parts), torch.from_numpy(seen).float(), pid, camid)
+
+
+def _scores(ranking: Ranking) -> dict[str, Any]:
+    ap, inp = ranking.ap[ranking.valid], ranking.inp[ranking.valid]
+    return {"mAP": float(ap.mean()), "mINP": float(inp.mean()), "cmc": cmc(ranking, DEPTH).tolist()}
+
+
+# ------------------------------------------------------------------ ours
+
+
+def ours(folder: Path, threads: str, memory: str) -> dict[str, Any]:
+    """Distances and ranking, and beside them the speed of the bare product."""
+    query, gallery = _load(folder, "query"), _load(folder, "gallery")
+    rank(query[:9], gallery[:9], workers=1)  # compiled code is loaded, the product is chosen
+    speed = _speed(query.parts.shape[2])
+    with Meter() as meter:
+        found = rank(query, gallery, memory=int(memory), workers=int(threads))
+    return {
+        "cpu_s": meter.seconds,
+        "peak_mb": meter.peak,
+        "gflop": 2 * query.visibility.sum().item() * len(gallery) * query.parts.shape[2] / 1e9,
+        "product_gflop_per_s": round(max(speed, _speed(query.parts.shape[2])), 1),
+        "product": products.fastest(query.parts.shape[2]),
+        **_scores(found),
+    }
+
+
+def _speed(width: int) -> float:
+    """GFLOP/s of the fastest product, at the sizes that it is fastest at."""
+    best = 0.0
+    with products.chosen(width, "cpu"):
+        for rows, columns in ((512, 512), (512, 1024), (1024, 2048)):
+            left, right = torch.randn(rows, width), torch.randn(columns, width)
+            result = torch.empty(rows, columns)
+            for _ in range(8):
+                start = time.process_time()
+                torch.mm(left, right.T, out=result)
+                seconds = time.process_time() - start
+                best = max(best, 2 * rows * columns * width / 1e9 / seconds)
+    return best
+
+
+def matrix(folder: Path) -> dict[str, Any]:
+    """Our distances, for those that only rank."""
+    np.save(folder / "matrix.npy", distances(_load(folder, "query"), _load(folder, "gallery")).numpy())
+    return {}
+
+
+def _given(folder: Path) -> tuple[np.ndarray, list[np.ndarray]]:
+    who = [
+        np.load(folder / f"{side}_{name}.npy") for name in ("pid", "camid") for side in ("query", "gallery")
+    ]
+    return np.load(folder / "matrix.npy"), who
+
+
+def ours_ranking(folder: Path) -> dict[str, Any]:
+    """Ranking alone."""
+    table, (query_pid, gallery_pid, query_camid, gallery_camid) = _given(folder)
+    who = (query_pid, query_camid, gallery_pid, gallery_camid)
+    rank_distances(table[:2], query_pid[:2], query_camid[:2], gallery_pid, gallery_camid)
+    with Meter() as meter:
+        found = rank_distances(table, *who)
+    return {"cpu_s": meter.seconds, "peak_mb": meter.peak, **_scores(found)}
+
+
+# ------------------------------------------------------------------ peers
+
+
+def compiled(folder: Path, name: str, checkout: str) -> dict[str, Any]:
+    """The Cython ranking of fast-reid or torchreid alone."""
+    sys.path.insert(
+        0,
+        str(
+            Path(checkout)
+            / {"fastreid": "fastreid/evaluation", "torchreid": "torchreid/metrics"}[name]
+            / "rank_cylib"
+        ),
+    )
+    from rank_cy import evaluate_cy
+
+    table, (query_pid, gallery_pid, query_camid, gallery_camid) = _given(folder)
+    with Meter() as meter:
+        answer = evaluate_cy(table, query_pid, gallery_pid, query_camid, gallery_camid, DEPTH)
+    scores = {"cmc": np.asarray(answer[0]).tolist(), "mAP": float(np.mean(answer[1]))}
+    if len(answer) > 2:
+        scores["mINP"] = float(np.mean(answer[2]))
+    return {"cpu_s": meter.seconds, "peak_mb": meter.peak, **scores}
+
+
+def bpbreid(folder: Path, checkout: str) -> dict[str, Any]:
+    """BPBReID's distance with boolean visibilities, and its ranking, as its engine calls them."""
+    sys.modules["torchreid.utils.writer"] = SimpleNamespace(
+        Writer=SimpleNamespace(current_writer=lambda: None)
+    )
+    root = Path(checkout) / "torchreid"
+    _module("torchreid.utils.tensortools", root / "utils/tensortools.py")
+    distance = _module("torchreid.metrics.distance", root / "metrics/distance.py")
+    ranking = _module("torchreid.metrics.rank", root / "metrics/rank.py")
+    query, gallery = _load(folder, "query"), _load(folder, "gallery")
+    features = (query.parts, gallery.parts, query.visibility.bool(), gallery.visibility.bool())
+    with Meter() as whole:
+        with Meter() as first:
+            table, _ = distance.compute_distance_matrix_using_bp_features(
+                *features, batch_size_pairwise_dist_matrix=BATCH
+            )
+        answer = ranking.evaluate_rank(table.numpy(), query.pid, gallery.pid, query.camid, gallery.camid)
+    return {
+        "cpu_s": whole.seconds,
+        "distance_cpu_s": first.seconds,
+        "peak_mb": max(whole.peak, first.peak),
+        "mAP": float(answer["mAP"]),
+        "cmc": np.asarray(answer["cmc"]).tolist(),
+    }
+
+
+def _module(name: str, path: Path) -> ModuleType:
+    """A file of a checkout, without the package around it."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SIDES: dict[str, Callable[..., dict[str, Any]]] = {
+    side.__name__: side for side in (ours, matrix, ours_ranking, compiled, bpbreid)
+}
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

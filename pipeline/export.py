@@ -1,0 +1,72 @@
+"""A trained model as one ONNX graph, for runtimes without torch.
+
+Inputs, for N images (any number):
+
+    image    (N, H, W, 3) uint8, RGB, resized bicubically to the model's size; the graph scales the colours
+    hidden   (N, C) bool, z: which coarse parts are hidden; all false if nothing is known
+    camera   (N,) int64, from 0; -1 unknown.  A camera that the model does not know is the runtime's error
+
+Outputs, float32:
+
+    global       (N, D), of length 1
+    parts        (N, P, D), each of length 1; P = K, or 0 for a method without parts
+    visibility   (N, 1 + P) in [0, 1]: of the global feature, then of the parts
+    gate         (N, 1 + P, D), of methods that have one
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Int, UInt8
+from torch import Tensor, nn
+
+from pipeline import method, store
+from pipeline.batches import Batch, View
+from pipeline.method import Method
+from pipeline.params import BadInput
+
+INPUTS, OUTPUTS = ("image", "hidden", "camera"), ("global", "parts", "visibility", "gate")
+EXAMPLES = 2  # images that the graph is traced with; 1 would be taken for a constant
+
+
+class Graph(nn.Module):
+    """A method's `embed`, tensors in and tensors out."""
+
+    def __init__(self, model: Method):
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, image: UInt8[Tensor, "N H W 3"], hidden: Bool[Tensor, "N C"], camera: Int[Tensor, "N"]
+    ) -> tuple[Tensor, ...]:
+        """What `OUTPUTS` names."""
+        view = View(image.permute(0, 3, 1, 2), torch.zeros_like(image[..., 0]), hidden)
+        seen = self.model.embed(Batch(view, camera, torch.zeros_like(camera)))
+        found = (seen.parts[:, 0], seen.parts[:, 1:], seen.visibility)
+        return found if seen.gate is None else (*found, seen.gate)
+
+
+def write(folder: str | Path, path: str | Path) -> None:
+    """Write the trained model of a folder as ONNX, whole or not at all.
+
+    Raises `BadInput` if there is none, if it cannot do without parsing maps, or if ONNX is not installed.
+    """
+    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise BadInput(f"{path}: writing ONNX needs {' and '.join(missing)}. Run `uv sync --group onnx`.")
+    model, world = method.load_trained(folder), method.trained_world(folder)
+    if model.reads_maps:
+        raise BadInput(f"{folder}: erases by parsing maps when it embeds, and ONNX inputs have none.")
+    graph = Graph(model).eval()
+    image = torch.zeros(EXAMPLES, *world.size, 3, dtype=torch.uint8)
+    example = (image, torch.zeros(EXAMPLES, world.coarse, dtype=torch.bool), torch.full((EXAMPLES,), -1))
+    many = {0: torch.export.Dim("N", min=1)}
+    # traced here, since the ONNX exporter would rather fix N than fail
+    traced = torch.export.export(graph, example, dynamic_shapes=dict.fromkeys(INPUTS, many))
+    count = len(graph(*example))
+    program = torch.onnx.export(
+        traced, dynamo=True, input_names=INPUTS, output_names=OUTPUTS[:count], verbose=False
+    )
+    with store.replace(path) as beside:
+        program.save(beside, external_data=False)

@@ -1,0 +1,153 @@
+"""A trained model for users: pictures of people in, features out, distances between them.
+
+The stage `embed` and this module prepare pictures alike: the same batch gives the same features to the bit,
+another batch size to the last digits.  Without parsing maps nobody knows what a picture hides (z); then
+
+    guess=False    nothing is known to be hidden: one pass
+    guess=True     the model says what is: its parts are asked after a first pass (Eq. 24: a coarse part is
+                   hidden if none of its fine ones is visible), and a picture that hides something is seen
+                   again, told so.  Methods without parts stay with the first pass
+
+What either costs is among the scores that the stage `evaluate` prints (z_unknown, z_guessed).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from pipeline import batches, datasets, features, method, occlusion, ranking
+from pipeline.batches import Batch, View
+from pipeline.method import Embedding, Method, World
+from pipeline.params import BadInput
+
+Picture = str | Path | np.ndarray  # a file, or (height, width, 3) uint8, RGB, of any size
+Map = np.ndarray  # (height, width) uint8, of any size: 0 background, 1..K the parts
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model on a device, ready to embed pictures."""
+
+    model: Method
+    world: World
+    device: torch.device
+    batch: int  # pictures at a time
+
+    def embed(
+        self,
+        pictures: Sequence[Picture],
+        cameras: Sequence[int] | None = None,
+        maps: Sequence[Map] | None = None,
+        threshold: float | None = None,
+        guess: bool = False,
+    ) -> Embedding:
+        """How the model sees N pictures, on the CPU.
+
+        `cameras` are numbered as in the index of the training set, from 0; -1 is unknown.  `maps` are parsing
+        maps, of any size; a part with fewer than `threshold` (lambda) of a map's pixels is hidden.
+        `guess` says what to do without maps.  Raises `BadInput` that lists all pictures, cameras and maps
+        that cannot be used.
+        """
+        self._check(pictures, cameras, maps, threshold)
+        found = []
+        for start in range(0, len(pictures), self.batch):
+            some = slice(start, start + self.batch)
+            image = torch.from_numpy(_read(pictures[some], start, self.world.size))
+            parsing, hidden = self._labels(None if maps is None else maps[some], threshold, len(image))
+            camid = torch.tensor([-1] * len(image) if cameras is None else cameras[some])
+            view = View(image.permute(0, 3, 1, 2), parsing, hidden)
+            batch = Batch(view, camid, torch.zeros_like(camid)).to(self.device)
+            found.append(self._see(batch, guess and maps is None))
+        return _join(found)
+
+    def _see(self, batch: Batch, guess: bool) -> Embedding:
+        seen = self.model.embed(batch)
+        return features.guessed(self.model, batch, seen) if guess else seen
+
+    def _labels(
+        self, maps: Sequence[Map] | None, threshold: float | None, count: int
+    ) -> tuple[UInt8[Tensor, "N H W"], Bool[Tensor, "N C"]]:
+        """Parsing maps of some pictures at the model's size, and their z; all zero without maps."""
+        if maps is None:
+            parsing = torch.zeros(count, *self.world.size, dtype=torch.uint8)
+            return parsing, torch.zeros(count, self.world.coarse, dtype=torch.bool)
+        each = (torch.from_numpy(np.ascontiguousarray(m))[None] for m in maps)
+        pixels = torch.cat([occlusion.pixels(m, self.world.coarse) for m in each])
+        resized = np.stack([batches.resize_labels(m, self.world.size) for m in maps])
+        return torch.from_numpy(resized), occlusion.hidden(pixels, threshold, strict=True)
+
+    def _check(self, pictures, cameras, maps, threshold) -> None:
+        if len(pictures) == 0:
+            raise BadInput("pictures: none given. Give files, or arrays of (height, width, 3) bytes.")
+        for name, given in (("cameras", cameras), ("maps", maps)):
+            if given is not None and len(given) != len(pictures):
+                raise BadInput(f"{name}: {len(given)} for {len(pictures)} pictures. Give one for each.")
+        known = range(-1, self.world.cameras)
+        strange = sorted({int(c) for c in (() if cameras is None else cameras)} - set(known))
+        if strange:
+            raise BadInput(
+                f"cameras: {strange}, but the model was trained with 0 to {self.world.cameras - 1}. "
+                "Give -1 where the camera is unknown."
+            )
+        faulty = [n for n, m in enumerate(maps or ()) if m.dtype != np.uint8 or m.ndim != 2 or m.size == 0]
+        if faulty:
+            raise BadInput(f"maps: number {faulty} not (height, width) of bytes. Give label maps as cached.")
+        if maps is not None and threshold is None:
+            raise BadInput("threshold: none given. With maps, say lambda: params.yaml has it (5).")
+        if maps is None and self.model.reads_maps:
+            raise BadInput("maps: none given, but this model erases by parsing maps. Give one a picture.")
+
+
+def load(folder: str | Path, device: str | torch.device = "cpu", batch: int = 64) -> Trained:
+    """The model that `stages.train` left in a folder, on a device, `batch` pictures at a time.
+
+    Raises `BadInput` if the folder holds no model.
+    """
+    device = torch.device(device)
+    return Trained(method.load_trained(folder).to(device), method.trained_world(folder), device, batch)
+
+
+def distances(
+    query: Embedding, gallery: Embedding, metric: ranking.Metric = "euclidean"
+) -> Float[Tensor, "Q G"]:
+    """Distance of every query to every gallery picture (Eq. 25), as the gallery is ranked by: 0 is alike."""
+    return ranking.distances(_embedded(query), _embedded(gallery), metric)
+
+
+def _embedded(seen: Embedding) -> ranking.Embedded:
+    nobody = np.zeros(len(seen.parts), np.int64)
+    return ranking.Embedded(seen.parts, seen.visibility, nobody, nobody, seen.gate)
+
+
+def _read(pictures: Sequence[Picture], first: int, size: tuple[int, int]) -> UInt8[np.ndarray, "N H W 3"]:
+    """Decoded pictures at the model's size; raises `BadInput` that lists all that are none."""
+    images, faults = [], []
+    for number, picture in enumerate(pictures, first):
+        try:
+            images.append(batches.resize_colours(_decoded(picture), size))
+        except datasets.UNDECODABLE as error:
+            name = f"picture {number}" if isinstance(picture, np.ndarray) else picture
+            faults.append(f"{name}: cannot be used ({error}). Give a picture file or (h, w, 3) bytes.")
+    if faults:
+        raise BadInput("\n".join(faults))
+    return np.stack(images)
+
+
+def _decoded(picture: Picture) -> UInt8[np.ndarray, "h w 3"]:
+    if not isinstance(picture, np.ndarray):
+        return datasets.decode(Path(picture).read_bytes())
+    if picture.dtype != np.uint8 or picture.shape[2:] != (3,) or picture.size == 0:
+        raise ValueError(f"an array of {picture.dtype} {picture.shape}")
+    return picture
+
+
+def _join(found: list[Embedding]) -> Embedding:
+    columns = {f.name: [getattr(seen, f.name) for seen in found] for f in fields(Embedding)}
+    return Embedding(
+        **{n: None if c[0] is None else torch.cat([t.float().cpu() for t in c]) for n, c in columns.items()}
+    )

@@ -1,0 +1,213 @@
+"""Labels made elsewhere: from a folder or an archive of files, one an image, to parsing maps.
+
+Unusual here:
+- Every file is looked at before anything is computed; what is missing or unusable is reported together.
+- A label is found by its name and by folders, so that an archive is read as it was downloaded.
+"""
+
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import UInt8
+from pydantic.dataclasses import dataclass
+
+from pipeline import parsing, store
+from pipeline.datasets import SPLITS
+from pipeline.datasets.found import IMAGES
+from pipeline.outside import confidences, maps
+from pipeline.outside.files import opened
+from pipeline.params import STRICT, BadInput
+
+LISTED = 5  # faults of a kind that an error names; the rest are counted
+ENDINGS = {"bpbreid": (".npy",)}  # of a label's name, by source; all others' are:
+MAPS = (".png", ".npy")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Folders:
+    """Where the labels of each split lie: the last folders of a path, as in `query` or `pifpaf/query`."""
+
+    train: str
+    query: str
+    gallery: str
+
+
+@dataclass(frozen=True, config=STRICT)
+class Outside:
+    """Where a dataset's labels come from."""
+
+    # bpbreid: confidences of 17 keypoints and 19 limbs.  Otherwise label maps, by their classes
+    source: Literal["bpbreid", "lip", "cihp", "atr", "pascal", "classes"]
+    path: str  # a folder, zip, tar or tar.gz; the file that dvc.yaml hands to the stage
+    folders: Folders
+    missing: Literal["refuse", "nobody"]  # nobody: images without a label count as those without a person
+    classes: list[str] | None = None  # source `classes`: the part, pair or `background` of class 0, 1, ...
+
+    def endings(self) -> tuple[str, ...]:
+        """How the name of a label ends."""
+        return ENDINGS.get(self.source, MAPS)
+
+    def reader(self) -> Callable[[bytes, str], np.ndarray]:
+        """Bytes of a label and its name -> an array; `Unusable` says what is wrong with them."""
+        if self.source == "bpbreid":
+            return confidences.read
+        return partial(maps.read, classes=len(maps.table(self.source, self.classes)))
+
+
+class Labelled(NamedTuple):
+    """Every image accounted for."""
+
+    names: list[str]  # of its label, an image a row; empty where it is missing
+    content: str  # hash of all labels, in the order of the images
+    ignored: int  # files that are no label of any image
+
+    @property
+    def missing(self) -> int:
+        return sum(not name for name in self.names)
+
+
+# ------------------------------------------------------------------ which file is whose
+
+
+def match(index: pd.DataFrame, names: list[str], settings: Outside) -> tuple[list[list[str]], int]:
+    """The labels that fit each image best, and how many files fit none.
+
+    A label fits an image if it lies in the folder of its split, has its name (`x.npy`, `x.jpg.npy`,
+    `x.jpg.confidence_fields.npy` are labels of x.jpg), and lies in no folder that the image does not; the
+    label that shares most folders is the best.
+    """
+    by_image: dict[tuple[str, str], list[tuple[tuple[str, ...], str]]] = {}
+    for name in names:
+        for split, inside, stem in _places(name, settings):
+            by_image.setdefault((split, stem), []).append((inside, name))
+    fitting = []
+    for key in index["key"]:
+        split, *folders, last = PurePosixPath(key).parts
+        found = by_image.get((split, _stem(last)), [])
+        near = [(len(inside), name) for inside, name in found if set(inside) <= set(folders)]
+        most = max((shared for shared, _ in near), default=0)
+        fitting.append(sorted(name for shared, name in near if shared == most))
+    used = {name for fit in fitting for name in fit}
+    return fitting, len(names) - len(used)
+
+
+def _places(name: str, settings: Outside) -> list[tuple[str, tuple[str, ...], str]]:
+    # a/query/b/x.jpg.npy -> [(query, (b,), x)], if `query` is the folder of the split `query`
+    *folders, last = PurePosixPath(name).parts
+    if not last.endswith(settings.endings()) or last.startswith("."):
+        return []
+    stem = _stem(PurePosixPath(last).stem.removesuffix(".confidence_fields"))
+    found = []
+    for split in SPLITS:
+        wanted = list(PurePosixPath(getattr(settings.folders, split)).parts)
+        ends = [i + len(wanted) for i in range(len(folders)) if folders[i : i + len(wanted)] == wanted]
+        if ends:
+            found.append((split, tuple(folders[ends[-1] :]), stem))
+    return found
+
+
+def _stem(name: str) -> str:
+    path = PurePosixPath(name)
+    return path.stem if path.suffix.lower() in IMAGES else name
+
+
+# ------------------------------------------------------------------ every image accounted for
+
+
+def account(index: pd.DataFrame, settings: Outside, rule: parsing.Parse, where: str) -> Labelled:
+    """The label of every image, each one looked at.  `where` names the settings in params.yaml.
+
+    Raises `BadInput` that lists the first missing, ambiguous and unusable ones and counts the rest.
+    """
+    if settings.source == "bpbreid":
+        confidences.check(rule)
+    read, digest = settings.reader(), hashlib.sha256()
+    faults: dict[str, list[str]] = {"missing": [], "more than one label": [], "unusable": []}
+    with opened(settings.path) as files:
+        fitting, ignored = match(index, files.names, settings)
+        for key, found in zip(store.progress(iterable=index["key"], desc="labels"), fitting, strict=True):
+            if len(found) > 1:
+                faults["more than one label"].append(f"{key}: {' and '.join(found)}")
+            elif not found:
+                faults["missing"].append(key)
+            else:
+                blob = files.read(found[0])
+                digest.update(hashlib.sha256(blob).digest())
+                try:
+                    read(blob, found[0])
+                except confidences.Unusable as error:
+                    faults["unusable"].append(f"{found[0]}: {error}")
+    if settings.missing == "nobody":
+        faults["missing"] = []
+    if any(faults.values()):
+        raise BadInput(_complaint(settings, faults, len(index), where))
+    names = [found[0] if found else "" for found in fitting]
+    digest.update("".join("01"[bool(name)] for name in names).encode())
+    return Labelled(names, digest.hexdigest(), ignored)
+
+
+def _complaint(settings: Outside, faults: dict[str, list[str]], images: int, where: str) -> str:
+    lines = []
+    for kind, found in faults.items():
+        if found:
+            rest = f"\n    and {len(found) - LISTED} more" if len(found) > LISTED else ""
+            lines.append(f"  {len(found)} {kind}:\n    " + "\n    ".join(found[:LISTED]) + rest)
+    remedy = f"Repair them, or correct {where} in params.yaml (folders: where the labels of a split lie)."
+    if faults["missing"]:
+        remedy += f" {where}.missing: nobody takes missing ones for images without a person."
+    return (
+        f"{settings.path}: {sum(map(len, faults.values()))} of {images} images have no usable label; nothing "
+        "was written.\n" + "\n".join(lines) + f"\n{remedy}"
+    )
+
+
+def describe(labelled: Labelled) -> str:
+    """How many labels were found, for people."""
+    count = len(labelled.names)
+    return (
+        f"{count} images: {count - labelled.missing} labels, {labelled.missing} missing; "
+        f"{labelled.ignored} other files left out"
+    )
+
+
+# ------------------------------------------------------------------ labels -> maps
+
+
+class Adopter:
+    """Makes the parsing map of any range of rows from their labels; built anew in each worker."""
+
+    def __init__(self, names: list[str], sizes: np.ndarray, settings: Outside, rule: parsing.Parse):
+        self.files = opened(settings.path)
+        self.names, self.sizes, self.settings, self.rule = names, sizes, settings, rule
+        self.read = settings.reader()
+
+    def __call__(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        """The arrays of parsing.h5 for rows start..stop: map, status, instance, margin.
+
+        Nobody was chosen here: `instance` is -1 and `margin` is nan.
+        """
+        found = np.stack([self.map(row) for row in range(start, stop)])
+        nobody = ~found.any((1, 2))
+        return {
+            "map": found,
+            "status": np.where(nobody, parsing.NO_PERSON, parsing.OK).astype(np.uint8),
+            "instance": np.full(len(found), -1, np.int8),
+            "margin": np.full(len(found), np.nan, np.float32),
+        }
+
+    def map(self, row: int) -> UInt8[np.ndarray, "H W"]:
+        """The parsing map of an image; all background if it has no label."""
+        name = self.names[row]
+        if not name:
+            return np.zeros(self.rule.grid, np.uint8)
+        label = self.read(self.files.read(name), name)
+        if self.settings.source == "bpbreid":
+            height, width = self.sizes[row].tolist()
+            return confidences.fuse(label, (height, width), self.rule)
+        codes = maps.table(self.settings.source, self.settings.classes)[label]
+        return maps.on(self.rule.grid, maps.sided(codes))

@@ -1,0 +1,202 @@
+"""Several processes that learn as one: each takes its share of every batch, and all hold the same weights.
+
+`torchrun` starts them, tells them apart, and stops all if one fails.  Losses are means over images, so the
+mean of the processes' losses is the loss of the whole batch, and the mean of their gradients its gradient, if
+
+- what one image's loss takes from other images (triplets, batch statistics) is gathered from all processes,
+  gradients going back to where it came from;
+- what is random is drawn for the whole batch everywhere, by equal generators, and each takes its share.
+
+Unusual here: gradients are averaged explicitly.  DistributedDataParallel averages what `backward` adds up, in
+one forward and one backward pass a step; objectives are several, and each takes `torch.autograd.grad` of its
+own player's parameters.
+
+A process that is alone is all of them: then every function here gives back what it was given.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pipeline.params import BadInput
+
+Scope = Literal["batch", "process"]  # the images that meet: the whole batch's, or a process's share
+_mined: ContextVar[Scope] = ContextVar("mined", default="batch")
+
+
+def count() -> int:
+    """How many learn together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def number() -> int:
+    """Which of them this one is, from 0; 0 alone writes files."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def device() -> torch.device:
+    """Where this process computes: a GPU of its own if there are any."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+
+
+# ------------------------------------------------------------------ starting
+
+
+def launch(wanted: int, module: str, words: Sequence[str]) -> bool:
+    """Run a module in so many processes of this machine, by torchrun; False if that needs no new ones.
+
+    Under torchrun already, its number counts.  Raises `BadInput` if there are GPUs, but fewer.
+    """
+    if wanted == 1 or dist.is_torchelastic_launched():
+        return False
+    if torch.cuda.is_available() and wanted > torch.cuda.device_count():
+        raise BadInput(
+            f"params.yaml: train.processes = {wanted}, but this machine has {torch.cuda.device_count()} "
+            "GPUs. Lower it."
+        )
+    from torch.distributed.run import main as torchrun  # costs a second, and few need it
+
+    torchrun(["--standalone", f"--nproc-per-node={wanted}", "-m", module, *words])
+    return True
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Be one of those that torchrun started; alone without it."""
+    if not dist.is_torchelastic_launched():
+        yield
+        return
+    here = device()
+    if here.type == "cuda":
+        torch.cuda.set_device(here)
+    dist.init_process_group("nccl" if here.type == "cuda" else "gloo")
+    yield
+    dist.destroy_process_group()  # not after an error: it may wait for the others, and they for this one
+
+
+# ------------------------------------------------------------------ shares of a batch
+
+
+def share(size: int) -> slice:
+    """Which of `size` images are this process's."""
+    each = size // count()
+    return slice(number() * each, (number() + 1) * each)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, own: Tensor) -> Tensor:
+        own = own.contiguous()
+        every = [torch.empty_like(own) for _ in range(count())]
+        dist.all_gather(every, own)
+        return torch.cat(every)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)  # what every process's loss asks of every process's images
+        return gradient[share(len(gradient))]
+
+
+def gather(own: Tensor, axis: int = 0) -> Tensor:
+    """The shares of all along an axis, as the whole batch has them, with gradient."""
+    return own if count() == 1 else _Gather.apply(own.movedim(axis, 0)).movedim(0, axis)
+
+
+def drawn(draw: Callable[[Tensor], Tensor], own: Tensor) -> Tensor:
+    """This process's share of what `draw` makes of the whole batch: as one process would draw it."""
+    whole = draw(gather(own.detach()))
+    return whole[share(len(whole))]
+
+
+def mean(values: Tensor) -> Tensor:
+    """The mean over processes, without gradient."""
+    if count() == 1:
+        return values
+    values = values.detach().clone()
+    dist.all_reduce(values)
+    return values / count()
+
+
+def mean_gradients(gradients: Sequence[Tensor | None], like: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    """The mean of each gradient over processes, in one message; None where no process has one."""
+    if count() == 1:
+        return gradients
+    has = torch.tensor([g is not None for g in gradients], device=like[0].device, dtype=like[0].dtype)
+    flat = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, like, strict=True)]
+    message = mean(torch.cat([has, *(g.flatten() for g in flat)]))
+    has, *parts = message.split([len(has), *(p.numel() for p in like)])
+    return [g.view_as(p) if h else None for h, g, p in zip(has.tolist(), parts, like, strict=True)]
+
+
+# ------------------------------------------------------------------ where images meet
+
+
+@contextmanager
+def mined(scope: Scope) -> Iterator[None]:
+    """Let losses that compare images compare those of the whole batch, or of the process's share alone."""
+    token = _mined.set(scope)
+    try:
+        yield
+    finally:
+        _mined.reset(token)
+
+
+def met(own: Tensor, axis: int = 0) -> Tensor:
+    """What this process's images are compared with, along an axis (see `mined`)."""
+    return gather(own, axis) if _mined.get() == "batch" else own
+
+
+def share_statistics(network: nn.Module) -> None:
+    """Let each batch norm in training normalise by the whole batch, and every process run the same mean.
+
+    torch's SyncBatchNorm does so on GPUs alone.
+    """
+    if count() == 1:
+        return
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.register_forward_pre_hook(lambda m, given: (gather(given[0]),) if m.training else None)
+            module.register_forward_hook(
+                lambda m, given, whole: whole[share(len(whole))] if m.training else None
+            )
+
+
+# ------------------------------------------------------------------ never apart in silence
+
+
+def from_first(value: Any) -> Any:
+    """What process 0 has; all wait for it."""
+    if count() == 1:
+        return value
+    held = [value]
+    dist.broadcast_object_list(held)
+    return held[0]
+
+
+def agree(what: str, value: Any) -> None:
+    """Raise `BadInput` in every process unless all hold the same value."""
+    if count() == 1:
+        return
+    held = [None] * count()
+    dist.all_gather_object(held, value)
+    if any(other != held[0] for other in held):
+        raise BadInput(
+            f"train: the {count()} processes differ in {what}: {', '.join(map(str, held))}. Give all the "
+            "same files and versions, `.scratch` on a disk that they share, and GPUs of one kind."
+        )
+
+
+def agree_on_weights(network: nn.Module) -> None:
+    """Raise `BadInput` in every process unless all have the same parameters, to the bit."""
+    if count() > 1:
+        sums = [p.detach().view(torch.int32).sum() for p in network.parameters()]
+        agree("their weights", int(torch.stack(sums).sum()))

@@ -1,0 +1,180 @@
+"""The protocol of Market-1501: which gallery images count for a query, and what their ranks are worth."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int
+
+from pipeline.ranking import kernels
+
+Rule = Literal["rectangular", "trapezoid"]
+_ROWS = 64  # of a matrix that are judged at a time: they stay in the processor's cache
+
+
+@dataclass(frozen=True)
+class Lists:
+    """A list of gallery images for each query: those of query i are rows[first[i] : first[i + 1]]."""
+
+    first: Int[np.ndarray, "starts"]
+    rows: Int[np.ndarray, "n"]
+
+    @property
+    def lengths(self) -> Int[np.ndarray, "Q"]:
+        return np.diff(self.first)
+
+    @property
+    def owner(self) -> Int[np.ndarray, "n"]:
+        """The query of each entry."""
+        return np.repeat(np.arange(len(self.first) - 1), self.lengths)
+
+    def __getitem__(self, which: slice) -> "Lists":
+        start, stop, _ = which.indices(len(self.first) - 1)
+        first = self.first[start : stop + 1]
+        return Lists(first - first[0], self.rows[first[0] : first[-1]])
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Who is who in a gallery: its images sorted by person, in the gallery's order within each."""
+
+    order: Int[np.ndarray, "G"]
+    pid: Int[np.ndarray, "G"]  # sorted
+    camid: Int[np.ndarray, "G"]  # as in the gallery
+
+    @classmethod
+    def of(cls, pid: Int[np.ndarray, "G"], camid: Int[np.ndarray, "G"]) -> "Cast":
+        order = np.argsort(pid, kind="stable")
+        return cls(order, pid[order], camid)
+
+    def own(self, pid: Int[np.ndarray, "Q"]) -> Lists:
+        """Every image of each query's person; distractors and junk are nobody."""
+        start, stop = (np.searchsorted(self.pid, pid, side) for side in ("left", "right"))
+        first = np.concatenate([[0], np.cumsum(np.where(pid > 0, stop - start, 0))])
+        place = np.arange(first[-1]) + np.repeat(start - first[:-1], np.diff(first))
+        return Lists(first, self.order[place])
+
+    def split(self, pid: Int[np.ndarray, "Q"], camid: Int[np.ndarray, "Q"]) -> tuple[Lists, Lists]:
+        """Each query's matches, and the images of its person that its own camera took, which do not count."""
+        own = self.own(pid)
+        camera = camid[own.owner]
+        same = (self.camid[own.rows] == camera) & (camera >= 0)
+        return _some(own, ~same), _some(own, same)
+
+
+def _some(lists: Lists, which: Bool[np.ndarray, "n"]) -> Lists:
+    counts = np.bincount(lists.owner[which], minlength=len(lists.first) - 1)
+    return Lists(np.concatenate([[0], np.cumsum(counts)]), lists.rows[which])
+
+
+# ------------------------------------------------------------------ what ranks are worth
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How well each query was answered; a query without a right image in the gallery has no scores."""
+
+    ap: Float[np.ndarray, "Q"]  # average precision; NaN without a match
+    inp: Float[np.ndarray, "Q"]  # matches / rank of the last one; NaN without a match
+    first: Int[np.ndarray, "Q"]  # rank of the first match, from 1; 0 without a match
+    matches: Int[np.ndarray, "Q"]  # right images left in the gallery
+    top: Int[np.ndarray, "Q top"]  # nearest gallery images, by position; -1 where there are no more
+    found: "Matches"
+    rule: Rule  # of the average precision
+
+    @property
+    def valid(self) -> Bool[np.ndarray, "Q"]:
+        return self.matches > 0
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The right images of all queries, nearest first in each; a query's AP is the mean of its precisions."""
+
+    query: Int[np.ndarray, "n"]  # by position
+    image: Int[np.ndarray, "n"]  # of the gallery, by position
+    rank: Int[np.ndarray, "n"]  # from 1
+    precision: Float[np.ndarray, "n"]
+
+
+def judge(
+    hits: Lists,
+    ranks: Int[np.ndarray, "n"],
+    top: Int[np.ndarray, "Q top"],
+    rule: Rule,
+    order: Int[np.ndarray, "Q"],
+    kept: Int[np.ndarray, "G"],
+) -> Ranking:
+    """Scores from the ranks of all matches, counted from 1.
+
+    Query i of the lists stands at order[i], image j at kept[j]; an image below 0 is none.
+
+    Average precision is the mean of the precisions at the matches (`rectangular`, what the Python evaluators
+    compute), or of the means of the precisions at and just before each (`trapezoid`, the area under the
+    curve, which Market-1501's own Matlab script computes; before rank 1 the precision is 1).
+    """
+    first, matches, owner = hits.first, hits.lengths, hits.owner
+    found = np.flatnonzero(matches)
+    nearest = np.lexsort((ranks, owner))
+    ranks, images = ranks[nearest], hits.rows[nearest]
+    number = np.arange(len(ranks)) - first[owner]  # matches before this one
+    precision = (number + 1) / ranks
+    if rule == "trapezoid":
+        before = np.where(ranks > 1, number / np.maximum(ranks - 1, 1), 1.0)
+        precision = (precision + before) / 2
+    ap, inp = np.full(len(matches), np.nan), np.full(len(matches), np.nan)
+    earliest = np.zeros(len(matches), np.int32)
+    if len(found):
+        ap[found] = np.add.reduceat(precision, first[found]) / matches[found]
+        inp[found] = matches[found] / ranks[first[found + 1] - 1]
+        earliest[found] = ranks[first[found]]
+    back = np.argsort(order)
+    each = (values[back] for values in (ap, inp, earliest, matches.astype(np.int32)))
+    top = np.where(top < 0, -1, np.append(kept, -1)[top])[back]
+    return Ranking(*each, top, Matches(order[owner], kept[images], ranks, precision), rule)
+
+
+def rank_distances(
+    table: Float32[np.ndarray, "Q G"],
+    query_pid: Int[np.ndarray, "Q"],
+    query_camid: Int[np.ndarray, "Q"],
+    gallery_pid: Int[np.ndarray, "G"],
+    gallery_camid: Int[np.ndarray, "G"],
+    rule: Rule = "rectangular",
+    top: int = 0,
+) -> Ranking:
+    """Rank by a matrix of distances that somebody else computed, by the same protocol as `rank`.
+
+    The matrix is left as it is; beside it, a few of its rows are held.
+    """
+    kept = np.flatnonzero(gallery_pid >= 0)
+    whole = len(kept) == len(gallery_pid)
+    hits, removed = Cast.of(gallery_pid[kept], gallery_camid[kept]).split(query_pid, query_camid)
+    ranks, images = np.ones(len(hits.rows), np.int64), np.arange(len(kept))
+    best, who = empty(len(table), top)
+    for start in range(0, len(table), _ROWS):
+        some = slice(start, start + _ROWS)
+        rows = table[some].copy() if whole else table[some][:, kept]
+        at = strike(rows, images, hits[some], removed[some])
+        mine = ranks[hits.first[start] : hits.first[min(start + _ROWS, len(table))]]
+        kernels.count(rows, hits[some].first, at, hits[some].rows, mine)
+        if top:
+            kernels.nearest(rows, images, best[some], who[some])
+    return judge(hits, ranks, who, rule, np.arange(len(table)), kept)
+
+
+def strike(
+    table: Float32[np.ndarray, "n w"], images: Int[np.ndarray, "w"], hits: Lists, removed: Lists
+) -> Float32[np.ndarray, "hits"]:
+    """The distances of the matches; what does not count is taken out of the table.
+
+    The table's columns are these images of the gallery, in its order.
+    """
+    at = table[hits.owner, np.searchsorted(images, hits.rows)]
+    table[removed.owner, np.searchsorted(images, removed.rows)] = kernels.OUT
+    return at
+
+
+def empty(queries: int, top: int) -> tuple[Float32[np.ndarray, "Q top"], Int[np.ndarray, "Q top"]]:
+    """Lists of the nearest images that hold none yet: distances, and positions in the gallery."""
+    return np.full((queries, top), kernels.FAR), np.full((queries, top), -1, np.int64)

@@ -1,0 +1,33 @@
+"""What a long ranking has found so far, so that a run that was stopped goes on."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from pipeline import store
+
+T = TypeVar("T")
+EVERY = 128  # tiles between two notes
+
+
+class Notes:
+    """A page in a folder for one block of queries; without a folder, nothing is noted."""
+
+    def __init__(self, folder: Path | None, name: str):
+        self.path = None if folder is None else folder / f"{name}.npz"
+        self.every = 0 if folder is None else EVERY
+
+    def read(self, kind: type[T]) -> T | None:
+        """The dataclass that was last written, or none."""
+        if self.path is None or not self.path.exists():
+            return None
+        with np.load(self.path, allow_pickle=False) as page:
+            return kind(**{name: page[name] if page[name].ndim else page[name].item() for name in page})
+
+    def write(self, found: Any) -> None:
+        """Note it in place of what was noted before."""
+        if self.path is not None:
+            with store.replace(self.path) as beside, open(beside, "wb") as file:
+                np.savez(file, **asdict(found))

@@ -1,0 +1,254 @@
+"""A gallery of any size, ranked for every query, in memory that does not grow with it.
+
+Each distance is computed once, and only how it compares with the matches' distances is kept:
+
+1. A block of queries, one person's together, is compared with the images of its own people.  That gives
+   the distance of every match.
+2. The rest of the gallery passes by tile by tile, each image read once a block; for every match, the images
+   that come before it are counted.
+
+Distances are compared as they were computed, so that no match is ranked by another rounding of itself.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import pairwise
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline import store
+from pipeline.params import BadInput
+from pipeline.ranking import kernels, products
+from pipeline.ranking.comparison import PANEL, TILE, Metric, Panel, Tile, compare, compatible
+from pipeline.ranking.embedded import Embedded
+from pipeline.ranking.protocol import Cast, Ranking, Rule, empty, judge, strike
+from pipeline.ranking.resume import Notes
+
+MB = 2**20
+
+
+def rank(
+    query: Embedded,
+    gallery: Embedded,
+    metric: Metric = "euclidean",
+    rule: Rule = "rectangular",
+    memory: int = 256,
+    top: int = 0,
+    device: str | torch.device = "cpu",
+    workers: int = 0,
+    title: str = "",
+    notes: Path | None = None,
+) -> Ranking:
+    """Rank the gallery for every query by the protocol of Market-1501.
+
+    Left out of the gallery: junk (pid below 0), and for each query the images of its person by its own
+    camera, if that is known.  Equal distances keep the gallery's order.  `memory` bounds in MB what is held
+    beside features that are in memory already; `top` asks for so many nearest images; `workers` threads
+    compute, one a core if 0.  With a `title`, progress is shown; with a folder for `notes`, a run that was
+    stopped goes on there.  Raises `BadInput` for features that are no numbers and for too little memory.
+    """
+    compatible(query, gallery)
+    task = Task(query, gallery, metric, top, torch.device(device), workers or store.cores())
+    order = np.argsort(query.pid, kind="stable")
+    pieces = [order[some] for some in blocks(task, query.pid[order], memory)]
+    total = len(query) * len(task.kept)
+    with (
+        products.chosen(query.parts.shape[2], device) as product,
+        products.threads(task.workers) as pool,
+        store.progress(total=total, desc=title, unit="pair", unit_scale=True, disable=not title) as bar,
+    ):
+        found = [
+            _Block(task, rows, pool, bar).answer(Notes(notes, f"{product}-{number}"))
+            for number, rows in enumerate(pieces)
+        ]
+    return _ranking(task, order, found, rule)
+
+
+def _ranking(task: "Task", order: Int[np.ndarray, "Q"], found: list["Answer"], rule: Rule) -> Ranking:
+    hits = task.cast.split(task.query.pid[order], task.query.camid[order])[0]
+    ranks = np.concatenate([answer.ranks for answer in found]) if found else np.ones(0, np.int64)
+    who = np.concatenate([answer.who for answer in found]) if found else empty(0, task.top)[1]
+    return judge(hits, ranks, who, rule, order, task.kept)
+
+
+# ------------------------------------------------------------------ what fits
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked; gallery images are numbered without the junk."""
+
+    query: Embedded
+    gallery: Embedded
+    metric: Metric
+    top: int
+    device: torch.device
+    workers: int
+
+    @cached_property
+    def kept(self) -> Int[np.ndarray, "G"]:
+        """The gallery's positions of the images that count."""
+        return np.flatnonzero(self.gallery.pid >= 0)
+
+    @cached_property
+    def cast(self) -> Cast:
+        return Cast.of(self.gallery.pid[self.kept], self.gallery.camid[self.kept])
+
+    @property
+    def panel(self) -> int:
+        return PANEL[self.device.type]
+
+    @property
+    def tile(self) -> int:
+        """Images in a tile; all tiles are alike but the last, as each new size of product costs time."""
+        return max(1, -(-len(self.kept) // max(1, -(-len(self.kept) // TILE[self.device.type]))))
+
+    @cached_property
+    def rooms(self) -> list[Float32[Tensor, "tile P D"]]:
+        """Where the features of tiles are put: fresh memory for each would cost as much as reading them."""
+        return [torch.empty(self.tile, *self.gallery.parts.shape[1:]) for _ in range(self.ahead)]
+
+    @property
+    def ahead(self) -> int:
+        """Tiles that are read before the first of them is done with."""
+        return 1 + -(-self.workers // 2)
+
+
+def blocks(task: Task, pid: Int[np.ndarray, "Q"], memory: int) -> Iterator[slice]:
+    """As many queries at a time as fit; raises `BadInput` if not even one does."""
+    parts, channels = task.query.parts.shape[1:]
+    image = 4 * parts * (channels + 4)
+    gated = 1 if task.query.gate is None else 3
+    tables = 2 if task.device.type == "cpu" and gated == 1 else 5
+    fixed = (task.ahead + 1) * task.tile * image + task.workers * tables * 4 * task.panel * task.tile
+    fixed += 2 * gated * task.panel * image + 40 * len(task.kept)
+    own = task.cast.own(pid).lengths
+    start = 0
+    while start < len(pid):
+        new = np.diff(pid[start:], prepend=pid[start] - 1) != 0
+        near = np.cumsum(own[start:] * new) + task.tile  # images of the block's own people
+        each = gated * image + 4 * near + 16 * task.top
+        need = fixed + np.arange(1, len(new) + 1) * each + 48 * np.cumsum(own[start:])
+        if need[0] > memory * MB:
+            least = int(need[0]) // MB + 1
+            raise BadInput(f"memory = {memory}: too little for these features; give at least {least} MB.")
+        stop = start + int(np.searchsorted(need, memory * MB, "right"))
+        yield slice(start, stop)
+        start = stop
+
+
+# ------------------------------------------------------------------ a block of queries
+
+
+@dataclass
+class Answer:
+    """What is known of a block of queries once `done` images beside its own people's have passed by."""
+
+    at: Float32[np.ndarray, "hits"]  # distances of the matches
+    ranks: Int[np.ndarray, "hits"]
+    best: Float32[np.ndarray, "n top"]  # distances of the nearest
+    who: Int[np.ndarray, "n top"]
+    done: int
+
+
+class _Block:
+    """Queries that are ranked together."""
+
+    def __init__(self, task: Task, rows: Int[np.ndarray, "n"], pool: ThreadPoolExecutor, bar: tqdm):
+        self.task, self.rows, self.pool, self.bar = task, rows, pool, bar
+        self.hits, self.removed = task.cast.split(task.query.pid[rows], task.query.camid[rows])
+        near = np.zeros(len(task.kept), bool)
+        near[task.cast.own(np.unique(task.query.pid[rows])).rows] = True
+        near[np.flatnonzero(~near)[: -int(near.sum()) % task.tile]] = True  # whole tiles
+        self.near, self.far = np.flatnonzero(near), np.flatnonzero(~near)
+        self.place = np.searchsorted(self.far, self.hits.rows)
+        cuts = np.linspace(0, len(rows), 1 - (-len(rows) // task.panel)).astype(int).tolist()
+        self.spans = [slice(a, b) for a, b in pairwise(cuts)]
+        self.locks = [Lock() for _ in self.spans]
+
+    def answer(self, notes: Notes) -> Answer:
+        """Both passes; where the notes end, the second goes on."""
+        found = notes.read(Answer)
+        if found is not None:
+            self.bar.update(len(self.rows) * (len(self.near) + found.done))
+            if found.done == len(self.far):
+                return found
+        panels = [Panel(self.task.query, self.rows[span], self.task.device) for span in self.spans]
+        if found is None:
+            found = self._near(panels)
+            notes.write(found)
+        while found.done < len(self.far):
+            stop = found.done + notes.every * self.task.tile if notes.every else len(self.far)
+            images = self.far[found.done : stop]
+            self._pass(panels, images, partial(self._count, found, found.done))
+            found.done += len(images)
+            notes.write(found)
+        return found
+
+    def _near(self, panels: list[Panel]) -> Answer:
+        """The images of the block's own people: distances of the matches, and their ranks so far."""
+        table = np.empty((len(self.rows), len(self.near)), np.float32)
+
+        def fill(number: int, start: int, distances: np.ndarray, images: np.ndarray) -> None:
+            table[self.spans[number], start : start + len(images)] = distances
+
+        self._pass(panels, self.near, fill)
+        at = strike(table, self.near, self.hits, self.removed)
+        found = Answer(at, np.ones(len(at), np.int64), *empty(len(self.rows), self.task.top), done=0)
+        place = np.searchsorted(self.near, self.hits.rows)
+
+        def tally(number: int) -> None:
+            self._add(found, number, table[self.spans[number]], self.near, place)
+
+        list(self.pool.map(tally, range(len(panels))))
+        return found
+
+    def _count(
+        self, found: Answer, done: int, number: int, start: int, distances: np.ndarray, images: np.ndarray
+    ) -> None:
+        place = (self.place - (done + start)).clip(0, len(images))
+        with self.locks[number]:
+            self._add(found, number, distances, images, place)
+
+    def _add(
+        self, found: Answer, number: int, distances: np.ndarray, images: np.ndarray, place: np.ndarray
+    ) -> None:
+        """Count what comes before a panel's matches; a match stands left of the column `place`, if equal."""
+        span = self.spans[number]
+        first = self.hits.first[span.start : span.stop + 1]
+        mine = slice(first[0], first[-1])
+        kernels.count(distances, first - first[0], found.at[mine], place[mine], found.ranks[mine])
+        if self.task.top:
+            kernels.nearest(distances, images, found.best[span], found.who[span])
+
+    def _pass(self, panels: list[Panel], images: np.ndarray, use: Callable[..., None]) -> None:
+        """Let images pass by all panels, a tile at a time, and use their distances."""
+
+        def work(number: int, tile: Tile, start: int, some: np.ndarray) -> None:
+            use(number, start, compare(panels[number], tile, self.task.metric).cpu().numpy(), some)
+
+        waiting: deque[list[Future]] = deque()
+        for start in range(0, len(images), self.task.tile):
+            some = images[start : start + self.task.tile]
+            room = self.task.rooms[start // self.task.tile % self.task.ahead]
+            tile = Tile(self.task.gallery, self.task.kept[some], self.task.device, room)
+            waiting.append([self.pool.submit(work, n, tile, start, some) for n in range(len(panels))])
+            del tile
+            if len(waiting) == self.task.ahead:
+                self._finish(waiting.popleft(), len(some))
+        while waiting:
+            self._finish(waiting.popleft(), len(some))
+
+    def _finish(self, futures: list[Future], images: int) -> None:
+        for future in futures:
+            future.result()
+        self.bar.update(len(self.rows) * images)

@@ -1,0 +1,48 @@
+"""How training goes: its parameters, and the learning rate over time."""
+
+import math
+from typing import Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from pipeline.arithmetic import Precision, Products
+from pipeline.obstacles import Obstacles
+from pipeline.params import STRICT
+from pipeline.processes import Scope
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class Schedule:
+    """How training goes; null means the preset's value (see the method's `PRESETS`)."""
+
+    size: tuple[int, int]  # height, width of images in pixels
+    identities: int = Field(ge=1)  # P, in a batch
+    images: int = Field(ge=1)  # K, of each identity
+    epochs: int | None = Field(ge=1)
+    held_out: int = Field(ge=0)  # identities that choose the epoch to keep; 0: train on all, keep the last
+    optimiser: Literal["sgd", "adamw"] | None
+    lr: float | None = Field(gt=0)
+    decay: float | None = Field(ge=0)
+    warmup: float | None = Field(ge=0)  # epochs
+    floor: float = Field(ge=0, le=1)  # of the learning rate, as a share
+    clip: float | None = Field(ge=0)  # largest norm of a player's gradient; 0 for no limit
+    precision: Precision
+    products: Products
+    processes: int = Field(ge=1)  # that share each batch, on this machine; under torchrun its number counts
+    mining: Scope  # where a triplet loss seeks: the batch, or a process's share of it
+    statistics: Scope  # what a batch norm normalises by, likewise
+    flip: float = Field(ge=0, le=1)  # probability of a mirrored pair
+    pad: int = Field(ge=0)  # pixels, before the random crop
+    obstacles: Obstacles
+
+
+def rate(progress: float, epochs: int, warmup: float, floor: float) -> float:
+    """Share of the full learning rate after `progress` epochs: cosine, under a linear warm-up from 1 %.
+
+    The cosine's clock runs during the warm-up.  Departs: "decayed at 40 and 70 epochs" contradicts the
+    cosine of the same sentence and is left out.
+    """
+    cosine = floor + (1 - floor) * (1 + math.cos(math.pi * min(progress / epochs, 1))) / 2
+    rise = 0.01 + 0.99 * progress / warmup if progress < warmup else 1.0
+    return cosine * rise

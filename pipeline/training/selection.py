@@ -1,0 +1,87 @@
+"""Which epoch to keep: training identities that are held out choose it, never a test set."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pipeline import batches, losses
+from pipeline.batches import Pictures
+from pipeline.method import Method
+from pipeline.params import BadInput
+
+
+def hold_out(
+    pictures: Pictures, names: list[str], count: int, seed: int
+) -> tuple[Pictures, list[str], Pictures | None]:
+    """Pictures to train on and their names, and those of `count` identities drawn at random, none for 0.
+
+    A camera that only they were taken by is unknown.  Raises `BadInput` if there are not that many to spare.
+    """
+    if count == 0:
+        return pictures, names, None
+    identities = np.unique(pictures.pid)
+    if count >= len(identities):
+        raise BadInput(
+            f"params.yaml: train.held_out = {count}, but there are only {len(identities)} training "
+            "identities. Lower it."
+        )
+    aside = np.isin(pictures.pid, np.random.default_rng(seed).permutation(identities)[:count])
+    train, held_out = subset(pictures, ~aside), subset(pictures, aside)
+    held_out = replace(held_out, camid=np.where(np.isin(held_out.camid, train.camid), held_out.camid, -1))
+    return train, [names[i] for i in np.flatnonzero(~aside)], held_out
+
+
+def subset(pictures: Pictures, rows: Bool[np.ndarray, "N"]) -> Pictures:
+    """Some of the pictures, their identities numbered from 0."""
+    return replace(
+        pictures,
+        image=pictures.image[rows],
+        parsing=pictures.parsing[rows],
+        hidden=pictures.hidden[rows],
+        camid=pictures.camid[rows],
+        pid=np.unique(pictures.pid[rows], return_inverse=True)[1],
+    )
+
+
+@torch.no_grad()
+def score(method: Method, pictures: Pictures, batch: int, device: torch.device) -> float:
+    """Mean average precision in [0, 1] of the pictures as they are, each a query for all others."""
+    method.eval()
+    seen = [method.embed(b.to(device)) for b in batches.plain_batches(pictures, batch)]
+    method.train()
+    gap = distances(torch.cat([e.parts for e in seen]), torch.cat([e.visibility for e in seen]))
+    return average_precision(gap.cpu().numpy(), pictures.pid, pictures.camid)
+
+
+def distances(parts: Float[Tensor, "N P D"], visibility: Float[Tensor, "N P"]) -> Float[Tensor, "N N"]:
+    """Distance of every image to every other: the mean over the parts that both show (Eq. 25 of OGFR).
+
+    Infinite where they show none in common; an embedding's gate is left out.
+    """
+    features = F.normalize(parts.float(), dim=-1).transpose(0, 1)
+    weight = (visibility[:, None] * visibility).permute(2, 0, 1)  # P N N
+    total = (losses.distances(features, features) * weight).sum(0)
+    return (total / weight.sum(0)).nan_to_num(nan=torch.inf)
+
+
+def average_precision(
+    gap: Float[np.ndarray, "N N"], pid: Int[np.ndarray, "N"], camid: Int[np.ndarray, "N"]
+) -> float:
+    """Mean over the images that have a match on another camera, or on one unknown; 0 if none has.
+
+    An image is compared neither with itself nor with others of its person and camera.
+    """
+    found = []
+    for i in range(len(pid)):
+        match = pid == pid[i]
+        junk = match & (camid == camid[i]) & (camid >= 0)
+        junk[i] = True
+        order = np.argsort(gap[i][~junk], kind="stable")
+        ranks = np.flatnonzero(match[~junk][order]) + 1
+        if len(ranks):
+            found.append(np.mean(np.arange(1, len(ranks) + 1) / ranks))
+    return float(np.mean(found)) if found else 0.0

@@ -1,0 +1,209 @@
+"""A trained model in a user's hands: the same features as the stage's, whatever is known of the pictures."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline import datasets, inference, occlusion, parts, store, vit
+from pipeline.method import Embedding
+from pipeline.params import BadInput
+from stages import embed
+from tests import small
+
+CAMERAS = [0, 1, -1, 0, 1, 1]
+LAMBDA = 5.0
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Six pictures of six sizes, indexed, labelled and embedded by the stage; the model that saw them."""
+    folder = tmp_path_factory.mktemp("world")
+    rng = np.random.default_rng(0)
+    files = []
+    for n in range(6):
+        files.append(folder / f"{n}.png")
+        Image.fromarray(rng.integers(0, 256, (40 + 9 * n, 20 + 5 * n, 3), np.uint8)).save(files[-1])
+    index = pd.DataFrame({name: range(6) for name in datasets.COLUMNS})
+    index = index.assign(camid=CAMERAS, pid=1, split=["query", "query", *["gallery"] * 4])
+    index = index.astype({"key": str, "sha256": str})
+    index.to_parquet(folder / "index.parquet", index=False)
+    key = {"index": datasets.index_hash(index)}
+    blobs = [file.read_bytes() for file in files]
+    store.pack(folder / "images.h5", "images", blobs, np.array([len(b) for b in blobs]), key)
+    maps = rng.integers(0, 9, (6, 96, 48), np.uint8)  # not the model's 64 x 32
+    maps[1][np.isin(maps[1], (5, 6, 7, 8))] = 0  # no legs
+    maps[2, maps[2] == 1] = 0  # a head of four pixels
+    maps[2, 0, :4] = 1
+    store.write(folder / "parsing.h5", "parsing", {"map": maps}, key)
+    rule = occlusion.Label(parts=4, strict=True)
+    labels = occlusion.label(store.Rows(folder / "parsing.h5")["map"], rule, LAMBDA)
+    store.write(folder / "occlusion.h5", "occlusion", labels, key | {"parts": []})
+    vit.save(folder / "vit.safetensors", small.encoder(), {})
+    small.trained(folder / "trained")
+    words = ("index.parquet", "images.h5", "parsing.h5", "occlusion.h5", "trained", "vit.safetensors")
+    told = Path("params.yaml").read_text().replace("cameras: auto", "cameras: same")
+    (folder / "params.yaml").write_text(told)
+    embed.main(*(str(folder / word) for word in (*words, "features.h5", "params.yaml")))
+    return folder, files, maps
+
+
+@pytest.fixture(scope="module")
+def trained(world):
+    return inference.load(world[0] / "trained")
+
+
+def staged(world, system):
+    rows = store.Rows(world[0] / "features.h5")
+    return torch.from_numpy(rows[f"{system}/part"][:]), torch.from_numpy(rows[f"{system}/visibility"][:])
+
+
+def close(one, other):
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+# ------------------------------------------------------------------ what is seen
+
+
+def test_pictures_are_seen_to_the_bit_as_the_stage_embed_sees_them(world, trained):
+    _, files, maps = world
+    seen = trained.embed(files, CAMERAS, list(maps), LAMBDA)
+    parts, visibility = staged(world, "model")
+    assert torch.equal(seen.parts, parts) and torch.equal(seen.visibility, visibility)
+
+
+@pytest.mark.parametrize("system", ["z_guessed", "z_unknown"])
+def test_without_maps_they_are_seen_as_the_stage_sees_them_without(world, trained, system):
+    seen = trained.embed(world[1], CAMERAS, guess=system == "z_guessed")
+    parts, visibility = staged(world, system)
+    close(seen.parts, parts)
+    assert torch.equal(seen.visibility, visibility)
+
+
+def test_what_is_known_of_a_picture_matters(world, trained):
+    _, files, maps = world
+    known = trained.embed(files, CAMERAS, list(maps), LAMBDA).parts
+    unknown = trained.embed(files, CAMERAS, guess=False).parts
+    hides = torch.tensor([False, True, True, False, False, False])
+    assert torch.equal((known - unknown).abs().amax((1, 2)) > 1e-3, hides)
+    nowhere = trained.embed(files, None, list(maps), LAMBDA).parts
+    assert torch.equal((known - nowhere).abs().amax((1, 2)) > 1e-3, torch.tensor(CAMERAS) >= 0)
+
+
+def test_files_and_arrays_are_the_same_to_it_and_so_are_batch_sizes(world):
+    files = [str(file) for file in world[1]]
+    arrays = [np.asarray(Image.open(file)) for file in files]
+    by_two = inference.load(world[0] / "trained", batch=2)
+    together = inference.load(world[0] / "trained")
+    assert torch.equal(by_two.embed(files).parts, by_two.embed(arrays).parts)
+    close(by_two.embed(files, CAMERAS).parts, together.embed(files, CAMERAS).parts)
+    shown = by_two.embed(files, None, list(world[2]), LAMBDA).parts
+    close(shown, together.embed(files, None, list(world[2]), LAMBDA).parts)
+
+
+def test_what_is_returned_lies_on_the_cpu_one_row_a_picture(world, trained):
+    seen = trained.embed(world[1])
+    assert seen.parts.shape == (6, 9, 16) and seen.visibility.shape == (6, 9) and seen.gate is None
+    assert seen.parts.device.type == "cpu" and seen.parts.dtype == torch.float32
+
+
+# ------------------------------------------------------------------ z without maps
+
+
+@given(st.sampled_from(sorted(parts.COARSE)), st.lists(st.booleans(), min_size=8, max_size=8))
+def test_a_coarse_part_is_guessed_hidden_if_none_of_its_fine_parts_is_visible(coarse, shown):
+    model = small.model()
+    model.coarse = coarse
+    visibility = torch.tensor([[1.0, *shown]])
+    guess = model.guess_hidden(Embedding(torch.zeros(1, 9, 4), visibility))[0].tolist()
+    for hidden, fine in zip(guess, parts.COARSE[coarse].values(), strict=True):
+        assert hidden == all(not shown[label - 1] for label in fine)
+
+
+def test_a_model_without_parts_sees_the_same_whether_it_may_guess_or_not(world, tmp_path):
+    plain = inference.load(small.trained(tmp_path / "plain", "vit_baseline"))
+    one, other = (plain.embed(world[1], guess=guess) for guess in (True, False))
+    assert torch.equal(one.parts, other.parts) and one.parts.shape == (6, 1, 16)
+
+
+# ------------------------------------------------------------------ two people
+
+
+def test_distances_are_the_mean_over_the_parts_that_both_show(world, trained):
+    seen = trained.embed(world[1], CAMERAS)
+    found = inference.distances(seen, seen)
+    for q in range(6):
+        for g in range(6):
+            both = seen.visibility[q] * seen.visibility[g]
+            each = (seen.parts[q] - seen.parts[g]).norm(dim=1)
+            assert found[q, g].item() == pytest.approx(
+                (both * each).sum().item() / both.sum().item(), abs=2e-3
+            )
+
+
+def test_a_gate_weighs_the_gallery():
+    one = Embedding(torch.tensor([[[1.0, 0.0]]]), torch.ones(1, 1), torch.tensor([[[1.0, 0.0]]]))
+    other = Embedding(torch.tensor([[[0.6, 0.8]]]), torch.ones(1, 1), torch.ones(1, 1, 2))
+    assert inference.distances(one, other).item() == pytest.approx(0.0, abs=1e-3)
+    assert inference.distances(other, one).item() == pytest.approx(0.8**0.5, abs=1e-3)
+
+
+# ------------------------------------------------------------------ what it refuses
+
+GOOD = np.zeros((4, 2, 3), np.uint8)
+MAP = np.zeros((4, 2), np.uint8)
+REFUSED = {  # pictures, cameras, maps, threshold: what the user reads
+    "no pictures": ([], None, None, None, "pictures: none given"),
+    "no such file": (["gone.jpg", GOOD, "lost.jpg"], None, None, None, "gone.jpg: (.|\n)*lost.jpg: "),
+    "no picture": ([__file__], None, None, None, "test_inference.py: cannot be used"),
+    "floats": ([GOOD, GOOD.astype(np.float32)], None, None, None, "picture 1: .* float32"),
+    "gray": ([MAP], None, None, None, r"picture 0: .* uint8 \(4, 2\)"),
+    "no pixels": ([GOOD[:0]], None, None, None, r"picture 0: .* \(0, 2, 3\)"),
+    "too few cameras": ([GOOD, GOOD], [0], None, None, "cameras: 1 for 2 pictures"),
+    "unknown cameras": ([GOOD] * 4, [0, 2, -2, 9], None, None, r"cameras: \[-2, 2, 9\].* 0 to 1"),
+    "too few maps": ([GOOD, GOOD], None, [MAP], 5.0, "maps: 1 for 2 pictures"),
+    "no threshold": ([GOOD], None, [MAP], None, "threshold: none given"),
+    "no map": ([GOOD, GOOD], None, [MAP, GOOD], 5.0, r"maps: number \[1\]"),
+    "no such part": ([GOOD], None, [MAP + 9], 5.0, "label 9"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_it_says_what_it_cannot_use(trained, case):
+    pictures, cameras, maps, threshold, message = REFUSED[case]
+    with pytest.raises(BadInput, match=message):
+        trained.embed(pictures, cameras, maps, threshold)
+
+
+def test_a_bad_picture_is_counted_from_the_first_of_all(world):
+    with pytest.raises(BadInput, match="picture 2: "):
+        inference.load(world[0] / "trained", batch=2).embed([GOOD, GOOD, MAP])
+
+
+def test_a_model_that_erases_by_maps_asks_for_them(tmp_path):
+    model = inference.load(small.trained(tmp_path / "erases", fep="student", erase="labels"))
+    assert model.embed([GOOD], None, [MAP], 5.0).parts.shape == (1, 9, 16)
+    with pytest.raises(BadInput, match="erases by parsing maps"):
+        model.embed([GOOD])
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(BadInput, match="no trained model"):
+        inference.load(tmp_path)
+
+
+def test_the_stage_embeds_without_maps_only_if_told_to(world, tmp_path):
+    folder = world[0]
+    config = tmp_path / "params.yaml"
+    config.write_text(Path("params.yaml").read_text().replace("without_maps: true", "without_maps: false"))
+    words = ("index.parquet", "images.h5", "parsing.h5", "occlusion.h5", "trained", "vit.safetensors")
+    out = str(tmp_path / "features.h5")
+    embed.main(*(str(folder / word) for word in words), out, str(config))
+    rows = store.Rows(out)
+    assert rows.attrs["systems"] == ["model", "encoder", "histogram"] and "z_guessed/part" not in rows
+    assert store.Rows(folder / "features.h5").attrs["systems"][1:3] == ["z_guessed", "z_unknown"]

@@ -1,0 +1,386 @@
+"""Layouts: who is on which image of which split in every set, and whether the set is as published."""
+
+import io
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline import batches, datasets, ranking
+from pipeline.datasets import indexing
+from pipeline.datasets.archive import Archive
+from pipeline.datasets.found import Count, Picture
+from pipeline.datasets.protocol import answered, differences
+from pipeline.params import BadInput
+from stages import index as stage
+from tests.test_datasets import CONFIG, options, picture, tarred, zipped
+
+BOXES = {  # Market-1501's folders, with the names of DukeMTMC
+    "bounding_box_train/0001_c2_f0046182.jpg": ("train", 1, 1),
+    "query/0005_c1_f0051230.jpg": ("query", 5, 0),
+    "bounding_box_test/0005_c1_f0051230.jpg": ("gallery", 5, 0),  # the query itself, as in Occluded-Duke
+    "bounding_box_test/0005_c8_f0000001.jpg": ("gallery", 5, 7),
+}
+LISTS = {
+    "list_train.txt": b"0000/0000_000_01_0303morning_0015_0.jpg 0\n",
+    "list_val.txt": b"0000/0000_001_02_0303morning_0015_0.jpg 0\n",
+    "list_query.txt": b"0000/0000_000_14_0303morning_0015_0.jpg 0\n",
+    "list_gallery.txt": b"0000/0000_001_15_0303morning_0015_0.jpg 0\n\n",
+}
+
+
+def msmt17(train, test):
+    return {
+        f"{train}/0000/0000_000_01_0303morning_0015_0.jpg": ("train", 1, 0),
+        f"{train}/0000/0000_001_02_0303morning_0015_0.jpg": ("train", 1, 1),
+        f"{test}/0000/0000_000_14_0303morning_0015_0.jpg": ("query", 1042, 13),
+        f"{test}/0000/0000_001_15_0303morning_0015_0.jpg": ("gallery", 1042, 14),
+    }
+
+
+TREES = {  # layout, and where it differs version: images and who they show, other files
+    "folders": (BOXES, {"gt_query/0005_c1_f0051230.jpg": b"x"}),
+    "market1501": (
+        {
+            "Market/bounding_box_train/0002_c1s1_000451_03.jpg": ("train", 2, 0),
+            "Market/query/0001_c6s1_000451_00.jpg": ("query", 1, 5),
+            "Market/bounding_box_test/0001_c3s1_000451_03.jpg": ("gallery", 1, 2),
+            "Market/bounding_box_test/0000_c3s1_000451_04.jpg": ("gallery", 0, 2),
+        },
+        {"Market/query/Thumbs.db": b"x"},
+    ),
+    "dukemtmc_reid": (BOXES, {"CITATION.txt": b"x"}),
+    "occluded_duke": ({f"Occluded_Duke/{name}": who for name, who in BOXES.items()}, {}),
+    "occluded_reid": (
+        {
+            "Occluded_REID/occluded_body_images/001/001_01.tif": ("query", 1, -1),
+            "Occluded_REID/whole_body_images/001/001_01.tif": ("gallery", 1, -1),
+        },
+        {"Occluded_REID/Readme.txt": b"x"},
+    ),
+    "p_dukemtmc_reid": (
+        {
+            "P/train/whole_body_images/1/0001_c2_f0046182.jpg": ("train", 1, -1),
+            "P/train/occluded_body_images/1/0001_c2_f0046182.jpg": ("train", 1, -1),
+            "P/test/occluded_body_images/5/0005_c1_f0051230.jpg": ("query", 5, -1),
+            "P/test/whole_body_images/5/0005_c1_f0051231.jpg": ("gallery", 5, -1),
+        },
+        {},
+    ),
+    "partial_reid": (
+        {
+            "Partial-REID_Dataset/partial_body_images/001_001.jpg": ("query", 1, -1),
+            "Partial-REID_Dataset/whole_body_images/001_001.jpg": ("gallery", 1, -1),
+        },
+        {"Partial-REID_Dataset/occluded_body_images/001_001.jpg": b"x"},
+    ),
+    "partial_ilids": (
+        {
+            "Partial_iLIDS/Probe/0.jpg": ("query", 1, -1),
+            "Partial_iLIDS/Probe/118.jpg": ("query", 119, -1),
+            "Partial_iLIDS/Gallery/0.jpg": ("gallery", 1, -1),
+            "Partial_iLIDS/Gallery/118.jpg": ("gallery", 119, -1),
+        },
+        {"Partial_iLIDS/Probe.txt": b"Probe/0.jpg"},
+    ),
+    "msmt17 V1": (msmt17("train", "test"), LISTS),
+    "msmt17 V2": (
+        msmt17("MSMT17_V2/mask_train_v2", "MSMT17_V2/mask_test_v2"),
+        {f"MSMT17_V2/{name}": text for name, text in LISTS.items()},
+    ),
+    "table": (
+        {
+            "mine/monday/door 1.jpg": ("train", 1, 0),
+            "mine/monday/тётя.jpg": ("query", 2, -1),
+            "mine/a.png": ("gallery", 2, 3),
+        },
+        {
+            "mine/people.csv": "\ufeffpath,pid,camid,split,note\nmonday/door 1.jpg,1,0,train,x\n"
+            "monday\\тётя.jpg,2,,query,\na.png,2,3,gallery,\n".encode(),
+            "mine/not named.jpg": b"x",
+            "__MACOSX/mine/._people.csv": b"x",
+        },
+    ),
+}
+PUBLISHED = [name for name in TREES if name not in ("folders", "table")]
+
+
+def files_of(tree):
+    images, others = TREES[tree]
+    forms = {"tif": "TIFF", "png": "PNG"}
+    drawn = {n: picture(i, form=forms.get(n[-3:], "JPEG")) for i, n in enumerate(sorted(images))}
+    return drawn | others
+
+
+def build(path, tree, **changes):
+    given = {"counts": "warn", **changes}
+    with Archive(path) as archive:
+        return indexing.build(archive, tree.split()[0], options(**given), 1)
+
+
+# ------------------------------------------------------------------ who stands where
+
+
+@pytest.mark.parametrize("pack", ["a.zip", "a.tar.gz"])
+@pytest.mark.parametrize("tree", TREES)
+def test_every_image_is_in_its_split_with_identity_and_camera(tmp_path, tree, pack):
+    images, others = TREES[tree]
+    found = build((zipped if pack == "a.zip" else tarred)(tmp_path / pack, files_of(tree)), tree)
+    rows = zip(found.names, found.index[["split", "pid", "camid"]].itertuples(index=False), strict=True)
+    assert {name: tuple(row) for name, row in rows} == images
+    assert found.ignored == len(others) and found.index["key"].is_unique
+    starts = found.index["split"] + "/"
+    assert all(key.startswith(start) for key, start in zip(found.index["key"], starts, strict=True))
+
+
+def test_a_query_that_is_in_the_gallery_too_has_a_key_of_its_own(tmp_path):
+    found = build(zipped(tmp_path / "a.zip", files_of("occluded_duke")), "occluded_duke")
+    same = found.index[found.index["key"].str.endswith("/0005_c1_f0051230.jpg")]
+    assert same["key"].tolist() == ["query/0005_c1_f0051230.jpg", "gallery/0005_c1_f0051230.jpg"]
+
+
+def test_whole_and_occluded_training_images_of_one_name_have_keys_of_their_own(tmp_path):
+    found = build(zipped(tmp_path / "a.zip", files_of("p_dukemtmc_reid")), "p_dukemtmc_reid")
+    assert found.index["key"].tolist()[:2] == [
+        "train/occluded_body_images/1/0001_c2_f0046182.jpg",
+        "train/whole_body_images/1/0001_c2_f0046182.jpg",
+    ]
+
+
+@pytest.mark.parametrize(("validation", "images"), [("train", 2), ("drop", 1)])
+def test_msmt17s_validation_images_join_training_or_are_dropped(tmp_path, validation, images):
+    found = build(zipped(tmp_path / "a.zip", files_of("msmt17 V1")), "msmt17", validation=validation)
+    assert (found.index["split"] == "train").sum() == images and found.dropped == 2 - images
+
+
+def test_msmt17s_people_of_training_and_test_are_not_confused(tmp_path):
+    found = build(zipped(tmp_path / "a.zip", files_of("msmt17 V2")), "msmt17")
+    assert "identities are both" not in indexing.describe(found)
+
+
+# ------------------------------------------------------------------ as published or not
+
+
+@pytest.mark.parametrize("tree", PUBLISHED)
+def test_a_set_that_is_not_as_published_is_refused_or_told(tmp_path, tree):
+    path = zipped(tmp_path / "a.zip", files_of(tree))
+    published = indexing.load(tree.split()[0]).COUNTS
+    with pytest.raises(BadInput) as error:
+        build(path, tree, counts="refuse")
+    told = indexing.describe(build(path, tree, counts="warn"))
+    for split, count in published.items():
+        line = next(line for line in str(error.value).splitlines() if line.strip().startswith(f"{split}:"))
+        assert f"images (published: {count.images})" in line and "`index.counts: warn`" in line
+        assert f"not as published: {split}: " in told
+
+
+PICTURES = [
+    *(Picture("", "train", str(n), n // 2 + 1, n % 3) for n in range(6)),
+    Picture("", "gallery", "a", 0, 4),
+    Picture("", "gallery", "b", -1, 5),
+    Picture("", "gallery", "c", 7, -1),
+]
+COUNTED = {
+    "all as published": ({"train": Count(6, 3, 3), "gallery": Count(2, 1, 1)}, []),
+    "junk and distractors are no identities": ({"gallery": Count(2, 1, None)}, []),
+    "an image too few": ({"train": Count(7, 3, 3)}, ["train: 6 images (published: 7)"]),
+    "all three": (
+        {"train": Count(1, 2, 0)},
+        ["train: 6 images (published: 1), 3 identities (published: 2), 3 cameras (published: 0)"],
+    ),
+    "not published": ({"train": Count(6, None, None)}, []),
+    "a missing split": (
+        {"query": Count(1, 1, 0)},
+        ["query: 0 images (published: 1), 0 identities (published: 1)"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", COUNTED)
+def test_images_identities_and_cameras_are_compared(case):
+    published, lines = COUNTED[case]
+    assert differences(PICTURES, published) == lines
+
+
+# ------------------------------------------------------------------ lists
+
+
+def complaint(tmp_path, tree, files):
+    with pytest.raises(BadInput) as error:
+        build(zipped(tmp_path / "bad.zip", files), tree)
+    return str(error.value)
+
+
+def test_msmt17s_faults_name_list_line_and_folder(tmp_path):
+    files = files_of("msmt17 V1")
+    lines = b"0000/0000_000_01_0303morning_0015_0.jpg 0\nhello\n0000/x.jpg 1\n"
+    wrong = {**files, "list_train.txt": lines}
+    del wrong["list_query.txt"], wrong["train/0000/0000_001_02_0303morning_0015_0.jpg"]
+    text = complaint(tmp_path, "msmt17", wrong)
+    assert "list_train.txt, line 2: 'hello' is not" in text and "line 3: '0000/x.jpg 1'" in text
+    assert "no list_query.txt beside train/" in text
+    assert "list_val.txt: 1 of its images are not in the archive: train/0000/0000_001_02" in text
+    moved = {name.replace("train/", "images/"): content for name, content in files.items()}
+    assert "no folder train/ or mask_train_v2/ beside list_train.txt" in complaint(tmp_path, "msmt17", moved)
+
+
+def test_a_parquet_table_is_read_like_a_csv(tmp_path):
+    files = files_of("table")
+    text = files.pop("mine/people.csv").decode("utf-8-sig")
+    table = pd.read_csv(io.StringIO(text.replace("\\", "/")))
+    wanted = build(zipped(tmp_path / "b.zip", files_of("table")), "table").index
+    for kind in ("float64", "Int16"):  # an unknown camera is NaN in one, NA in the other
+        out = io.BytesIO()
+        table.astype({"camid": kind}).to_parquet(out)
+        path = zipped(tmp_path / "a.zip", files | {"mine/people.parquet": out.getvalue()})
+        assert table["camid"].isna().any() and build(path, "table").index.equals(wanted)
+
+
+def test_without_a_column_of_cameras_all_are_unknown(tmp_path):
+    text = b"path,pid,split\na.jpg,1,query\nb.jpg,1,gallery\n"
+    files = {"t.csv": text, "a.jpg": picture(1), "b.jpg": picture(2)}
+    assert build(zipped(tmp_path / "a.zip", files), "table").index["camid"].tolist() == [-1, -1]
+
+
+ROWS = {
+    "a.jpg,1,0,test": "split = 'test' is none of train, query, gallery",
+    "a.jpg,anna,0,query": "pid = 'anna' is no whole number",
+    "a.jpg,1.5,0,query": "pid = '1.5' is no whole number",
+    "a.jpg,-2,0,gallery": "pid = '-2' is no whole number from -1",
+    "a.jpg,1,x,query": "camid = 'x' is no whole number",
+    "a.jpg,1,40000,query": "camid = '40000' is no whole number from -1 to 32767",
+    "a.jpg,0,0,train": "pid = 0 is for images of nobody",
+    "c.jpg,1,0,query": "t.csv: 1 of its images are not in the archive: c.jpg",
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_row_that_cannot_be_used_is_named(tmp_path, row):
+    files = {"t.csv": f"path,pid,camid,split\na.jpg,1,0,train\n{row}\n".encode(), "a.jpg": picture(1)}
+    text = complaint(tmp_path, "table", files)
+    assert ROWS[row] in text and ("row 3" in text or "c.jpg" in row)
+
+
+TABLES = {
+    "none": ({}, "found: none"),
+    "two": ({"a.csv": b"", "b.parquet": b""}, "found: a.csv, b.parquet"),
+    "empty": ({"a.csv": b""}, "a.csv: no readable table"),
+    "no parquet": ({"a.parquet": b"text"}, "a.parquet: no readable table"),
+    "another separator": ({"a.csv": b"path;pid;split\n"}, "a.csv: has columns ['path;pid;split'], but needs"),
+    "a header alone": ({"a.csv": b"path,pid,split\n"}, "not one image to use"),
+    "latin-1": ({"a.csv": "path,pid,split\né.jpg,1,train".encode("latin-1")}, "a.csv: no readable table"),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_a_table_that_cannot_be_read_is_named(tmp_path, case):
+    files, message = TABLES[case]
+    assert message in complaint(tmp_path, "table", files)
+
+
+def test_names_that_do_not_parse_are_listed_in_every_layout(tmp_path):
+    bad = {
+        "occluded_reid": "Occluded_REID/whole_body_images/001/me.tif",
+        "market1501": "Market/query/me.jpg",
+        "partial_ilids": "Partial_iLIDS/Probe/me.jpg",
+    }
+    for tree, name in bad.items():
+        assert f"{name}: the name does not parse" in complaint(
+            tmp_path, tree, files_of(tree) | {name: picture(9)}
+        )
+
+
+# ------------------------------------------------------------------ what a user should know
+
+
+def boxes(*names):
+    return {f"{name}.jpg": picture(n) for n, name in enumerate(names)}
+
+
+TRAIN, QUERY, GALLERY = "bounding_box_train/", "query/", "bounding_box_test/"
+WELL = (TRAIN + "0001_c1s1", TRAIN + "0001_c2s1", QUERY + "0002_c1s1", GALLERY + "0002_c2s1")
+NOTED = {
+    "nothing": ((), []),
+    "one image alone": ((TRAIN + "0003_c1s1",), ["1 training identities have one image alone"]),
+    "one camera": (
+        (QUERY + "0004_c1s1", GALLERY + "0004_c1s2"),
+        ["1 queries have no right image by another"],
+    ),
+    "one camera among several": ((QUERY + "0004_c1s1", GALLERY + "0004_c1s2", GALLERY + "0004_c3s1"), []),
+    "nobody": ((QUERY + "0005_c1s1",), ["1 queries have no right image by another camera"]),
+    "both": ((GALLERY + "0001_c1s1",), ["1 identities are both in train and in"]),
+}
+
+
+@pytest.mark.parametrize("case", NOTED)
+def test_what_limits_a_set_is_told(tmp_path, case):
+    names, lines = NOTED[case]
+    told = indexing.describe(build(zipped(tmp_path / "a.zip", boxes(*WELL, *names)), "folders")).splitlines()[
+        5:
+    ]
+    assert len(told) == len(lines)
+    assert all(line.startswith(wanted) for line, wanted in zip(told, lines, strict=True))
+
+
+people = st.lists(st.tuples(st.integers(1, 3), st.integers(-1, 2)), min_size=1, max_size=6)
+
+
+@given(people, people)
+def test_a_query_is_answered_exactly_if_the_ranking_finds_a_match(query, gallery):
+    tables = [pd.DataFrame(rows, columns=["pid", "camid"]) for rows in (query, gallery)]
+    seen = [
+        ranking.Embedded(
+            torch.ones(len(t), 1, 1), torch.ones(len(t), 1), t["pid"].to_numpy(), t["camid"].to_numpy()
+        )
+        for t in tables
+    ]
+    assert answered(*tables).tolist() == ranking.rank(*seen).valid.tolist()
+
+
+# ------------------------------------------------------------------ pictures of every kind
+
+
+def deep(form, colour):
+    noise = np.random.default_rng(0).integers(0, 65536, (16, 8, 3) if colour else (16, 8), np.uint16)
+    return cv2.imencode(form, noise)[1].tobytes(), noise
+
+
+SIDEWAYS = Image.Exif()
+SIDEWAYS[0x0112] = 6
+KINDS = {
+    "gray": picture(mode="L"),
+    "CMYK": picture(mode="CMYK"),
+    "16 bits": deep(".png", False)[0],
+    "16 bits in colour": deep(".tiff", True)[0],
+    "4 megapixels": picture(size=(1600, 2500)),
+    "sideways": picture(size=(16, 8), exif=SIDEWAYS),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_picture_is_indexed_and_shown_upright_in_colour(tmp_path, kind):
+    files = boxes(*WELL) | {f"query/0002_c1s1 {kind} тётя.jpg": KINDS[kind]}
+    (tmp_path / "params.yaml").write_text(CONFIG)
+    outs = [str(tmp_path / out) for out in ("index.parquet", "images.h5", "truth.h5")]
+    stage.main("folders", zipped(tmp_path / "a.zip", files), *outs, config=str(tmp_path / "params.yaml"))
+    index = datasets.read_index(outs[0])
+    row = index.index[index["key"] == f"query/0002_c1s1 {kind} тётя.jpg"].item()
+    shown = datasets.Images(outs[1], datasets.index_hash(index))[row]
+    size = (2500, 1600) if kind == "4 megapixels" else (16, 8)
+    assert shown.shape == (*size, 3) and tuple(index.loc[row, ["height", "width"]]) == size
+    assert batches.resize_colours(shown, (256, 128)).shape == (256, 128, 3)
+    if kind.startswith("16 bits"):
+        upper = deep(".png", kind.endswith("colour"))[1] >> 8
+        assert (shown[..., ::-1] == (upper if upper.ndim == 3 else upper[..., None])).all()
+
+
+@pytest.mark.parametrize("pack", ["a.zip", "a.tar"])
+def test_names_may_hold_spaces_and_any_letters(tmp_path, pack):
+    files = boxes(*WELL, "query/0002_c1s1 été 東京", "my crops/no 1")
+    path = (zipped if pack == "a.zip" else tarred)(tmp_path / pack, files)
+    assert "query/0002_c1s1 été 東京.jpg" in build(path, "folders").index["key"].tolist()

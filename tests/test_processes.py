@@ -1,0 +1,195 @@
+"""Two processes with half a batch each are one process with the whole."""
+
+import multiprocessing
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from pipeline import losses, method, params, processes, training
+from pipeline.methods import vit_baseline
+from pipeline.params import BadInput
+from pipeline.training.loop import Loop
+from tests import small
+
+PEOPLE = small.people()
+PEOPLE.parsing[:3] = 0  # nobody was found on these, and they lie in one share
+PIDS = torch.from_numpy(PEOPLE.pid)
+
+
+def baseline():
+    torch.manual_seed(0)
+    given = params.read("params.yaml", "vit_baseline", vit_baseline.Params)
+    settings = method.resolve(given, vit_baseline.PRESETS, "recommended", "vit_baseline")
+    return vit_baseline.build(settings, method.world(PEOPLE), small.encoder())
+
+
+MODELS = {
+    "ogfr": lambda: small.model(PEOPLE, agent_optimiser="sgd"),
+    "ogfr, both branches erased at random": lambda: small.model(PEOPLE, erase="random", fep="both"),
+    "vit_baseline": baseline,
+}
+
+
+def learn(build, **changes):
+    """Two steps of SGD, as Adam makes much of rounding; the log, the last gradients, the weights left."""
+    model = build().train()
+    torch.manual_seed(7)
+    loop = Loop(model, small.schedule(optimiser="sgd", lr=1e-5, **changes), torch.device("cpu"))
+    for seed in (1, 2):
+        batch = small.batch(PEOPLE, seed)
+        loop.step(batch.take(processes.share(len(batch.pid))), 1.0)
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    return {"log": loop.log, "gradients": gradients, "weights": model.state_dict()}
+
+
+def triplet(scope):
+    """The loss of features on a line, and its gradient, averaged over processes."""
+    features = torch.linspace(0, 3, 16)[:, None].square().sin().requires_grad_()
+    own = processes.share(16)
+    with processes.mined(scope):
+        loss = losses.triplet(features[own], PIDS[own])
+    (gradient,) = torch.autograd.grad(loss, features)
+    return processes.mean(loss), processes.mean(gradient)
+
+
+def unequal():
+    """What two processes say that differ."""
+    network = nn.Linear(2, 2)
+    nn.init.constant_(network.weight, float(processes.number()))
+    try:
+        processes.agree_on_weights(network)
+    except BadInput as error:
+        return str(error)
+
+
+def odd():
+    try:
+        training.train(small.model(PEOPLE), PEOPLE, small.schedule(identities=3, epochs=1), 1)
+    except BadInput as error:
+        return str(error)
+
+
+def missing():
+    """Gradients, of which a parameter has one in process 1 alone and another in none."""
+    like = [torch.zeros(2), torch.zeros(2, 2), torch.zeros(1)]
+    n = processes.number()
+    return processes.mean_gradients([torch.full((2,), 1.0 + n), torch.ones(2, 2) if n else None, None], like)
+
+
+def all_of_it():
+    return {
+        **{name: learn(build) for name, build in MODELS.items()},
+        "own statistics": learn(baseline, statistics="process"),
+        "triplet": {scope: triplet(scope) for scope in ("batch", "process")},
+        "missing": missing(),
+    }
+
+
+def one_of_two(number, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=number, world_size=2)
+    found = all_of_it() | {"unequal": unequal(), "odd": odd(), "first": processes.from_first(number)}
+    torch.save(found, folder / f"{number}.pt")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What one process finds, and what each of two does."""
+    folder = tmp_path_factory.mktemp("two")
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=one_of_two, args=(n, folder)) for n in (0, 1)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    two = [torch.load(folder / f"{n}.pt", weights_only=True) for n in (0, 1)]
+    return all_of_it(), *two
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_two_processes_have_the_loss_and_the_gradient_of_one(found, name):
+    whole, *halves = (run[name] for run in found)
+    for half in halves:
+        for row, wanted in zip(half["log"], whole["log"], strict=True):
+            assert row["loss"] == pytest.approx(wanted["loss"], rel=1e-5)
+        assert half["gradients"].keys() == whole["gradients"].keys()
+        got, wanted = (torch.cat([g.flatten() for g in r["gradients"].values()]) for r in (half, whole))
+        assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_two_processes_hold_the_same_weights_and_statistics(found, name):
+    whole, first, second = (run[name]["weights"] for run in found)
+    for n in first:
+        assert torch.equal(first[n], second[n]), n
+        torch.testing.assert_close(first[n], whole[n], rtol=1e-5, atol=1e-6, msg=n)
+
+
+def test_statistics_of_ones_own_share_differ_and_weights_do_not(found):
+    _, first, second = (run["own statistics"]["weights"] for run in found)
+    differ = {n for n in first if not torch.equal(first[n], second[n])}
+    assert differ == {"neck.running_mean", "neck.running_var"}
+
+
+def test_mining_in_the_batch_is_one_processes_and_in_a_share_the_mean_of_the_shares(found):
+    whole, *halves = (run["triplet"] for run in found)
+    shares = torch.stack([found_loss(own) for own in (slice(0, 8), slice(8, 16))]).mean()
+    for half in halves:
+        for got, wanted in zip(half["batch"], whole["batch"], strict=True):
+            torch.testing.assert_close(got, wanted)
+        torch.testing.assert_close(half["process"][0], shares)
+    assert not torch.isclose(shares, whole["batch"][0])
+
+
+def found_loss(own):
+    return losses.triplet(torch.linspace(0, 3, 16)[own, None].square().sin(), PIDS[own])
+
+
+def test_a_gradient_that_some_process_has_is_averaged_and_one_that_none_has_is_none(found):
+    for half in found[1:]:
+        first, second, third = half["missing"]
+        assert first.tolist() == [1.5, 1.5] and second.tolist() == [[0.5] * 2] * 2 and third is None
+
+
+def test_processes_that_differ_stop(found):
+    for half in found[1:]:
+        assert "the 2 processes differ in their weights" in half["unequal"] and half["first"] == 0
+
+
+def test_a_batch_that_cannot_be_shared_is_an_error(found):
+    assert "train.identities = 3 cannot be shared by 2 processes" in found[1]["odd"]
+
+
+def test_alone_everything_is_as_given():
+    x = torch.ones(2)
+    assert processes.gather(x) is x and processes.mean(x) is x and processes.met(x) is x
+    assert processes.share(6) == slice(0, 6) and not processes.launch(1, "stages.train", [])
+
+
+FAILS = """
+import torch.distributed as dist
+from pipeline import processes
+from pipeline.params import BadInput
+with processes.joined():
+    if processes.number() == 1:
+        raise BadInput("of process 1")
+    processes.agree("all", 0)  # waits for the one that is gone
+"""
+
+
+def test_one_that_fails_ends_all_with_an_error(tmp_path):
+    script = tmp_path / "fails.py"
+    script.write_text(FAILS)
+    words = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script))
+    done = subprocess.run(
+        [sys.executable, *words],
+        env={"PYTHONPATH": ".", "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode != 0 and "of process 1" in done.stderr
