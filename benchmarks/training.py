@@ -142,14 +142,19 @@ class Ours:
 
     def step(self, precision: torch.dtype) -> None:
         """A step of training."""
+        self._attend(precision)
         self.model.train()
         self.loops[precision].step(self.batch, 0.5)
 
     def embed(self, precision: torch.dtype) -> None:
         """Features and visibility."""
+        self._attend(precision)
         self.model.eval()
         with torch.inference_mode(), _computing(precision):
             self.model.embed(self.batch)
+
+    def _attend(self, precision: torch.dtype) -> None:
+        arithmetic.attend_by(self.model, arithmetic.kernel("auto", DEVICE, precision))
 
     def explore(self, precision: torch.dtype) -> Callable[[], None]:
         """The agent's part of a step: baseline and three more episodes."""

@@ -23,7 +23,7 @@ from timm.models import VisionTransformer
 from torch import Tensor
 
 from pipeline import vit
-from pipeline.arithmetic import Precision, Products
+from pipeline.arithmetic import Attention, Precision, Products
 from pipeline.batches import Batch, View
 from pipeline.datasets import Images
 from pipeline.method import Embedding, Method
@@ -45,6 +45,7 @@ class Embed:
     without_maps: bool  # embed a second and third time: z unknown, z guessed
     precision: Precision
     products: Products
+    attention: Attention
 
 
 def test_rows(index: pd.DataFrame) -> Int[np.ndarray, "n"]:

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from pipeline import batches, datasets, features, method, occlusion, ranking
+from pipeline import arithmetic, batches, datasets, features, method, occlusion, ranking
 from pipeline.batches import Batch, View
 from pipeline.method import Embedding, Method, World
 from pipeline.params import BadInput
@@ -108,8 +108,9 @@ def load(folder: str | Path, device: str | torch.device = "cpu", batch: int = 64
 
     Raises `BadInput` if the folder holds no model.
     """
-    device = torch.device(device)
-    return Trained(method.load_trained(folder).to(device), method.trained_world(folder), device, batch)
+    device, model = torch.device(device), method.load_trained(folder)
+    arithmetic.attend_by(model, arithmetic.kernel("auto", device, torch.float32))
+    return Trained(model.to(device), method.trained_world(folder), device, batch)
 
 
 def distances(

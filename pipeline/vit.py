@@ -24,6 +24,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from pipeline import occlusion, weights
+from pipeline.arithmetic import attend, attend_by
 from pipeline.batches import colours
 from pipeline.params import BadInput
 
@@ -147,27 +148,12 @@ def patch_labels(
 # ------------------------------------------------------------------ transformer layers
 
 
-def attend(
-    query: Float[Tensor, "B heads Q d"],
-    key: Float[Tensor, "B heads L d"],
-    value: Float[Tensor, "B heads L d"],
-) -> Float[Tensor, "B heads Q d"]:
-    """softmax(q k / sqrt(d)) v, for each head.
-
-    On a CPU it is written out: PyTorch's fused kernel takes 1.7 to 4 times as long for a step in bfloat16 or
-    with oneDNN's products, and saves up to 36 % in float32 with MKL's.
-    """
-    if query.is_cuda:
-        return F.scaled_dot_product_attention(query, key, value)
-    return (query * query.shape[-1] ** -0.5 @ key.mT).softmax(-1).to(value.dtype) @ value
-
-
 class Layer(Block):
     """A transformer layer of timm that can be asked for its first tokens alone."""
 
     def __init__(self, width: int, heads: int):
         super().__init__(width, heads, qkv_bias=True)
-        self.attn.fused_attn = torch.cuda.is_available()  # see `attend`
+        self.attn.fused_attn = False  # until `arithmetic.attend_by` says else
 
     def forward(self, tokens: Float[Tensor, "B L D"], asked: int | None = None) -> Float[Tensor, "B Q D"]:
         """The first `asked` tokens, which attend to all; the rest is not computed.  None: all tokens."""
@@ -184,7 +170,7 @@ def _attended(attention: Attention, tokens: Float[Tensor, "B L D"], asked: int) 
         F.linear(x, w, b).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
         for x, w, b in zip(rows, weights, biases, strict=True)
     )
-    return attention.proj(attend(query, key, value).transpose(1, 2).flatten(2))
+    return attention.proj(attend(query, key, value, attention.fused_attn).transpose(1, 2).flatten(2))
 
 
 class Layers(nn.Sequential):
@@ -246,8 +232,7 @@ class OcclusionAwareViT(nn.Module):
         )
         self.pattern = nn.Parameter(_embedding(2**coarse, width))  # O_e
         self.camera = nn.Parameter(_embedding(cameras, width))
-        for block in self.blocks:
-            block.attn.fused_attn = torch.cuda.is_available()  # see `attend`
+        attend_by(self, "written")
 
     @property
     def width(self) -> int:

@@ -27,6 +27,8 @@ def main(
     stream = batches.evaluation(shown, pictures, maps, flags, rows, size, options.batch)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = arithmetic.precision(options.precision, device)
+    kernel = arithmetic.kernel(options.attention, device, precision, options.products)
+    arithmetic.attend_by(model, kernel)
     with arithmetic.products(options.products):
         arrays = features.learned(model, encoder, stream, len(rows), device, options.without_maps, precision)
     arrays |= features.histograms(pictures, rows) | {"row": rows.astype("int32")}

@@ -20,10 +20,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from pipeline import losses, parts, processes
+from pipeline.arithmetic import attend
 from pipeline.batches import Batch, View
 from pipeline.method import Embedding, Method, Objective, Player, Preset, Presets, World
 from pipeline.params import STRICT, BadInput
-from pipeline.vit import Layer, Layers, OcclusionAwareViT, Tokens, attend, patch_labels
+from pipeline.vit import Layer, Layers, OcclusionAwareViT, Tokens, patch_labels
 
 K = len(parts.FINE)
 HOLISTIC, OCCLUDED = 0, 1  # the branches, as the necks count them
@@ -215,7 +216,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        self.heads = heads
+        self.heads, self.fused_attn = heads, False  # until `arithmetic.attend_by` says else
         self.qkv = nn.Linear(width, 3 * width)  # W_q, W_k, W_v
         self.output = nn.Linear(width, width)
 
@@ -225,7 +226,7 @@ class Attention(nn.Module):
         """Attended tokens, the first `asked` or all; `fixed` = 0 is ordinary attention."""
         split = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         query, key, value = split.unbind(0)
-        moved = attend(query[:, :, fixed:asked], key, value)  # Eq. 14
+        moved = attend(query[:, :, fixed:asked], key, value, self.fused_attn)  # Eq. 14
         joined = torch.cat([value[:, :, :fixed], moved], 2)[:, :, :asked]  # F'_ha, Eq. 15, 16
         return self.output(joined.transpose(1, 2).flatten(2))
 

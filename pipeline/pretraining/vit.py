@@ -25,7 +25,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from pipeline import batches, parts, store, synthetic, vit
+from pipeline import arithmetic, batches, parts, store, synthetic, vit
 from pipeline.params import STRICT
 from pipeline.synthetic.cameras import draw_camera
 from pipeline.synthetic.people import ATTRIBUTES, attributes, draw_person
@@ -136,8 +136,7 @@ class Namer(nn.Module):
             depth=settings.depth,
             num_heads=settings.heads,
         )
-        for block in self.vit.blocks:
-            block.attn.fused_attn = False  # slower than plain attention in bfloat16 on a CPU
+        arithmetic.attend_by(self.vit, "written")
         self.sizes = {name: len(classes) for name, classes in ATTRIBUTES.items()}
         self.kind = nn.Linear(settings.width, sum(self.sizes[name] for name in KINDS))
         self.shown = nn.Linear(settings.width, sum(self.sizes.values()))

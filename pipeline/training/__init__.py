@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline import batches, obstacles, processes
+from pipeline import arithmetic, batches, obstacles, processes
 from pipeline.batches import Batch, Pictures
 from pipeline.method import Method
 from pipeline.params import BadInput
@@ -45,8 +45,19 @@ def record(method: Method, schedule: Schedule, seed: int, data: dict[str, str]) 
     versions = {name: version(name) for name in LIBRARIES}
     return {
         "train": asdict(schedule), "seed": seed, "start": digest(method), "data": data,
-        "versions": versions, "machine": machine(),
+        "versions": versions, "machine": machine(), "computed": computed(schedule),
     }  # fmt: skip
+
+
+def computed(schedule: Schedule) -> dict[str, str]:
+    """What `auto` stands for on this machine."""
+    device = processes.device()
+    precision = arithmetic.precision(schedule.precision, device)
+    return {
+        "precision": str(precision).removeprefix("torch."),
+        "products": arithmetic.library(schedule.products),
+        "attention": arithmetic.kernel(schedule.attention, device, precision, schedule.products),
+    }
 
 
 def digest(method: Method) -> str:
@@ -104,7 +115,8 @@ def train(
     total, silent = sum(map(len, epochs)) * images, processes.number() > 0
     steps = _from(epochs, done)
     drawn = batches.ahead(_drawn(pictures, [rows for *_, rows in steps], schedule, device, rng))
-    with progress(total=total, initial=done * images, desc="train", disable=silent) as bar:
+    products = arithmetic.products(schedule.products)
+    with products, progress(total=total, initial=done * images, desc="train", disable=silent) as bar:
         for (epoch, step, rows), (batch, state) in zip(steps, drawn, strict=True):
             if step == 0:
                 _begin_epoch(loop, pictures, epoch, images)

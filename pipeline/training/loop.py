@@ -23,6 +23,10 @@ class Loop:
     def __init__(self, method: Method, schedule: Schedule, device: torch.device):
         self.method, self.schedule, self.device = method, schedule, device
         self.precision = arithmetic.precision(schedule.precision, device)
+        kernel = arithmetic.kernel(schedule.attention, device, self.precision, schedule.products)
+        arithmetic.attend_by(method, kernel)
+        if schedule.compile:
+            arithmetic.compile_layers(method)
         self.players = method.players()
         self.optimisers = {name: _optimiser(p, schedule) for name, p in self.players.items()}
         half = self.precision == torch.float16
