@@ -212,20 +212,20 @@ def test_blocks_tiles_and_workers_change_nothing(monkeypatch):
     small(monkeypatch)
     query, gallery = crowd(20, 0), crowd(90, 1)
     whole = rank(query, gallery, top=5)
-    monkeypatch.setattr(search, "MB", 2**14)
-    for workers in (1, 3):
-        same(rank(query, gallery, memory=1, top=5, workers=workers), whole)
+    monkeypatch.setattr(search, "MB", 2**10)
+    for workers, memory in ((1, 22), (3, 29)):
+        same(rank(query, gallery, memory=memory, top=5, workers=workers), whole)
 
 
 def test_queries_come_in_blocks_that_fit(monkeypatch):
     small(monkeypatch)
-    monkeypatch.setattr(search, "MB", 2**14)
+    monkeypatch.setattr(search, "MB", 2**10)
     who = np.repeat([1, 2, 3, 4], 5)
     query, gallery = embedded(torch.ones(20, 3, 8), who), embedded(torch.ones(90, 3, 8), np.arange(90) % 5)
     task = search.Task(query, gallery, "euclidean", 0, torch.device("cpu"), 1)
-    blocks = {memory: list(search.blocks(task, who, memory)) for memory in (1, 2, 99)}
-    assert [block.start for block in blocks[1]] == [0, *(block.stop for block in blocks[1][:-1])]
-    assert 1 == len(blocks[99]) < len(blocks[2]) < len(blocks[1])
+    blocks = {memory: list(search.blocks(task, who, memory)) for memory in (15, 18, 99)}
+    assert [block.start for block in blocks[15]] == [0, *(block.stop for block in blocks[15][:-1])]
+    assert 1 == len(blocks[99]) < len(blocks[18]) < len(blocks[15])
 
 
 def test_too_little_memory_is_refused_with_what_would_do():
@@ -252,11 +252,11 @@ def test_a_ranking_that_was_stopped_goes_on(tmp_path, monkeypatch):
     gallery.pid[50:] = 0
     whole, passed, compare = rank(query, gallery, top=5), [], search.compare
 
-    def counted(panel, tile, metric):
+    def counted(panel, tile, metric, desk):
         passed.append(len(tile.rows))
         if len(passed) == 60:
             raise KeyboardInterrupt
-        return compare(panel, tile, metric)
+        return compare(panel, tile, metric, desk)
 
     monkeypatch.setattr(search, "compare", counted)
     with pytest.raises(KeyboardInterrupt):

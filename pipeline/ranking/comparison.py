@@ -1,7 +1,7 @@
 """The one distance of all methods, between a panel of queries and a tile of the gallery.
 
 Unusual here:
-- Queries that hide a part are left out of that part's product.
+- Queries and gallery images that hide a part are left out of that part's product.
 - Products are folded into the weighted mean in one pass, compiled; on a GPU, and for gated queries, PyTorch's
   own operations do the same.
 """
@@ -16,10 +16,11 @@ from torch import Tensor
 
 from pipeline.params import BadInput
 from pipeline.ranking import kernels, products
-from pipeline.ranking.embedded import Embedded, take
+from pipeline.ranking.embedded import Embedded, Features, Stored, take
 
 Metric = Literal["euclidean", "squared", "cosine"]
-PANEL, TILE = {"cpu": 1024, "cuda": 2048}, {"cpu": 256, "cuda": 2048}  # queries, gallery images at a time
+PANEL, TILE = {"cpu": 1024, "cuda": 2048}, {"cpu": 512, "cuda": 2048}  # queries, gallery images at a time
+ROWS, COLUMNS = 16, 16  # numbers of them in a product are multiples: each size is prepared anew
 
 
 def distances(query: Embedded, gallery: Embedded, metric: Metric = "euclidean") -> Float[Tensor, "Q G"]:
@@ -34,12 +35,20 @@ def distances(query: Embedded, gallery: Embedded, metric: Metric = "euclidean") 
     compatible(query, gallery)
     result = torch.empty(len(query), len(gallery))
     with products.chosen(query.parts.shape[2], "cpu"):
+        room, desk = Room(gallery, TILE["cpu"]), Desk(PANEL["cpu"], TILE["cpu"], "cpu")
         for a in range(0, len(query), PANEL["cpu"]):
             panel = Panel(query, np.arange(a, min(a + PANEL["cpu"], len(query))), "cpu")
             for b in range(0, len(gallery), TILE["cpu"]):
-                tile = Tile(gallery, np.arange(b, min(b + TILE["cpu"], len(gallery))), "cpu")
-                result[a : a + len(panel.visibility), b : b + len(tile.rows)] = compare(panel, tile, metric)
+                tile = Tile(gallery, np.arange(b, min(b + TILE["cpu"], len(gallery))), "cpu", room)
+                result[a : a + len(panel.visibility), b : b + len(tile.rows)] = compare(
+                    panel, tile, metric, desk
+                )
     return result
+
+
+def padded(count: int, step: int) -> int:
+    """The next multiple of `step`."""
+    return -(-count // step) * step
 
 
 def compatible(query: Embedded, gallery: Embedded) -> None:
@@ -51,24 +60,61 @@ def compatible(query: Embedded, gallery: Embedded) -> None:
         )
 
 
-class Tile:
-    """Some images of the gallery, ready to be compared; their features are put into `room` if it is given."""
+class Room:
+    """Where the features of one tile after the other are put: fresh memory would cost as much as reading."""
 
-    def __init__(
-        self,
-        gallery: Embedded,
-        rows: Int[np.ndarray, "w"],
-        device: str | torch.device,
-        room: Float[Tensor, "most P D"] | None = None,
-    ):
-        self.rows = rows
-        self.parts = take(gallery.parts, rows, room).to(device)
-        self.visibility = take(gallery.visibility, rows).to(device)
-        lengths = self.parts.norm(dim=2).T.contiguous()
-        _numbers("gallery", rows, lengths.T, self.visibility)
-        self.present = (lengths > 0).float()
-        self.scale = 2 / (lengths + (1 - self.present))
-        self.weights = self.visibility.T.contiguous()
+    def __init__(self, gallery: Embedded, most: int):
+        parts, channels = gallery.parts.shape[1:]
+        self.images = torch.empty(most, parts, channels) if isinstance(gallery.parts, Stored) else None
+        self.parts = _zeros(parts, padded(most, COLUMNS), channels)
+
+
+def _zeros(*shape: int) -> Tensor:
+    # numpy asks for large pages, PyTorch does not: to touch memory for the first time costs time
+    return torch.from_numpy(np.empty(shape, np.float32)).zero_()
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """One part of those images of a tile that show it."""
+
+    columns: Int[Tensor, "w"]
+    features: Float[Tensor, "w_padded D"]  # as they came; rows beyond `columns` mean nothing
+    scale: Float[Tensor, "w"]  # twice the reciprocals of the lengths
+    present: Float[Tensor, "w"]  # squared lengths once scaled, 0 or 1
+    weights: Float[Tensor, "w"]
+
+
+class Tile:
+    """Some images of the gallery, ready to be compared; no part is copied of those that hide it.
+
+    What lies in `room` is lost.
+    """
+
+    def __init__(self, gallery: Embedded, rows: Int[np.ndarray, "w"], device: str | torch.device, room: Room):
+        self.rows, visibility = rows, take(gallery.visibility, rows)
+        _numbers("gallery", rows, visibility)
+        source, places = _within_reach(gallery.parts, rows, room.images)
+        self.parts = []
+        for p in range(source.shape[1]):
+            columns = visibility[:, p].nonzero().flatten()
+            features = room.parts[p, : padded(len(columns), COLUMNS)]
+            torch.index_select(source[:, p], 0, places[columns], out=features[: len(columns)])
+            lengths = features[: len(columns)].norm(dim=1)
+            _numbers("gallery", rows[columns.numpy()], lengths[:, None])
+            present = (lengths > 0).float()
+            shown = columns, features, 2 / (lengths + (1 - present)), present, visibility[columns, p]
+            self.parts.append(_Shown(*(values.to(device) for values in shown)))
+        self.visibility = visibility.to(device)
+
+
+def _within_reach(
+    source: Features, rows: Int[np.ndarray, "taken"], room: Float[Tensor, "most P D"] | None = None
+) -> tuple[Float[Tensor, "N P D"], Int[Tensor, "taken"]]:
+    """Features in memory, and where in them those rows are; from a file, these alone are read."""
+    if isinstance(source, Stored):
+        return take(source, rows, room), torch.arange(len(rows))
+    return source.detach().cpu(), torch.from_numpy(rows)
 
 
 @dataclass(frozen=True)
@@ -76,7 +122,7 @@ class _Part:
     """One part of those queries of a panel that show it."""
 
     rows: Int[Tensor, "n"]
-    features: Float[Tensor, "n D"]  # of length 1, times the gate if there is one
+    features: Float[Tensor, "n_padded D"]  # of length 1, times the gate if there is one; padded with zeros
     own: Float[Tensor, "n"]  # squared lengths, 0 or 1
     weights: Float[Tensor, "n"]
     gate: Float[Tensor, "n D"] | None  # squared
@@ -86,72 +132,90 @@ class Panel:
     """Some queries, ready to be compared; a part takes no memory for those that hide it."""
 
     def __init__(self, query: Embedded, rows: Int[np.ndarray, "n"], device: str | torch.device):
-        features = take(query.parts, rows).to(device)
-        self.lengths = features.norm(dim=2)
-        gate = None if query.gate is None else take(query.gate, rows).to(device)
-        self.visibility = take(query.visibility, rows).to(device)
-        _numbers("query", rows, self.lengths, self.visibility, gate)
-        self.parts = [self._part(features, gate, p) for p in range(features.shape[1])]
+        visibility = take(query.visibility, rows)
+        _numbers("query", rows, visibility)
+        source, places = _within_reach(query.parts, rows)
+        gate = None if query.gate is None else take(query.gate, rows)
+        self.parts = []
+        counts = [padded(count, ROWS) for count in (visibility != 0).sum(0).tolist()]
+        room = _zeros(sum(counts), source.shape[2]).split(counts)
+        for p, unit in enumerate(room):
+            shown = visibility[:, p].nonzero().flatten()
+            some = unit[: len(shown)]
+            torch.index_select(source[:, p], 0, places[shown], out=some)
+            lengths = some.norm(dim=1, keepdim=True)
+            own = (lengths > 0).float()
+            some /= lengths + (1 - own)
+            squared = None
+            if gate is not None:
+                some *= gate[shown, p]
+                squared = gate[shown, p].square().to(device)
+            _numbers("query", rows[shown.numpy()], some)
+            values = (value.to(device) for value in (shown, unit, own[:, 0], visibility[shown, p]))
+            self.parts.append(_Part(*values, squared))
+        self.visibility = visibility.to(device)
 
-    def _part(self, features: Tensor, gate: Tensor | None, p: int) -> _Part:
-        rows = self.visibility[:, p].nonzero().flatten()
-        length = self.lengths[rows, p]
-        own = (length > 0).float()
-        unit = features[rows, p].div_((length + (1 - own))[:, None])
-        shown = self.visibility[rows, p]
-        if gate is None:
-            return _Part(rows, unit, own, shown, None)
-        return _Part(rows, unit * gate[rows, p], own, shown, gate[rows, p].square())
 
-
-def _numbers(name: str, rows: Int[np.ndarray, "n"], *values: Tensor | None) -> None:
-    sums = sum(value.flatten(1).sum(1) for value in values if value is not None)
-    bad = rows[~sums.isfinite().cpu().numpy()]
+def _numbers(name: str, rows: Int[np.ndarray, "n"], values: Float[Tensor, "n *rest"]) -> None:
+    bad = rows[~values.flatten(1).sum(1).isfinite().numpy()]
     if len(bad):
         raise BadInput(
             f"{name} features: hold values that are no numbers (image {bad[0]}). Train again, more gently."
         )
 
 
-def compare(panel: Panel, tile: Tile, metric: Metric) -> Float[Tensor, "n w"]:
-    """Distances of a panel's queries to a tile's images."""
-    total = torch.zeros(len(panel.visibility), len(tile.rows), device=tile.parts.device)
-    buffer = torch.empty_like(total)
-    for p, part in enumerate(panel.parts):
-        product = torch.mm(part.features, tile.parts[:, p].T, out=buffer[: len(part.rows)])
-        _fold(total, part, product, tile, p, metric)
-    weight = torch.mm(panel.visibility, tile.visibility.T, out=buffer)
+class Desk:
+    """Where one thread puts the distances of a panel to a tile, and the products that they are made of."""
+
+    def __init__(self, queries: int, images: int, device: str | torch.device):
+        size = padded(queries, ROWS) * padded(images, COLUMNS)
+        self.total, self.product = _zeros(2, size).to(device)
+
+
+def compare(panel: Panel, tile: Tile, metric: Metric, desk: Desk) -> Float[Tensor, "n w"]:
+    """Distances of a panel's queries to a tile's images; they lie on the desk until it is used again."""
+    total = _of_shape(desk.total, len(panel.visibility), len(tile.rows)).zero_()
+    for part, shown in zip(panel.parts, tile.parts, strict=True):
+        product = _of_shape(desk.product, len(part.features), len(shown.features))
+        torch.mm(part.features, shown.features.T, out=product)
+        _fold(total, part, product, shown, metric)
+    weight = torch.mm(panel.visibility, tile.visibility.T, out=_of_shape(desk.product, *total.shape))
     if total.device.type == "cpu":
         kernels.divide(total.numpy(), weight.numpy())
         return total
     return total.div_(weight).masked_fill_(weight == 0, torch.inf)
 
 
-def _fold(total: Tensor, part: _Part, product: Tensor, tile: Tile, p: int, metric: Metric) -> None:
+def _of_shape(room: Float[Tensor, "most"], rows: int, columns: int) -> Float[Tensor, "n w"]:
+    return room[: rows * columns].view(rows, columns)
+
+
+def _fold(total: Tensor, part: _Part, product: Tensor, shown: _Shown, metric: Metric) -> None:
     weights = part.weights / 2 if metric == "cosine" else part.weights
     rooted = metric == "euclidean"
     if total.device.type == "cpu" and part.gate is None:
-        given = (part.rows, product, tile.scale[p], part.own, tile.present[p], weights, tile.weights[p])
-        kernels.fold(total.numpy(), *(tensor.numpy() for tensor in given), rooted)
+        given = (shown.columns, product, shown.scale, part.own, shown.present, weights, shown.weights)
+        kernels.fold(total.numpy(), part.rows.numpy(), *(tensor.numpy() for tensor in given), rooted)
     else:
-        fold(total, part, product, tile, p, weights, rooted)
+        fold(total, part, product[: len(part.rows), : len(shown.columns)], shown, weights, rooted)
 
 
 def fold(
-    total: Float[Tensor, "N w"],
+    total: Float[Tensor, "N W"],
     part: _Part,
     product: Float[Tensor, "n w"],
-    tile: Tile,
-    p: int,
+    shown: _Shown,
     weights: Float[Tensor, "n"],
     rooted: bool,
 ) -> None:
     """`kernels.fold` in PyTorch, on any device; with a gate, the gallery's lengths are each query's own."""
-    scale, present = tile.scale[p], tile.present[p]
+    scale, present = shown.scale, shown.present
     if part.gate is not None:
-        lengths = (part.gate @ tile.parts[:, p].square().T).sqrt_()
+        lengths = (part.gate @ shown.features[: len(shown.columns)].square().T).sqrt_()
         present = (lengths > 0).float()
         scale = 2 / (lengths + (1 - present))
     square = (part.own[:, None] + present - product * scale).clamp_(min=0)
     distance = square.sqrt_() if rooted else square
-    total.index_add_(0, part.rows, distance.mul_(weights[:, None]).mul_(tile.weights[p]))
+    spread = total.new_zeros(len(part.rows), total.shape[1])
+    spread[:, shown.columns] = distance.mul_(weights[:, None]).mul_(shown.weights)
+    total.index_add_(0, part.rows, spread)

@@ -16,25 +16,26 @@ compiled = njit(nogil=True, error_model="numpy", cache=True)
 
 @compiled
 @no_type_check
-def fold(total, rows, product, scale, own, other, mine, theirs, rooted):
-    """Add a part's weighted distances to the rows that show it, in one pass over the products.
+def fold(total, rows, columns, product, scale, own, other, mine, theirs, rooted):
+    """Add a part's weighted distances to the rows and columns that show it; the product is overwritten.
 
     |q - g|^2 = |q|^2 + |g|^2 - 2 q g; `own` (n) and `other` (w) are the squares, 0 or 1, `scale` (w) is
     twice the reciprocal of the gallery's lengths; `mine` (n) and `theirs` (w) are the visibilities.
     """
+    whole = len(columns) == total.shape[1]
     for r in range(len(rows)):
         sums, row = total[rows[r]], product[r]
         square, weight = own[r], mine[r]
-        if rooted:
+        for c in range(len(columns)):
+            value = square + other[c] - row[c] * scale[c]
+            value = value if value > 0 else np.float32(0)
+            row[c] = weight * theirs[c] * (np.sqrt(value) if rooted else value)
+        if whole:  # without indices, so that it runs in the processor's wide registers
             for c in range(len(sums)):
-                value = square + other[c] - row[c] * scale[c]
-                value = value if value > 0 else np.float32(0)
-                sums[c] += weight * theirs[c] * np.sqrt(value)
+                sums[c] += row[c]
         else:
-            for c in range(len(sums)):
-                value = square + other[c] - row[c] * scale[c]
-                value = value if value > 0 else np.float32(0)
-                sums[c] += weight * theirs[c] * value
+            for c in range(len(columns)):
+                sums[columns[c]] += row[c]
 
 
 @compiled

@@ -17,19 +17,32 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Lock
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int
-from torch import Tensor
 from tqdm import tqdm
 
 from pipeline import store
 from pipeline.params import BadInput
 from pipeline.ranking import kernels, products
-from pipeline.ranking.comparison import PANEL, TILE, Metric, Panel, Tile, compare, compatible
-from pipeline.ranking.embedded import Embedded
+from pipeline.ranking.comparison import (
+    COLUMNS,
+    PANEL,
+    ROWS,
+    TILE,
+    Desk,
+    Metric,
+    Panel,
+    Room,
+    Tile,
+    compare,
+    compatible,
+    padded,
+)
+from pipeline.ranking.embedded import Embedded, Stored
 from pipeline.ranking.protocol import Cast, Ranking, Rule, empty, judge, strike
 from pipeline.ranking.resume import Notes
 
@@ -109,13 +122,20 @@ class Task:
 
     @property
     def tile(self) -> int:
-        """Images in a tile; all tiles are alike but the last, as each new size of product costs time."""
-        return max(1, -(-len(self.kept) // max(1, -(-len(self.kept) // TILE[self.device.type]))))
+        """Images in a tile; all tiles are alike but the last: each size of product is prepared anew."""
+        return max(1, min(len(self.kept), TILE[self.device.type]))
 
     @cached_property
-    def rooms(self) -> list[Float32[Tensor, "tile P D"]]:
-        """Where the features of tiles are put: fresh memory for each would cost as much as reading them."""
-        return [torch.empty(self.tile, *self.gallery.parts.shape[1:]) for _ in range(self.ahead)]
+    def rooms(self) -> list[Room]:
+        return [Room(self.gallery, self.tile) for _ in range(self.ahead)]
+
+    @cached_property
+    def desks(self) -> SimpleQueue[Desk]:
+        """One for each worker."""
+        desks = SimpleQueue()
+        for _ in range(self.workers):
+            desks.put(Desk(self.panel, self.tile, self.device))
+        return desks
 
     @property
     def ahead(self) -> int:
@@ -127,16 +147,18 @@ def blocks(task: Task, pid: Int[np.ndarray, "Q"], memory: int) -> Iterator[slice
     """As many queries at a time as fit; raises `BadInput` if not even one does."""
     parts, channels = task.query.parts.shape[1:]
     image = 4 * parts * (channels + 4)
-    gated = 1 if task.query.gate is None else 3
-    tables = 2 if task.device.type == "cpu" and gated == 1 else 5
-    fixed = (task.ahead + 1) * task.tile * image + task.workers * tables * 4 * task.panel * task.tile
-    fixed += 2 * gated * task.panel * image + 40 * len(task.kept)
+    gated = task.query.gate is not None
+    tables = 2 if task.device.type == "cpu" and not gated else 8
+    wide = padded(task.tile, COLUMNS)
+    read = task.ahead + 1 + isinstance(task.gallery.parts, Stored)
+    fixed = read * wide * image + task.workers * tables * 4 * padded(task.panel, ROWS) * wide
+    fixed += (isinstance(task.query.parts, Stored) + 2 * gated) * task.panel * image + 40 * len(task.kept)
     own = task.cast.own(pid).lengths
     start = 0
     while start < len(pid):
         new = np.diff(pid[start:], prepend=pid[start] - 1) != 0
         near = np.cumsum(own[start:] * new) + task.tile  # images of the block's own people
-        each = gated * image + 4 * near + 16 * task.top
+        each = (1 + 2 * gated) * image + 4 * near + 16 * task.top
         need = fixed + np.arange(1, len(new) + 1) * each + 48 * np.cumsum(own[start:])
         if need[0] > memory * MB:
             least = int(need[0]) // MB + 1
@@ -234,7 +256,9 @@ class _Block:
         """Let images pass by all panels, a tile at a time, and use their distances."""
 
         def work(number: int, tile: Tile, start: int, some: np.ndarray) -> None:
-            use(number, start, compare(panels[number], tile, self.task.metric).cpu().numpy(), some)
+            desk = self.task.desks.get()
+            use(number, start, compare(panels[number], tile, self.task.metric, desk).cpu().numpy(), some)
+            self.task.desks.put(desk)
 
         waiting: deque[list[Future]] = deque()
         for start in range(0, len(images), self.task.tile):
