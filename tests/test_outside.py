@@ -99,6 +99,13 @@ def test_the_label_that_shares_most_folders_is_meant():
     assert outside.match(index, names, settings())[0] == [[names[1]], [names[2]], [names[0]]]
 
 
+def test_an_occluded_copy_never_takes_the_label_of_the_query_it_was_made_of():
+    names, copy = ["query/x.npy", "query/occluded/x.npy"], table("query/occluded/x.jpg")
+    assert outside.match(copy, names, settings())[0] == [[names[1]]]
+    assert outside.match(copy, names[:1], settings()) == ([[]], 1)
+    assert outside.match(table("query/other/x.jpg"), names[:1], settings())[0] == [names[:1]]
+
+
 def test_a_folder_of_a_split_may_be_the_end_of_a_longer_path():
     names = ["masks/pifpaf/query/x.npy", "masks/filtered/query/x.npy"]
     both = settings(folders=MARKET | {"query": "filtered/query"})
@@ -130,6 +137,13 @@ def test_what_is_missing_doubled_or_unusable_is_listed_and_the_rest_counted(tmp_
     assert "query/8.jpg: query/8.jpg.npy and query/8.npy" in said
     assert "query/7.npy: shape (35, 17, 9), not (36, h, w)" in said
     assert "labels_from.set.missing: nobody" in said
+
+
+def test_who_lacks_labels_of_occluded_copies_is_told_how_to_get_their_pictures(tmp_path):
+    with pytest.raises(
+        BadInput, match=r"datasets unpack DATASET FOLDER` writes the pictures of query/occluded/"
+    ):
+        account(tmp_path, ["query/0.jpg", "query/occluded/0.jpg"], {"query/0.npy": npy(body())})
 
 
 def test_missing_labels_may_be_allowed_and_nothing_else(tmp_path):
@@ -232,7 +246,7 @@ def test_filling_needs_a_mask_and_is_refused(tmp_path):
 
 def test_every_source_has_a_part_for_each_of_its_classes():
     assert {name: len(classes) for name, classes in maps.CLASSES.items()} == {
-        "lip": 20, "cihp": 20, "atr": 18, "pascal": 7,
+        "lip": 20, "cihp": 20, "atr": 18, "pascal": 7, "bodypix": 25,
     }  # fmt: skip
     for source in maps.CLASSES:
         codes = maps.table(source, None)
@@ -248,6 +262,13 @@ def test_the_sides_that_a_source_knows_are_kept(source, number):
     if source == "atr":  # shoes, face, legs, arms
         names = ["left foot", "right foot", "head", "left leg", "right leg", "left arm"]
     assert [parts.FINE[code - 1] for code in sided] == names
+
+
+def test_bodypix_knows_the_side_of_all_its_limbs():
+    # its parts by number: 1 right face, 10 left hand, 11 right hand, 13 back, 14 left thigh, 23 right foot
+    found = maps.table("bodypix", None)[1:][[1, 10, 11, 13, 14, 23]]
+    names = ["head", "left arm", "right arm", "torso", "left leg", "right foot"]
+    assert [parts.FINE[code - 1] for code in found] == names
 
 
 def test_a_users_own_classes_name_parts_and_pairs():
