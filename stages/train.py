@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 from safetensors.torch import save_file
 
-from pipeline import batches, datasets, method, params, processes, store, training, vit
+from pipeline import arithmetic, batches, datasets, method, params, processes, store, training, vit
 from pipeline.training import selection
 
 
@@ -54,10 +54,12 @@ def train(
     files = {path: store.sha256(path) for path in (index, images, parsing, labels)}
     record = method.describe(name, settings, world, start.architecture)
     record |= training.record(model, schedule, seed, files)
+    record["products"] = arithmetic.library(schedule.products)
     first = processes.number() == 0
     with store.scratch("train", [record], training.LIBRARIES) if first else nullcontext() as scratch:
         saves = training.Saves(processes.from_first(scratch), every)
-        steps = training.train(model, pictures, schedule, seed, names, held_out, saves)
+        with arithmetic.products(record["products"]):
+            steps = training.train(model, pictures, schedule, seed, names, held_out, saves)
         if first:
             save(out, log, model, record, steps)
 
