@@ -78,6 +78,11 @@ def test_a_label_is_found_by_every_style_of_names(style):
     assert (fitting, ignored) == ([[NAMES[style]]], 0)
 
 
+@pytest.mark.parametrize("label", ["x.npy", "x.jpg.npy", "x.jpg.jpg.npy", "x.jpg.jpg.confidence_fields.npy"])
+def test_a_name_with_two_endings_as_some_of_market1501s_is_found_too(label):
+    assert outside.match(table("query/x.jpg.jpg"), [f"query/{label}"], settings())[0] == [[f"query/{label}"]]
+
+
 def test_a_label_of_another_split_is_not_taken():
     names = ["bounding_box_test/a.npy", "query/a.txt", "query/.a.npy", "elsewhere/a.npy"]
     assert outside.match(table("query/a.jpg"), names, settings()) == ([[]], 4)

@@ -114,8 +114,10 @@ def _places(name: str, settings: Outside) -> list[tuple[str, tuple[str, ...], st
 
 
 def _stem(name: str) -> str:
-    path = PurePosixPath(name)
-    return path.stem if path.suffix.lower() in IMAGES else name
+    # x of x.jpg, and of x.jpg.jpg, as 14 queries of Market-1501 are called
+    while (path := PurePosixPath(name)).suffix.lower() in IMAGES:
+        name = path.stem
+    return name
 
 
 # ------------------------------------------------------------------ every image accounted for
