@@ -3,6 +3,8 @@
 import io
 import json
 import pickle
+import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -19,6 +21,7 @@ from pipeline.datasets.archive import Archive, pack
 from pipeline.params import BadInput
 from stages import index as stage
 
+ROOT = Path(__file__).parent.parent
 OCCLUDE = {"datasets": [], "seed": 1, "area": [0.1, 0.4], "aspect": [0.3, 3.3], "cutouts": ""}
 INDEX = {"junk": "drop", "validation": "train", "counts": "refuse", "occlude": OCCLUDE}
 CONFIG = (
@@ -337,6 +340,13 @@ def test_a_dataset_that_gets_no_labels_is_told_before_its_archive_is_read(tmp_pa
     (tmp_path / "params.yaml").write_text(CONFIG.replace("parse_on: [mine]", "parse_on: []"))
     with pytest.raises(BadInput, match=r"mine of datasets stands in neither parse_on nor labels_from"):
         run(tmp_path, str(tmp_path / "params.yaml"), tmp_path / "none.zip", name="mine")
+
+
+def test_the_stage_index_loads_no_torch():
+    """It would triple the memory of the reader and of each of its workers."""
+    loaded = "import sys, stages.index; print('torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, cwd=ROOT)
+    assert told.stdout == "False\n"
 
 
 def test_unpacking_writes_over_nothing(tmp_path, config):
