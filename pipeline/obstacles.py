@@ -12,8 +12,6 @@ from typing import Literal
 
 import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, UInt8
 from PIL import Image
 from pydantic import Field
@@ -103,10 +101,13 @@ def cut_person(
 
 def scale(obstacle: Obstacle, pixels: float) -> Obstacle:
     """The obstacle resized to cover about so many pixels, its shape kept."""
+    import torch  # here, or `index` and its workers, which need none, would be three times as large
+    from torch.nn.functional import interpolate
+
     factor = np.sqrt(pixels / obstacle.solid.sum())
     size = tuple(max(1, round(n * factor)) for n in obstacle.solid.shape[::-1])  # width, height
     plane = torch.from_numpy(obstacle.pixels)[None].permute(0, 3, 1, 2)
-    pixels = F.interpolate(plane, size[::-1], mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
+    pixels = interpolate(plane, size[::-1], mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
     solid = cv2.resize(obstacle.solid.view(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
     return Obstacle(pixels, solid.view(bool))
 
