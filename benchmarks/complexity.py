@@ -8,7 +8,6 @@ Table 9's 26.5 G are the student's branch at stride 11.  What its 121.7 M hold i
 many classifiers would make them up.
 """
 
-import copy
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,8 +16,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -44,7 +41,7 @@ def count(settings: ogfr.Params, world: World) -> dict[str, Any]:
     """Everything that is printed."""
     model = shapes(settings, world, VIT)
     seen, learnt = batch(world, 1), batch(world, BATCH)
-    whole, least = inference(model, seen), inference(pruned(model), seen)
+    whole, least = inference(model, seen, whole=True), inference(model, seen)
     return {
         "vit": VIT,
         "size": world.size,
@@ -98,34 +95,6 @@ def batch(world: World, images: int) -> Batch:
         return batches.Batch(view(), camid, pid, view(), covered)
 
 
-class Asked(nn.Module):
-    """A transformer layer asked for its first tokens alone: these attend to all, the rest is not computed."""
-
-    def __init__(self, layer: nn.Module, first: int):
-        super().__init__()
-        self.layer, self.first = layer, first
-
-    def forward(self, tokens: Float[Tensor, "B L D"]) -> Float[Tensor, "B first D"]:
-        """The layer's first tokens."""
-        attention, normed = self.layer.attn, self.layer.norm1(tokens)
-        weights, biases = attention.qkv.weight.chunk(3), attention.qkv.bias.chunk(3)
-        rows = (normed[:, : self.first], normed, normed)
-        query, key, value = (
-            F.linear(x, w, b).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-            for x, w, b in zip(rows, weights, biases, strict=True)
-        )
-        moved = (query @ key.mT * attention.scale).softmax(-1) @ value
-        kept = tokens[:, : self.first] + attention.proj(moved.transpose(1, 2).flatten(2))
-        return kept + self.layer.mlp(self.layer.norm2(kept))
-
-
-def pruned(model: ogfr.OGFR) -> ogfr.OGFR:
-    """A copy that embeds alike for less: its last layer computes only what Eq. 25 compares."""
-    lean = copy.deepcopy(model)
-    lean.student[-1] = Asked(lean.student[-1], ogfr.K + 1)
-    return lean
-
-
 # ------------------------------------------------------------------ multiply-adds
 
 
@@ -170,10 +139,20 @@ def multiply_adds(model: ogfr.OGFR, run: Callable[[ogfr.OGFR], Any]) -> dict[str
     return {name: n for name, n in parts.items() if n}
 
 
-def inference(model: ogfr.OGFR, seen: Batch) -> dict[str, float]:
-    """Multiply-adds to embed one image, by part."""
-    found = multiply_adds(model.eval(), lambda m: m.embed(seen))
+def inference(model: ogfr.OGFR, seen: Batch, whole: bool = False) -> dict[str, float]:
+    """Multiply-adds to embed one image, by part; `whole` lets the last layer compute all tokens."""
+
+    def run(m: ogfr.OGFR) -> None:
+        everything = mock.patch.object(vit.Layers, "forward", _all_tokens) if whole else nullcontext()
+        with everything:
+            m.embed(seen)
+
+    found = multiply_adds(model.eval(), run)
     return {name: n / len(seen.pid) for name, n in found.items()}
+
+
+def _all_tokens(layers: vit.Layers, tokens: Tensor, asked: int | None) -> Tensor:
+    return nn.Sequential.forward(layers, tokens)[:, :asked]
 
 
 def training(model: ogfr.OGFR, learnt: Batch, backward: bool) -> dict[str, float]:

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor, nn
 
-from pipeline import batches, method, store
+from pipeline import method, store
 from pipeline.batches import Batch, View
 from pipeline.method import Method
 from pipeline.params import BadInput
@@ -41,7 +41,7 @@ class Graph(nn.Module):
         self, image: UInt8[Tensor, "N H W 3"], hidden: Bool[Tensor, "N C"], camera: Int[Tensor, "N"]
     ) -> tuple[Tensor, ...]:
         """What `OUTPUTS` names."""
-        view = View(batches.normalise(image), torch.zeros_like(image[..., 0]), hidden)
+        view = View(image.permute(0, 3, 1, 2), torch.zeros_like(image[..., 0]), hidden)
         seen = self.model.embed(Batch(view, camera, torch.zeros_like(camera)))
         found = (seen.parts[:, 0], seen.parts[:, 1:], seen.visibility)
         return found if seen.gate is None else (*found, seen.gate)

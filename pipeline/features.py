@@ -23,6 +23,7 @@ from timm.models import VisionTransformer
 from torch import Tensor
 
 from pipeline import vit
+from pipeline.arithmetic import Attention, Precision, Products
 from pipeline.batches import Batch, View
 from pipeline.datasets import Images
 from pipeline.method import Embedding, Method
@@ -42,6 +43,9 @@ class Embed:
     batch: PositiveInt  # images at a time
     cameras: Literal["auto", "same", "unknown"]  # what the model is told of them; see `told`
     without_maps: bool  # embed a second and third time: z unknown, z guessed
+    precision: Precision
+    products: Products
+    attention: Attention
 
 
 def test_rows(index: pd.DataFrame) -> Int[np.ndarray, "n"]:
@@ -105,8 +109,9 @@ def learned(
     encoder: VisionTransformer,
     batches: Iterable[Batch],
     count: int,
-    device: str,
+    device: torch.device,
     without_maps: bool,
+    precision: torch.dtype = torch.float32,
 ) -> dict[str, np.ndarray]:
     """Parts and visibility of `count` images as the trained model sees them, and as its encoder did before.
 
@@ -118,14 +123,15 @@ def learned(
     with progress(total=count, desc="embed") as bar:
         for batch in batches:
             batch = batch.to(device)
-            token = vit.class_tokens(encoder, batch.holistic.image)[:, None]
-            seen = {
-                "model": model.embed(batch),
-                "encoder": Embedding(token, torch.ones(token.shape[:2], device=device)),
-            }
-            if without_maps:
-                seen["z_unknown"] = unknown(model, batch, seen["model"])
-                seen["z_guessed"] = guessed(model, batch, seen["z_unknown"])
+            with torch.autocast(device.type, precision, precision != torch.float32):
+                token = vit.class_tokens(encoder, batch.holistic.image)[:, None]
+                seen = {
+                    "model": model.embed(batch),
+                    "encoder": Embedding(token, torch.ones(token.shape[:2], device=device)),
+                }
+                if without_maps:
+                    seen["z_unknown"] = unknown(model, batch, seen["model"])
+                    seen["z_guessed"] = guessed(model, batch, seen["z_unknown"])
             for system, embedding in seen.items():
                 for name, array in _arrays(system, embedding).items():
                     found.setdefault(name, []).append(array)

@@ -18,10 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image
 from torch import Tensor
 
-from pipeline import batches, datasets, features, method, occlusion, ranking
+from pipeline import arithmetic, batches, datasets, features, method, occlusion, ranking
 from pipeline.batches import Batch, View
 from pipeline.method import Embedding, Method, World
 from pipeline.params import BadInput
@@ -61,7 +60,7 @@ class Trained:
             image = torch.from_numpy(_read(pictures[some], start, self.world.size))
             parsing, hidden = self._labels(None if maps is None else maps[some], threshold, len(image))
             camid = torch.tensor([-1] * len(image) if cameras is None else cameras[some])
-            view = View(batches.normalise(image), parsing, hidden)
+            view = View(image.permute(0, 3, 1, 2), parsing, hidden)
             batch = Batch(view, camid, torch.zeros_like(camid)).to(self.device)
             found.append(self._see(batch, guess and maps is None))
         return _join(found)
@@ -79,7 +78,7 @@ class Trained:
             return parsing, torch.zeros(count, self.world.coarse, dtype=torch.bool)
         each = (torch.from_numpy(np.ascontiguousarray(m))[None] for m in maps)
         pixels = torch.cat([occlusion.pixels(m, self.world.coarse) for m in each])
-        resized = np.stack([batches.resize(m, self.world.size, Image.Resampling.NEAREST) for m in maps])
+        resized = np.stack([batches.resize_labels(m, self.world.size) for m in maps])
         return torch.from_numpy(resized), occlusion.hidden(pixels, threshold, strict=True)
 
     def _check(self, pictures, cameras, maps, threshold) -> None:
@@ -109,8 +108,9 @@ def load(folder: str | Path, device: str | torch.device = "cpu", batch: int = 64
 
     Raises `BadInput` if the folder holds no model.
     """
-    device = torch.device(device)
-    return Trained(method.load_trained(folder).to(device), method.trained_world(folder), device, batch)
+    device, model = torch.device(device), method.load_trained(folder)
+    arithmetic.attend_by(model, arithmetic.kernel("auto", device, torch.float32))
+    return Trained(model.to(device), method.trained_world(folder), device, batch)
 
 
 def distances(
@@ -130,7 +130,7 @@ def _read(pictures: Sequence[Picture], first: int, size: tuple[int, int]) -> UIn
     images, faults = [], []
     for number, picture in enumerate(pictures, first):
         try:
-            images.append(batches.resize(_decoded(picture), size, Image.Resampling.BICUBIC))
+            images.append(batches.resize_colours(_decoded(picture), size))
         except datasets.UNDECODABLE as error:
             name = f"picture {number}" if isinstance(picture, np.ndarray) else picture
             faults.append(f"{name}: cannot be used ({error}). Give a picture file or (h, w, 3) bytes.")

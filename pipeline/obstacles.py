@@ -10,6 +10,7 @@ from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
@@ -100,11 +101,20 @@ def cut_person(
 
 def scale(obstacle: Obstacle, pixels: float) -> Obstacle:
     """The obstacle resized to cover about so many pixels, its shape kept."""
+    import torch  # here, or `index` and its workers, which need none, would be three times as large
+    from torch.nn.functional import interpolate
+
     factor = np.sqrt(pixels / obstacle.solid.sum())
     size = tuple(max(1, round(n * factor)) for n in obstacle.solid.shape[::-1])  # width, height
-    picture = Image.fromarray(obstacle.pixels).resize(size, Image.Resampling.BILINEAR)
-    solid = Image.fromarray(obstacle.solid).resize(size, Image.Resampling.NEAREST)
-    return Obstacle(np.asarray(picture), np.asarray(solid))
+    plane = torch.from_numpy(obstacle.pixels)[None].permute(0, 3, 1, 2)
+    pixels = interpolate(plane, size[::-1], mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
+    solid = cv2.resize(obstacle.solid.view(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return Obstacle(pixels, solid.view(bool))
+
+
+def mirror(obstacle: Obstacle) -> Obstacle:
+    """The obstacle seen in a mirror."""
+    return Obstacle(cv2.flip(obstacle.pixels, 1), cv2.flip(obstacle.solid.view(np.uint8), 1).view(bool))
 
 
 def draw(
@@ -127,9 +137,7 @@ def draw(
     if found is None:
         return cut_rectangle(image, params.area, params.aspect, rng)
     found = scale(found, rng.uniform(*params.area) * parsing.size)
-    if rng.random() < 0.5:
-        found = Obstacle(found.pixels[:, ::-1], found.solid[:, ::-1])
-    return found
+    return mirror(found) if rng.random() < 0.5 else found
 
 
 def paste(
@@ -147,7 +155,7 @@ def paste(
         return image, covered
     inner = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
     solid = obstacle.solid[inner]
-    image[y0:y1, x0:x1][solid] = obstacle.pixels[inner][solid]
+    cv2.copyTo(obstacle.pixels[inner], solid.view(np.uint8), image[y0:y1, x0:x1])
     covered[y0:y1, x0:x1] = solid
     return image, covered
 

@@ -33,10 +33,10 @@ def pixels(maps: Integer[Tensor, "B H W"], count: int) -> Int[Tensor, "B C"]:
     Raises `BadInput` for a label above K.
     """
     parts.check(maps)
-    labels = len(parts.SWAPPED)
-    offsets = torch.arange(len(maps), device=maps.device)[:, None] * labels
-    flat = (maps.flatten(1).long() + offsets).flatten()
-    fine = torch.bincount(flat, minlength=len(maps) * labels).view(-1, labels)
+    flat = maps.flatten(1).long()
+    fine = flat.new_zeros(len(maps), len(parts.SWAPPED)).scatter_add_(
+        1, flat, flat.new_ones(1, 1).expand_as(flat)
+    )
     return torch.stack([fine[:, list(merged)].sum(1) for merged in parts.COARSE[count].values()], 1)
 
 

@@ -5,6 +5,7 @@
 
 from typing import Any
 
+import cv2
 import numpy as np
 from jaxtyping import UInt8
 
@@ -13,6 +14,7 @@ from pipeline.params import BadInput
 FINE = ("head", "left arm", "right arm", "torso", "left leg", "right leg", "left foot", "right foot")
 HEAD, LEFT_ARM, RIGHT_ARM, TORSO, LEFT_LEG, RIGHT_LEG, LEFT_FOOT, RIGHT_FOOT = range(1, 9)
 SWAPPED = (0, 1, 3, 2, 4, 6, 5, 8, 7)  # the label of each label in the mirror
+_MIRROR = np.array([*SWAPPED, *range(len(SWAPPED), 256)], np.uint8)
 
 _ARMS, _LEGS, _FEET = (LEFT_ARM, RIGHT_ARM), (LEFT_LEG, RIGHT_LEG), (LEFT_FOOT, RIGHT_FOOT)
 _UPPER, _LOWER = (HEAD, *_ARMS, TORSO), (*_LEGS, *_FEET)
@@ -38,7 +40,8 @@ def flip(maps: UInt8[np.ndarray, "... H W"]) -> UInt8[np.ndarray, "... H W"]:
     Raises `BadInput` for a label above K.
     """
     check(maps)
-    return np.array(SWAPPED, np.uint8)[maps[..., ::-1]]
+    rows = cv2.flip(maps.reshape(-1, maps.shape[-1]), 1)
+    return cv2.LUT(rows, _MIRROR).reshape(maps.shape)
 
 
 def check(maps: Any) -> None:

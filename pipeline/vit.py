@@ -19,10 +19,13 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from safetensors import SafetensorError
-from timm.models.vision_transformer import VisionTransformer
+from timm.layers import Attention
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from pipeline import occlusion, weights
+from pipeline.arithmetic import attend, attend_by
+from pipeline.batches import colours
 from pipeline.params import BadInput
 
 OWN = ("img_size", "patch_size", "embed_dim", "depth", "num_heads")  # what describes a small ViT of ours
@@ -137,11 +140,53 @@ def patch_labels(
 
     Exactly the pixels of the parsing map M (Eq. 21) that a patch token sees, whatever the stride.
     """
-    planes = [F.avg_pool2d((parsing == k).float()[:, None], patch, stride) for k in range(labels)]
-    return torch.cat(planes, 1).flatten(2).transpose(1, 2)
+    cells = parsing.unfold(1, patch, stride).unfold(2, patch, stride).flatten(1, 2).flatten(2).long()
+    counts = torch.zeros(*cells.shape[:2], labels, device=cells.device)
+    return counts.scatter_add_(2, cells, counts.new_ones(()).expand_as(cells)) / patch**2
+
+
+# ------------------------------------------------------------------ transformer layers
+
+
+class Layer(Block):
+    """A transformer layer of timm that can be asked for its first tokens alone."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__(width, heads, qkv_bias=True)
+        self.attn.fused_attn = False  # until `arithmetic.attend_by` says else
+
+    def forward(self, tokens: Float[Tensor, "B L D"], asked: int | None = None) -> Float[Tensor, "B Q D"]:
+        """The first `asked` tokens, which attend to all; the rest is not computed.  None: all tokens."""
+        if asked is None:
+            return super().forward(tokens)
+        kept = tokens[:, :asked] + _attended(self.attn, self.norm1(tokens), asked)
+        return kept + self.mlp(self.norm2(kept))
+
+
+def _attended(attention: Attention, tokens: Float[Tensor, "B L D"], asked: int) -> Float[Tensor, "B asked D"]:
+    weights, biases = attention.qkv.weight.chunk(3), attention.qkv.bias.chunk(3)
+    rows = (tokens[:, :asked], tokens, tokens)
+    query, key, value = (
+        F.linear(x, w, b).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+        for x, w, b in zip(rows, weights, biases, strict=True)
+    )
+    return attention.proj(attend(query, key, value, attention.fused_attn).transpose(1, 2).flatten(2))
+
+
+class Layers(nn.Sequential):
+    """Layers of which the last one is asked for no more tokens than are wanted."""
+
+    def forward(self, tokens: Float[Tensor, "B L D"], asked: int | None = None) -> Float[Tensor, "B Q D"]:
+        """All tokens, or the first `asked`."""
+        for number, layer in enumerate(self, 1):
+            tokens = layer(tokens, asked if number == len(self) else None)
+        return tokens[:, :asked]
 
 
 # ------------------------------------------------------------------ the occlusion-aware ViT
+
+
+Image = Float[Tensor, "B 3 H W"] | UInt8[Tensor, "B 3 H W"]  # colours in [-1, 1], or bytes
 
 
 class Tokens(NamedTuple):
@@ -187,18 +232,14 @@ class OcclusionAwareViT(nn.Module):
         )
         self.pattern = nn.Parameter(_embedding(2**coarse, width))  # O_e
         self.camera = nn.Parameter(_embedding(cameras, width))
-        # on a CPU, attention written out is as fast in float32 and 1.7 times as fast in bfloat16
-        for block in self.blocks:
-            block.attn.fused_attn = torch.cuda.is_available()
+        attend_by(self, "written")
 
     @property
     def width(self) -> int:
         """D, channels of a token."""
         return self.cls.shape[-1]
 
-    def forward(
-        self, image: Float[Tensor, "B 3 H W"], hidden: Bool[Tensor, "B C"], camid: Int[Tensor, "B"]
-    ) -> Tokens:
+    def forward(self, image: Image, hidden: Bool[Tensor, "B C"], camid: Int[Tensor, "B"]) -> Tokens:
         """F: tokens after the ViT's last norm.  `hidden` is z; camera -1 is unknown.
 
         Raises `ValueError` for an image of another size.
@@ -208,11 +249,15 @@ class OcclusionAwareViT(nn.Module):
         return Tokens(cls[:, 0], part, patch)
 
     def embed(
-        self, image: Float[Tensor, "B 3 H W"], hidden: Bool[Tensor, "B C"], camid: Int[Tensor, "B"]
+        self, image: Image, hidden: Bool[Tensor, "B C"], camid: Int[Tensor, "B"]
     ) -> Float[Tensor, "B L D"]:
-        """The input sequence E = [x_cls; P_t; P_s] + P_E + gamma_1 E_o + gamma_2 C_e, Eq. 5."""
+        """The input sequence E = [x_cls; P_t; P_s] + P_E + gamma_1 E_o + gamma_2 C_e, Eq. 5.
+
+        Bytes become colours here, where the network is: a quarter of the colours' size travels there.
+        """
         if tuple(image.shape[2:]) != self.size:
             raise ValueError(f"image of {tuple(image.shape[2:])}, the model takes {self.size}")
+        image = colours(image) if image.dtype == torch.uint8 else image
         patch = self.projection(image).flatten(2).transpose(1, 2)
         learned = torch.cat([self.cls, self.part], 1).expand(image.shape[0], -1, -1)
         given = self.gamma_pattern * self.pattern[occlusion.pattern(hidden)]  # Eq. 3
@@ -238,7 +283,7 @@ def _embedding(*shape: int) -> Tensor:
 
 
 @torch.no_grad()
-def class_tokens(vit: VisionTransformer, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
+def class_tokens(vit: VisionTransformer, image: Image) -> Float[Tensor, "B D"]:
     """L2-normalised class tokens of a ViT as it comes: what retrieval has before any training of ours."""
     plain = OcclusionAwareViT(vit, tuple(image.shape[2:]), vit.patch_embed.patch_size[0], 0, 1, 1, 0.0, 0.0)
     nothing = torch.zeros(len(image), 1, dtype=torch.bool, device=image.device)

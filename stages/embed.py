@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from pipeline import batches, datasets, features, method, params, store
+from pipeline import arithmetic, batches, datasets, features, method, params, store
 
 
 def main(
@@ -25,8 +25,12 @@ def main(
     told = features.told(table, features.record(trained), store.sha256(index), options.cameras)
     shown = table.assign(camid=told.camid)
     stream = batches.evaluation(shown, pictures, maps, flags, rows, size, options.batch)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    arrays = features.learned(model, encoder, stream, len(rows), device, options.without_maps)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = arithmetic.precision(options.precision, device)
+    kernel = arithmetic.kernel(options.attention, device, precision, options.products)
+    arithmetic.attend_by(model, kernel)
+    with arithmetic.products(options.products):
+        arrays = features.learned(model, encoder, stream, len(rows), device, options.without_maps, precision)
     arrays |= features.histograms(pictures, rows) | {"row": rows.astype("int32")}
     without = ["z_guessed", "z_unknown"] if options.without_maps else []
     attrs = {"index": key, "systems": ["model", *without, "encoder", "histogram"], "model_cameras": told.why}

@@ -19,6 +19,12 @@ def main(layout: str, archive: str, index: str, images: str, truth: str, config:
                 f"{config}: index.occlude.datasets = {name}: no such dataset. There are: {', '.join(named)}."
             )
     dataset = Path(index).parent.name
+    labelled = [*params.read(config, "parse_on", list), *params.read(config, "labels_from", dict)]
+    if dataset in named and dataset not in labelled:
+        raise BadInput(
+            f"{config}: {dataset} of datasets stands in neither parse_on nor labels_from, so it has no "
+            "labels. Add it to parse_on, or tell labels_from where they lie (README, Labels made elsewhere)."
+        )
     with Archive(archive) as files:
         found = indexing.build(files, layout, options, workers, dataset in options.occlude.datasets)
         indexing.write_index(index, found.index, dataset=dataset, layout=layout)

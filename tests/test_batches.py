@@ -95,9 +95,34 @@ def test_the_same_seed_draws_the_same_batch():
     assert (small.batch(seed=3).occluded.image != small.batch(seed=4).occluded.image).any()
 
 
+def test_batches_made_ahead_are_the_same_in_the_same_order_and_no_more_than_two_ahead():
+    made, used = [], []
+
+    def drawn():
+        for number in range(6):
+            made.append(number)
+            yield replace(small.batch(), pid=torch.full((16,), number))
+
+    for batch in batches.ahead(drawn()):
+        used.append(int(batch.pid[0]))
+        assert len(made) <= len(used) + 2
+    assert made == used == list(range(6))
+
+
+def test_an_error_while_a_batch_is_made_reaches_the_one_who_wants_it():
+    def drawn():
+        yield small.batch()
+        raise BadInput("no second batch")
+
+    coming = batches.ahead(drawn())
+    next(coming)
+    with pytest.raises(BadInput, match="no second batch"):
+        next(coming)
+
+
 def test_colours_run_from_minus_one_to_one():
-    image = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 2, 1).expand(1, 1, 2, 3)
-    assert batches.normalise(image)[0, 0, 0].tolist() == [-1, 1]
+    image = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2).expand(1, 3, 1, 2)
+    assert batches.colours(image)[0, 0, 0].tolist() == [-1, 1]
 
 
 @pytest.mark.parametrize("wanted", [0, 3, 5, 10])
@@ -146,7 +171,9 @@ def test_images_and_maps_of_another_size_are_resized_and_the_threshold_with_them
     found, own = stored.read((32, 16)), stored.read()
     assert found.image.shape == (16, 32, 16, 3) and found.threshold == own.threshold / 4
     whole = np.asarray(Image.fromarray(people.image[0]).resize((16, 32), Image.Resampling.BICUBIC))
-    assert (found.image[0] == whole).all() and set(found.parsing[0].ravel()) <= set(range(9))
+    assert np.abs(found.image[0].astype(int) - whole).max() <= 2 and set(found.parsing[0].ravel()) <= set(
+        range(9)
+    )
 
 
 def test_junk_distractors_and_test_images_are_not_trained_on(tmp_path):

@@ -3,6 +3,8 @@
 import io
 import json
 import pickle
+import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -19,9 +21,12 @@ from pipeline.datasets.archive import Archive, pack
 from pipeline.params import BadInput
 from stages import index as stage
 
+ROOT = Path(__file__).parent.parent
 OCCLUDE = {"datasets": [], "seed": 1, "area": [0.1, 0.4], "aspect": [0.3, 3.3], "cutouts": ""}
 INDEX = {"junk": "drop", "validation": "train", "counts": "refuse", "occlude": OCCLUDE}
-CONFIG = f"workers: 1\ndatasets: {{mine: {{}}}}\nindex: {json.dumps(INDEX)}\n"
+CONFIG = (
+    f"workers: 1\ndatasets: {{mine: {{}}}}\nparse_on: [mine]\nlabels_from: {{}}\nindex: {json.dumps(INDEX)}\n"
+)
 
 
 def options(**changes):
@@ -318,7 +323,36 @@ def test_the_command_packs_what_the_stage_reads(tmp_path, capsys):
     command("pack", str(folder), str(path))
     assert f"{path}: 9 files" in capsys.readouterr().out and len(build(path).index) == 5
     with pytest.raises(BadInput, match="no such command"):
-        command("unpack", str(folder), str(path))
+        command("extract", str(folder), str(path))
+
+
+def test_the_command_unpacks_what_was_indexed_by_key_and_to_the_byte(tmp_path, config, capsys):
+    index, _, _ = run(tmp_path, config, zipped(tmp_path / "a.zip", people()))
+    command("unpack", str(Path(index).parent), str(tmp_path / "out"))
+    assert "out: 5 images of" in capsys.readouterr().out
+    files = sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert [str(path.relative_to(tmp_path / "out")) for path in files] == sorted(read_index(index)["key"])
+    query = tmp_path / "out/query/0001_c1s1_000001_00.jpg"
+    assert query.read_bytes() == people()["set/query/0001_c1s1_000001_00.jpg"]
+
+
+def test_a_dataset_that_gets_no_labels_is_told_before_its_archive_is_read(tmp_path):
+    (tmp_path / "params.yaml").write_text(CONFIG.replace("parse_on: [mine]", "parse_on: []"))
+    with pytest.raises(BadInput, match=r"mine of datasets stands in neither parse_on nor labels_from"):
+        run(tmp_path, str(tmp_path / "params.yaml"), tmp_path / "none.zip", name="mine")
+
+
+def test_the_stage_index_loads_no_torch():
+    """It would triple the memory of the reader and of each of its workers."""
+    loaded = "import sys, stages.index; print('torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, cwd=ROOT)
+    assert told.stdout == "False\n"
+
+
+def test_unpacking_writes_over_nothing(tmp_path, config):
+    index, _, _ = run(tmp_path, config, zipped(tmp_path / "a.zip", people()))
+    with pytest.raises(BadInput, match="exists already"):
+        command("unpack", str(Path(index).parent), str(tmp_path))
 
 
 @pytest.mark.parametrize(("make", "match"), [(False, "no such folder"), (True, "holds no file")])

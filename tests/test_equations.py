@@ -246,7 +246,7 @@ def test_10_a_reward_compares_the_scores_with_and_without_the_mask(kind):
     other = {"self_critical": likelier, "image": [[True] * N] * 3}.get(kind)
     wanted = scores(model, h, other, pid) if other else [torch.tensor(0.3)] * 3
     rewards = [slow.reward(m.item(), b.item(), 0.05, 1.0) for m, b in zip(masked, wanted, strict=True)]
-    assert found.tolist() == pytest.approx(rewards, abs=1e-5)
+    assert found.tolist() == [pytest.approx(rewards, abs=1e-5)]
     assert base.expand(3).tolist() == pytest.approx([b.item() for b in wanted], abs=1e-5)
 
 
@@ -260,6 +260,29 @@ def test_11_the_policy_gradient_is_the_printed_sum(bias):
     agree(-minus[0][0], wanted)
     if bias:
         agree(-minus[1][0], own)
+
+
+@pytest.mark.parametrize("kind", ["paper", "self_critical"])
+def test_11_the_policy_gradient_of_several_episodes_is_the_mean_of_theirs(kind):
+    model, shown = tiny(baseline=kind, episodes=3), batch()
+    model.baseline.fill_(0.3)
+    drawn = iter(actions := list(torch.from_numpy(RNG(2).random((3, 4, N)) < 0.5)))
+    model.act = lambda state, labels: next(drawn)
+    h, _ = model.see_both(shown)
+    state = ogfr.correlation(h.patch, h.part)
+    loss = list(model.objectives(shown))[1].loss
+    found = torch.autograd.grad(loss, list(model.agent.parameters()))
+    linear = model.agent.linear
+    agent = scalars(linear.weight[0].detach()), scalars(linear.bias[0].detach())
+    likelier = [[m > 0.5 for m in slow.keep(one, *agent)] for one in scalars(state.detach())]
+    base = scores(model, h, likelier, shown.pid) if kind == "self_critical" else exact([0.3] * 4)
+    wanted = []
+    for action in actions:
+        masked = scores(model, h, action.tolist(), shown.pid)
+        rewards = [slow.reward(m.item(), b.item(), 0.05, 1.0) for m, b in zip(masked, base, strict=True)]
+        gradient, own = slow.policy_gradient(scalars(state.detach()), action.tolist(), rewards, *agent)
+        wanted.append(stacked([*gradient, own]))
+    assert close(-torch.cat([found[0][0], found[1]]), torch.stack(wanted).mean(0))
 
 
 @LAW

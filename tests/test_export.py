@@ -36,7 +36,8 @@ def test_the_graph_sees_any_number_of_images_as_the_model_does(exported, count):
     given = inputs(count)
     whole, parts, visibility = session.run(["global", "parts", "visibility"], given)
     tensors = {name: torch.from_numpy(array) for name, array in given.items()}
-    view = View(batches.normalise(tensors["image"]), tensors["image"][..., 0], tensors["hidden"])
+    nothing = torch.zeros_like(tensors["image"][..., 0])
+    view = View(tensors["image"].permute(0, 3, 1, 2), nothing, tensors["hidden"])
     seen = model.embed(Batch(view, tensors["camera"], tensors["camera"]))
     np.testing.assert_allclose(whole, seen.parts[:, 0], atol=1e-4)
     np.testing.assert_allclose(parts, seen.parts[:, 1:], atol=1e-4)

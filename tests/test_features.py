@@ -116,7 +116,7 @@ class Stripes(Method):
     """Sees the mean colour of the upper and the lower half; doubts the lower one."""
 
     def embed(self, batch):
-        image = batch.holistic.image
+        image = batches.colours(batch.holistic.image)
         halves = torch.stack([half.mean((2, 3)) for half in image.chunk(2, 2)], 1)
         return Embedding(halves, torch.tensor([1.0, 0.5]).expand(len(image), 2), self.gate(halves))
 
@@ -129,10 +129,12 @@ class Gated(Stripes):
         return (halves > 0).float()
 
 
-def learn(model, count=2):
+def learn(model, count=2, precision=torch.float32):
     pictures = small.people()
     stream = batches.plain_batches(pictures, count)
-    return pictures, features.learned(model, small.encoder(), stream, len(pictures), "cpu", False)
+    return pictures, features.learned(
+        model, small.encoder(), stream, len(pictures), torch.device("cpu"), False, precision
+    )
 
 
 def test_model_and_encoder_see_every_image_in_order_whatever_the_batch():
@@ -152,10 +154,17 @@ def test_the_encoder_is_one_global_feature_of_the_bare_vit():
     torch.manual_seed(0)
     bare = small.encoder().eval()
     with torch.no_grad():
-        wanted = bare(batches.normalise(torch.from_numpy(pictures.image)))
+        wanted = bare(batches.colours(torch.from_numpy(pictures.image).permute(0, 3, 1, 2)))
     token = torch.from_numpy(found["encoder/part"][:, 0])
     torch.testing.assert_close(token, torch.nn.functional.normalize(wanted), atol=1e-4, rtol=1e-4)
     assert (found["encoder/visibility"] == 1).all() and found["encoder/part"].shape[1] == 1
+
+
+def test_features_may_be_computed_in_bfloat16_and_are_kept_in_float32():
+    model = small.model(small.people()).eval()
+    exact, rough = (learn(model, precision=p)[1]["model/part"] for p in (torch.float32, torch.bfloat16))
+    assert rough.dtype == np.float32 and (rough != exact).any()
+    assert (rough * exact).sum(-1).min() > 0.99  # cosines
 
 
 def test_a_gate_is_kept_if_the_method_has_one():
@@ -171,7 +180,7 @@ class Told(Method):
 
     def embed(self, batch):
         self.asked += len(batch.pid)
-        dark = batch.holistic.image.mean((1, 2, 3)) < 0
+        dark = batch.holistic.image.float().mean((1, 2, 3)) < 128
         return Embedding(batch.holistic.hidden.float()[:, None], 1 - dark.float()[:, None])
 
     def guess_hidden(self, seen):
@@ -192,7 +201,7 @@ def two_dark_two_light():
 def test_without_maps_the_model_is_told_nothing_or_what_it_guesses():
     stream = batches.plain_batches(two_dark_two_light(), 3)
     model = Told()
-    found = features.learned(model, small.encoder(), stream, 4, "cpu", True)
+    found = features.learned(model, small.encoder(), stream, 4, torch.device("cpu"), True)
     assert found["model/part"][:, 0].tolist() == [HEAD, [0] * 4, HEAD, [0] * 4]
     assert found["z_unknown/part"][:, 0].tolist() == [[0] * 4] * 4
     assert found["z_guessed/part"][:, 0].tolist() == [LEGS, LEGS, [0] * 4, [0] * 4]
@@ -201,7 +210,12 @@ def test_without_maps_the_model_is_told_nothing_or_what_it_guesses():
 
 def test_a_method_without_parts_guesses_nothing():
     found = features.learned(
-        Told(guesses=False), small.encoder(), batches.plain_batches(two_dark_two_light(), 4), 4, "cpu", True
+        Told(guesses=False),
+        small.encoder(),
+        batches.plain_batches(two_dark_two_light(), 4),
+        4,
+        torch.device("cpu"),
+        True,
     )
     assert found["z_guessed/part"].tolist() == found["z_unknown/part"].tolist() == [[[0] * 4]] * 4
 

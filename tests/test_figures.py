@@ -19,6 +19,8 @@ from tests.test_datasets import INDEX
 CONFIG = f"""
 workers: 1
 datasets: {{}}
+parse_on: []
+labels_from: {{}}
 index: {json.dumps(INDEX | {"junk": "keep"})}
 evaluate: {{metric: euclidean, ap: rectangular, memory: 64, group_lambda: 5, depth: 4, top: 3}}
 draw: {{queries: 2, nearest: 3, seed: 1, dpi: 40}}

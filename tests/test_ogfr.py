@@ -115,7 +115,7 @@ def test_an_action_that_is_its_own_baseline_earns_nothing(kind):
     h, _ = other.see_both(BATCH)
     state = ogfr.correlation(h.patch, h.part)
     gain, base = other.compare(h, state, other.purify(h, EVERY), BATCH.pid)  # the start: all are kept
-    assert gain.abs().max() < 1e-5 and base.shape == (16,)
+    assert gain.abs().max() < 1e-5 and gain.shape == (1, 16) and base.shape == (16,)
 
 
 def test_the_papers_baseline_is_a_cumulative_mean_refreshed_every_ten_epochs():
@@ -458,6 +458,30 @@ def test_a_student_that_purifies_sees_an_image_the_same_twice(erase):
     with torch.no_grad():
         other.decoder[1].ffn[2].weight += 0.1
     assert not torch.allclose(once, other.embed(batches.plain(PEOPLE)).parts)  # it goes through the decoder
+
+
+@pytest.mark.parametrize("fep", ["teacher", "student"])
+@pytest.mark.parametrize("preset", ["recommended", "paper"])
+def test_an_embedding_is_the_whole_branchs_output_where_it_is_compared(preset, fep):
+    other = small.model(PEOPLE, preset=preset, fep=fep, start="random").eval()
+    plain = batches.plain(PEOPLE)
+    with torch.no_grad():
+        tokens = other.encoder(plain.holistic.image, plain.holistic.hidden, plain.camid)
+        whole = other.branch(ogfr.OCCLUDED, tokens, plain.holistic).output
+        least = other.branch(ogfr.OCCLUDED, tokens, plain.holistic, asked=9).output
+    assert least.shape[1] == 9 and torch.allclose(whole[:, :9], least, atol=1e-5)
+
+
+def test_several_masks_pass_the_decoder_as_one_batch_and_score_as_they_would_alone():
+    other = small.model(PEOPLE, start="random").eval()
+    torch.nn.init.normal_(other.heads.weight)
+    h, _ = other.see_both(BATCH)
+    masks = list(torch.rand(3, 16, N) < 0.5)
+    together = other.scores(h, masks, BATCH.pid, ogfr.HOLISTIC)
+    for mask, scores in zip(masks, together, strict=True):
+        alone = other.heads.score(other.purify(h, mask)[:, 0], ogfr.HOLISTIC, BATCH.pid)
+        assert torch.allclose(scores, alone, atol=1e-5)
+    assert not together[0].requires_grad and other.scores(h, [], BATCH.pid, ogfr.HOLISTIC) == []
 
 
 def test_a_purifying_students_agent_keeps_the_likelier_patches_once_trained():

@@ -78,6 +78,11 @@ def test_a_label_is_found_by_every_style_of_names(style):
     assert (fitting, ignored) == ([[NAMES[style]]], 0)
 
 
+@pytest.mark.parametrize("label", ["x.npy", "x.jpg.npy", "x.jpg.jpg.npy", "x.jpg.jpg.confidence_fields.npy"])
+def test_a_name_with_two_endings_as_some_of_market1501s_is_found_too(label):
+    assert outside.match(table("query/x.jpg.jpg"), [f"query/{label}"], settings())[0] == [[f"query/{label}"]]
+
+
 def test_a_label_of_another_split_is_not_taken():
     names = ["bounding_box_test/a.npy", "query/a.txt", "query/.a.npy", "elsewhere/a.npy"]
     assert outside.match(table("query/a.jpg"), names, settings()) == ([[]], 4)
@@ -97,6 +102,13 @@ def test_the_label_that_shares_most_folders_is_meant():
     names = ["query/x.npy", "query/a/x.npy", "query/b/x.npy"]
     index = table("query/a/x.jpg", "query/b/x.jpg", "query/c/x.jpg")
     assert outside.match(index, names, settings())[0] == [[names[1]], [names[2]], [names[0]]]
+
+
+def test_an_occluded_copy_never_takes_the_label_of_the_query_it_was_made_of():
+    names, copy = ["query/x.npy", "query/occluded/x.npy"], table("query/occluded/x.jpg")
+    assert outside.match(copy, names, settings())[0] == [[names[1]]]
+    assert outside.match(copy, names[:1], settings()) == ([[]], 1)
+    assert outside.match(table("query/other/x.jpg"), names[:1], settings())[0] == [names[:1]]
 
 
 def test_a_folder_of_a_split_may_be_the_end_of_a_longer_path():
@@ -130,6 +142,13 @@ def test_what_is_missing_doubled_or_unusable_is_listed_and_the_rest_counted(tmp_
     assert "query/8.jpg: query/8.jpg.npy and query/8.npy" in said
     assert "query/7.npy: shape (35, 17, 9), not (36, h, w)" in said
     assert "labels_from.set.missing: nobody" in said
+
+
+def test_who_lacks_labels_of_occluded_copies_is_told_how_to_get_their_pictures(tmp_path):
+    with pytest.raises(
+        BadInput, match=r"datasets unpack DATASET FOLDER` writes the pictures of query/occluded/"
+    ):
+        account(tmp_path, ["query/0.jpg", "query/occluded/0.jpg"], {"query/0.npy": npy(body())})
 
 
 def test_missing_labels_may_be_allowed_and_nothing_else(tmp_path):
@@ -232,7 +251,7 @@ def test_filling_needs_a_mask_and_is_refused(tmp_path):
 
 def test_every_source_has_a_part_for_each_of_its_classes():
     assert {name: len(classes) for name, classes in maps.CLASSES.items()} == {
-        "lip": 20, "cihp": 20, "atr": 18, "pascal": 7,
+        "lip": 20, "cihp": 20, "atr": 18, "pascal": 7, "bodypix": 25,
     }  # fmt: skip
     for source in maps.CLASSES:
         codes = maps.table(source, None)
@@ -248,6 +267,13 @@ def test_the_sides_that_a_source_knows_are_kept(source, number):
     if source == "atr":  # shoes, face, legs, arms
         names = ["left foot", "right foot", "head", "left leg", "right leg", "left arm"]
     assert [parts.FINE[code - 1] for code in sided] == names
+
+
+def test_bodypix_knows_the_side_of_all_its_limbs():
+    # its parts by number: 1 right face, 10 left hand, 11 right hand, 13 back, 14 left thigh, 23 right foot
+    found = maps.table("bodypix", None)[1:][[1, 10, 11, 13, 14, 23]]
+    names = ["head", "left arm", "right arm", "torso", "left leg", "right foot"]
+    assert [parts.FINE[code - 1] for code in found] == names
 
 
 def test_a_users_own_classes_name_parts_and_pairs():

@@ -189,12 +189,6 @@ def test_a_gradient_that_overflows_float16_at_any_scale_stops_the_run():
         running.step(small.batch(), 0.0)
 
 
-def test_auto_takes_the_precision_in_which_the_machine_computes(monkeypatch):
-    for native, wanted in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(steps, "computes_in_bfloat16", lambda device, native=native: native)
-        assert steps.precision("auto", torch.device("cpu")) == wanted
-
-
 # ------------------------------------------------------------------ found by name, resolved, recorded
 
 
@@ -251,7 +245,9 @@ def run(folder, preset, every=0.0):
 
 def in_a_process(folder, preset, until=None, every=0.0):
     """Call `run` in a process of its own, and kill that when its log has so many lines."""
-    child = multiprocessing.get_context("fork").Process(target=run, args=(folder, preset, every))
+    context = multiprocessing.get_context("forkserver")  # no fork of this process, which may have threads
+    context.set_forkserver_preload([__name__])
+    child = context.Process(target=run, args=(folder, preset, every))
     child.start()
     rows = folder / "log.jsonl"
     while until and child.is_alive() and len(rows.read_text().split("\n") if rows.exists() else []) <= until:
@@ -358,7 +354,7 @@ class Forgetful(Duel):
     """Sees an image's colours in its first epoch, and nothing from then on."""
 
     def embed(self, batch):
-        image = batch.holistic.image.flatten(1)[:, None]
+        image = batch.holistic.image.float().flatten(1)[:, None]
         seen = image if len(self.epochs) == 1 else torch.ones_like(image)
         return Embedding(seen, torch.ones(len(image), 1))
 

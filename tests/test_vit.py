@@ -11,6 +11,7 @@ from tests import small
 
 GRIDS = {16: (16, 8), 14: (18, 9), 12: (21, 10), 11: (22, 11), 10: (25, 12)}  # S: patches down and across
 NOTHING, UNKNOWN = torch.zeros(2, 4, dtype=torch.bool), torch.tensor([-1, -1])
+BYTES = torch.arange(256, dtype=torch.uint8).repeat(48).view(2, 3, *small.SIZE)
 IMAGE = torch.rand(2, 3, *small.SIZE) * 2 - 1
 
 
@@ -81,6 +82,13 @@ def test_an_unknown_camera_is_the_mean_of_all_and_one_never_seen_is_an_error():
         encoder.camera_rows(torch.tensor([3]))
 
 
+def test_bytes_are_seen_as_their_colours():
+    encoder = oa_vit()
+    with torch.no_grad():
+        found, wanted = (encoder(image, NOTHING, UNKNOWN) for image in (BYTES, BYTES.float() / 127.5 - 1))
+    assert torch.equal(found.patch, wanted.patch)
+
+
 def test_an_image_of_another_size_is_an_error():
     with pytest.raises(ValueError, match="takes"):
         oa_vit()(IMAGE[..., :16], NOTHING, UNKNOWN)
@@ -107,6 +115,15 @@ def test_patch_labels_are_shares_of_the_pixels_that_a_patch_sees(stride):
         seen = parsing[1, top : top + 16, left : left + 16]
         slow = [(seen == k).float().mean().item() for k in range(9)]
         assert found[1, n].tolist() == pytest.approx(slow, abs=1e-6)
+
+
+@pytest.mark.parametrize("asked", [1, 3, None])
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_layers_asked_for_less_give_the_first_tokens_of_all(count, asked):
+    torch.manual_seed(0)
+    layers, tokens = vit.Layers(*(vit.Layer(16, 2) for _ in range(count))).eval(), torch.randn(2, 5, 16)
+    whole = torch.nn.Sequential(*layers)(tokens)
+    assert torch.allclose(layers(tokens, asked), whole[:, :asked], atol=1e-5)
 
 
 def test_class_tokens_are_those_of_the_plain_vit():

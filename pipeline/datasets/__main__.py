@@ -1,18 +1,29 @@
-"""`python -m pipeline.datasets pack FOLDER ARCHIVE.zip`: a loose folder becomes the one file DVC watches."""
+"""Datasets by hand: files in, files out.
+
+python -m pipeline.datasets pack FOLDER ARCHIVE.zip    a loose folder becomes the one file DVC watches
+python -m pipeline.datasets unpack DATASET FOLDER      the indexed images as files, for a parser elsewhere
+"""
 
 import sys
 from pathlib import Path
 
 from pipeline import store
-from pipeline.datasets import archive
+from pipeline.datasets import archive, unpacking
 from pipeline.params import BadInput
 
 
-def main(command: str, folder: str, path: str) -> None:
-    if command != "pack":
-        raise BadInput(f"{command}: no such command. The only one is: pack FOLDER ARCHIVE.zip")
-    count = archive.pack(folder, path)
-    print(f"{path}: {count} files of {folder}, {Path(path).stat().st_size / 1e6:.1f} MB")
+def main(command: str, source: str, target: str) -> None:
+    """Do what `command` says and tell how much it was."""
+    if command == "pack":
+        count = archive.pack(source, target)
+        print(f"{target}: {count} files of {source}, {Path(target).stat().st_size / 1e6:.1f} MB")
+    elif command == "unpack":
+        print(f"{target}: {unpacking.unpack(source, target)} images of {source}")
+    else:
+        raise BadInput(
+            f"{command}: no such command. There are: pack FOLDER ARCHIVE.zip, and unpack DATASET FOLDER, "
+            "such as unpack data/market1501 /tmp/market1501"
+        )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pipeline.datasets.archive import Archive
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
 MARKET = re.compile(r"(-1|\d{1,9})_c([1-9]\d{0,3})(?=[s_])")
 NUMBER = re.compile(r"(\d{1,8})(?=[_.])")
+COPIES = "query/occluded/"  # keys of queries' occluded copies begin so
 NAMED = 5  # missing files that a message names
 
 Who = tuple[int, int]  # identity and camera

@@ -18,11 +18,9 @@ from pydantic.dataclasses import dataclass
 
 from pipeline import obstacles
 from pipeline.datasets import UNDECODABLE, decode
-from pipeline.datasets.found import Picture
+from pipeline.datasets.found import COPIES, Picture
 from pipeline.obstacles import Obstacle
 from pipeline.params import STRICT, BadInput
-
-FOLDER = "query/occluded/"  # keys of the copies begin so
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -62,7 +60,7 @@ class Queries:
         self._donors = sorted((p for p in pictures if p.split == "train"), key=lambda p: p.key)
         self._cutouts: Sequence[Obstacle] = obstacles.read_cutouts(options.cutouts)
         queries = [p for p in pictures if p.split == "query"]
-        self.pictures = [replace(p, key=FOLDER + p.key.removeprefix("query/")) for p in queries]
+        self.pictures = [replace(p, key=COPIES + p.key.removeprefix("query/")) for p in queries]
         self._covered: dict[str, Covered] = {}  # by key, once drawn
         if self.pictures and not (self._donors or self._cutouts):
             raise BadInput(

@@ -8,7 +8,7 @@ branches' final features; index i runs over {g, 1 ... K}: the global feature, th
 Unusual here: `PRESETS` lists every value that the paper leaves open or that cannot work as printed.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,14 +16,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from pipeline import losses, parts, processes
+from pipeline.arithmetic import attend
 from pipeline.batches import Batch, View
 from pipeline.method import Embedding, Method, Objective, Player, Preset, Presets, World
 from pipeline.params import STRICT, BadInput
-from pipeline.vit import OcclusionAwareViT, Tokens, patch_labels
+from pipeline.vit import Layer, Layers, OcclusionAwareViT, Tokens, patch_labels
 
 K = len(parts.FINE)
 HOLISTIC, OCCLUDED = 0, 1  # the branches, as the necks count them
@@ -50,6 +51,7 @@ class Params:
     erase: Literal["agent", "none", "random", "labels"]  # who chooses the patches to erase (Table 5)
     erase_rate: float = Field(ge=0, le=1)  # share erased by `random`
     erased: Literal["shared", "place"] | None  # one learned token plus its position, or one for each place
+    episodes: int = Field(ge=1)  # masks that the agent tries on each image
     agent_bias: bool | None
     agent_keep: float = Field(gt=0, lt=1)  # probability of keeping a patch at the start, given a bias
     agent_optimiser: Literal["sgd", "adamw"] | None
@@ -192,8 +194,8 @@ def policy_loss(
 
 
 def reward(
-    masked: Float[Tensor, "B"], baseline: Float[Tensor, "*B"], floor: float, clip: float
-) -> Float[Tensor, "B"]:
+    masked: Float[Tensor, "*E B"], baseline: Float[Tensor, "*B"], floor: float, clip: float
+) -> Float[Tensor, "*E B"]:
     """r = (p^m - p^b) / (1 - p^b), Eq. 10.
 
     Departs: 1 - p^b is at least `floor` and r at least -`clip`, as a learnt identity drives p^b to 1.
@@ -214,17 +216,18 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        self.heads = heads
+        self.heads, self.fused_attn = heads, False  # until `arithmetic.attend_by` says else
         self.qkv = nn.Linear(width, 3 * width)  # W_q, W_k, W_v
         self.output = nn.Linear(width, width)
 
-    def forward(self, tokens: Float[Tensor, "B L D"], fixed: int = 0) -> Float[Tensor, "B L D"]:
-        """Attended tokens; `fixed` = 0 is ordinary attention."""
+    def forward(
+        self, tokens: Float[Tensor, "B L D"], fixed: int = 0, asked: int | None = None
+    ) -> Float[Tensor, "B Q D"]:
+        """Attended tokens, the first `asked` or all; `fixed` = 0 is ordinary attention."""
         split = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         query, key, value = split.unbind(0)
-        weights = query[:, :, fixed:] @ key.mT / query.shape[-1] ** 0.5
-        moved = weights.softmax(-1).to(value.dtype) @ value  # Eq. 14
-        joined = torch.cat([value[:, :, :fixed], moved], 2)  # F'_ha, Eq. 15, 16
+        moved = attend(query[:, :, fixed:asked], key, value, self.fused_attn)  # Eq. 14
+        joined = torch.cat([value[:, :, :fixed], moved], 2)[:, :, :asked]  # F'_ha, Eq. 15, 16
         return self.output(joined.transpose(1, 2).flatten(2))
 
 
@@ -240,12 +243,12 @@ class DecoderLayer(nn.Module):
         self.attention, self.norm = Attention(width, heads), nn.LayerNorm(width, eps=1e-6)
         self.ffn = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, tokens: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
-        """Refined tokens."""
-        moved = self.attention(tokens, self.fixed)
+    def forward(self, tokens: Float[Tensor, "B L D"], asked: int | None = None) -> Float[Tensor, "B Q D"]:
+        """Refined tokens: the first `asked`, which attend to all, or all."""
+        moved = self.attention(tokens, self.fixed, asked)
         if not self.residual:
             return self.ffn(self.norm(moved))
-        tokens = tokens + moved
+        tokens = tokens[:, :asked] + moved
         return tokens + self.ffn(self.norm(tokens))
 
 
@@ -365,14 +368,10 @@ class OGFR(Method):
         places = 1 if params.erased == "shared" else self.encoder.grid[0] * self.encoder.grid[1]
         self.erased = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, places, width), std=0.02))
         fixed = K + 1 if params.decoder == "fixed" else 0
-        self.decoder = nn.Sequential(
+        self.decoder = Layers(
             DecoderLayer(width, heads, fixed, params.residual), DecoderLayer(width, heads, 0, params.residual)
         )
-        self.student = nn.Sequential(
-            *(Block(width, heads, qkv_bias=True) for _ in range(params.student_layers))
-        )
-        for block in self.student:
-            block.attn.fused_attn = torch.cuda.is_available()
+        self.student = Layers(*(Layer(width, heads) for _ in range(params.student_layers)))
         self.global_head = Heads(1, width, world.identities, params.head_gain)  # Eq. 20
         self.heads = Heads(K + 1, width, world.identities, params.head_gain)  # Eq. 19, i in {g, 1 ... K}
         if params.start == "encoder":
@@ -432,13 +431,18 @@ class OGFR(Method):
             return
         # before the first step: mask and baseline must meet the same weights
         tried = [b for b in branches if b.action is not None]
-        found = [self.compare(b.tokens, b.state, b.output, batch.pid, b.number) for b in tried]
+        further = [[self.act(b.state, b.labels) for _ in range(1, self.params.episodes)] for b in tried]
+        found = [
+            self.compare(b.tokens, b.state, b.output, batch.pid, b.number, masks)
+            for b, masks in zip(tried, further, strict=True)
+        ]
         first, state_o = tried[0], branches[-1].state
         noted = self.notes(batch, first.labels, first.action, state_o, *found[0])
         yield Objective("reid", terms, self.weights())
         policy = [
-            policy_loss(self.agent(b.state), b.action, gain)
-            for b, (gain, _) in zip(tried, found, strict=True)
+            policy_loss(self.agent(b.state), action, gain)
+            for b, masks, (gains, _) in zip(tried, further, found, strict=True)
+            for action, gain in zip([b.action, *masks], gains, strict=True)
         ]
         yield Objective("agent", {"policy": sum(policy) / len(policy)}, noted=noted)
 
@@ -523,15 +527,16 @@ class OGFR(Method):
         tokens = self.encoder(*_inputs(batch.occluded), batch.camid)
         return [self.branch(OCCLUDED, tokens, batch.occluded)]
 
-    def branch(self, number: int, tokens: Tokens, view: View) -> Branch:
+    def branch(self, number: int, tokens: Tokens, view: View, asked: int | None = None) -> Branch:
         """A view's way from the encoder on: through FEP where its branch has it, else through plain layers.
 
+        `asked` counts the tokens of the output that are wanted; None is all.
         Table 4 does not say whether two branches with FEP share it: here they do, as they share the encoder.
         """
         state = correlation(tokens.patch, tokens.part)
         labels = patch_labels(view.parsing, K + 1, self.encoder.patch, self.encoder.stride)
         action = self.act(state, labels) if number in FEP[self.params.fep] else None
-        output = self.learn(tokens) if action is None else self.purify(tokens, action)
+        output = self.learn(tokens, asked) if action is None else self.purify(tokens, action, asked)
         return Branch(number, view, tokens, state, labels, action, output)
 
     def see_both(self, batch: Batch) -> tuple[Tokens, Tokens]:
@@ -560,7 +565,9 @@ class OGFR(Method):
             return labels[..., 0] < 0.5
         return torch.ones_like(state[..., 0], dtype=torch.bool)
 
-    def purify(self, h: Tokens, action: Bool[Tensor, "B N"]) -> Float[Tensor, "B L D"]:
+    def purify(
+        self, h: Tokens, action: Bool[Tensor, "B N"], asked: int | None = None
+    ) -> Float[Tensor, "B Q D"]:
         """F_hp: erased patches replaced by learned tokens (F_h with a tilde), then the decoder of Eq. 12.
 
         Departs: the erased token is one vector plus the position embedding of its place (`erased`).
@@ -569,11 +576,11 @@ class OGFR(Method):
         if self.params.erased == "shared":
             erased = erased + self.encoder.position[:, K + 2 :]
         patch = torch.where(action[..., None], h.patch, erased.to(h.patch.dtype))
-        return self.decoder(_sequence(h._replace(patch=patch)))
+        return self.decoder(_sequence(h._replace(patch=patch)), asked)
 
-    def learn(self, o: Tokens) -> Float[Tensor, "B L D"]:
+    def learn(self, o: Tokens, asked: int | None = None) -> Float[Tensor, "B Q D"]:
         """F_op: two conventional transformer layers over the occluded view's tokens."""
-        return self.student(_sequence(o))
+        return self.student(_sequence(o), asked)
 
     @torch.no_grad()
     def compare(
@@ -583,19 +590,33 @@ class OGFR(Method):
         hp: Float[Tensor, "B L D"],
         pid: Int[Tensor, "B"],
         branch: int = HOLISTIC,
-    ) -> tuple[Float[Tensor, "B"], Float[Tensor, "*B"]]:
-        """The reward of the action that led to `hp` (Eq. 10), and its baseline p^b.
+        further: Sequence[Bool[Tensor, "B N"]] = (),
+    ) -> tuple[Float[Tensor, "E B"], Float[Tensor, "*B"]]:
+        """The rewards of E episodes (Eq. 10), and their baseline p^b.
 
+        The first is that of the action that led to `hp`, the others those of the `further` actions.
         The baseline `paper` is Eq. 9's scalar; `image` is the same image without mask.  Departs:
         `self_critical` is the same image under the agent's likelier choice for every patch.
         """
-        masked = self.heads.score(hp[:, 0], branch, pid)
-        base = self.baseline
+        actions = list(further)
         if self.params.baseline != "paper":
             likelier = self.agent(state) > 0
-            keep = likelier if self.params.baseline == "self_critical" else torch.ones_like(likelier)
-            base = self.heads.score(self.purify(h, keep)[:, 0], branch, pid)
-        return reward(masked, base, self.params.reward_floor, self.params.reward_clip), base
+            actions.append(likelier if self.params.baseline == "self_critical" else torch.ones_like(likelier))
+        scores = [self.heads.score(hp[:, 0], branch, pid), *self.scores(h, actions, pid, branch)]
+        base = self.baseline if self.params.baseline == "paper" else scores.pop()
+        return reward(torch.stack(scores), base, self.params.reward_floor, self.params.reward_clip), base
+
+    @torch.no_grad()
+    def scores(
+        self, h: Tokens, actions: Sequence[Bool[Tensor, "B N"]], pid: Int[Tensor, "B"], branch: int
+    ) -> list[Float[Tensor, "B"]]:
+        """p^m of each action; all of them pass the decoder as one batch, which is asked for f_hp^g alone."""
+        if not actions:
+            return []
+        count = len(actions)
+        repeated = Tokens(*(t.repeat(count, *[1] * (t.ndim - 1)) for t in h))
+        purified = self.purify(repeated, torch.cat(list(actions)), 1)[:, 0]
+        return list(self.heads.score(purified, branch, pid.repeat(count)).chunk(count))
 
     @torch.no_grad()
     def notes(
@@ -604,7 +625,7 @@ class OGFR(Method):
         labels: Float[Tensor, "B N K1"],
         action: Bool[Tensor, "B N"],
         state_o: Float[Tensor, "B N K1"],
-        gain: Float[Tensor, "B"],
+        gain: Float[Tensor, "E B"],
         base: Float[Tensor, "*B"],
     ) -> dict[str, Tensor]:
         """How the agent fares: the share of body and background patches that it kept, reward, baseline.
@@ -636,7 +657,7 @@ class OGFR(Method):
         for batch in batches():
             h = self.encoder(*_inputs(batch.holistic), batch.camid)
             keep = torch.ones(h.patch.shape[:2], dtype=torch.bool, device=h.patch.device)
-            scores.append(self.heads.score(self.purify(h, keep)[:, 0], branch, batch.pid))
+            scores += self.scores(h, [keep], batch.pid, branch)
         fresh = torch.cat(scores).mean()
         self.baseline.copy_((self.baseline * self.refreshed + fresh) / (self.refreshed + 1))
         self.refreshed += 1
@@ -645,11 +666,14 @@ class OGFR(Method):
 
     @torch.no_grad()
     def embed(self, batch: Batch) -> Embedding:
-        """The student's global and part features, L2-normalised, and which parts are visible (Eq. 24, 25)."""
+        """The student's global and part features, L2-normalised, and which parts are visible (Eq. 24, 25).
+
+        Its last layer computes no other tokens.
+        """
         tokens = self.encoder(*_inputs(batch.holistic), batch.camid)
-        o = self.branch(OCCLUDED, tokens, batch.holistic)
+        o = self.branch(OCCLUDED, tokens, batch.holistic, asked=K + 1)
         seen = visible(o.state, self.params.visible)
-        features = o.output[:, : K + 1].float()
+        features = o.output.float()
         if self.params.feature == "after":
             features = self.heads.neck(features, OCCLUDED)
         always = torch.ones_like(seen[:, :1])

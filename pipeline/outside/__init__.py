@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from pipeline import parsing, store
 from pipeline.datasets import SPLITS
-from pipeline.datasets.found import IMAGES
+from pipeline.datasets.found import COPIES, IMAGES
 from pipeline.outside import confidences, maps
 from pipeline.outside.files import opened
 from pipeline.params import STRICT, BadInput
@@ -42,7 +42,7 @@ class Outside:
     """Where a dataset's labels come from."""
 
     # bpbreid: confidences of 17 keypoints and 19 limbs.  Otherwise label maps, by their classes
-    source: Literal["bpbreid", "lip", "cihp", "atr", "pascal", "classes"]
+    source: Literal["bpbreid", "lip", "cihp", "atr", "pascal", "bodypix", "classes"]
     path: str  # a folder, zip, tar or tar.gz; the file that dvc.yaml hands to the stage
     folders: Folders
     missing: Literal["refuse", "nobody"]  # nobody: images without a label count as those without a person
@@ -79,7 +79,8 @@ def match(index: pd.DataFrame, names: list[str], settings: Outside) -> tuple[lis
 
     A label fits an image if it lies in the folder of its split, has its name (`x.npy`, `x.jpg.npy`,
     `x.jpg.confidence_fields.npy` are labels of x.jpg), and lies in no folder that the image does not; the
-    label that shares most folders is the best.
+    label that shares most folders is the best.  A query's occluded copy is another picture than the query:
+    its label must lie in the copies' own folder.
     """
     by_image: dict[tuple[str, str], list[tuple[tuple[str, ...], str]]] = {}
     for name in names:
@@ -89,7 +90,8 @@ def match(index: pd.DataFrame, names: list[str], settings: Outside) -> tuple[lis
     for key in index["key"]:
         split, *folders, last = PurePosixPath(key).parts
         found = by_image.get((split, _stem(last)), [])
-        near = [(len(inside), name) for inside, name in found if set(inside) <= set(folders)]
+        own = set(PurePosixPath(COPIES).parts[1:]) if key.startswith(COPIES) else set()
+        near = [(len(inside), name) for inside, name in found if own <= set(inside) <= set(folders)]
         most = max((shared for shared, _ in near), default=0)
         fitting.append(sorted(name for shared, name in near if shared == most))
     used = {name for fit in fitting for name in fit}
@@ -112,8 +114,10 @@ def _places(name: str, settings: Outside) -> list[tuple[str, tuple[str, ...], st
 
 
 def _stem(name: str) -> str:
-    path = PurePosixPath(name)
-    return path.stem if path.suffix.lower() in IMAGES else name
+    # x of x.jpg, and of x.jpg.jpg, as 14 queries of Market-1501 are called
+    while (path := PurePosixPath(name)).suffix.lower() in IMAGES:
+        name = path.stem
+    return name
 
 
 # ------------------------------------------------------------------ every image accounted for
@@ -160,6 +164,8 @@ def _complaint(settings: Outside, faults: dict[str, list[str]], images: int, whe
     remedy = f"Repair them, or correct {where} in params.yaml (folders: where the labels of a split lie)."
     if faults["missing"]:
         remedy += f" {where}.missing: nobody takes missing ones for images without a person."
+    if any(key.startswith(COPIES) for key in faults["missing"]):
+        remedy += f" `python -m pipeline.datasets unpack DATASET FOLDER` writes the pictures of {COPIES}."
     return (
         f"{settings.path}: {sum(map(len, faults.values()))} of {images} images have no usable label; nothing "
         "was written.\n" + "\n".join(lines) + f"\n{remedy}"

@@ -42,6 +42,15 @@ CLASSES: dict[str, tuple[str, ...]] = {
     ),
     # background, head, torso, upper and lower arms, upper and lower legs (feet with them)
     "pascal": (GROUND, HEAD, TORSO, ARMS, ARMS, LEGS, LEGS),
+    # its 24 parts count from 1 here, as 0 is background
+    "bodypix": (
+        GROUND, HEAD, HEAD,  # background, left and right of the face
+        LEFT_ARM, LEFT_ARM, RIGHT_ARM, RIGHT_ARM,  # upper arms, front and back
+        LEFT_ARM, LEFT_ARM, RIGHT_ARM, RIGHT_ARM, LEFT_ARM, RIGHT_ARM,  # lower arms, front and back; hands
+        TORSO, TORSO,  # front and back
+        LEFT_LEG, LEFT_LEG, RIGHT_LEG, RIGHT_LEG,  # upper legs, front and back
+        LEFT_LEG, LEFT_LEG, RIGHT_LEG, RIGHT_LEG, LEFT_FOOT, RIGHT_FOOT,  # lower legs, front and back; feet
+    ),
 }  # fmt: skip
 
 CODES = {GROUND: 0, **{name: label for label, name in enumerate(parts.FINE, 1)}, ARMS: 9, LEGS: 10, FEET: 11}

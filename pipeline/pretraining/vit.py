@@ -25,7 +25,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from pipeline import batches, parts, store, synthetic, vit
+from pipeline import arithmetic, batches, parts, store, synthetic, vit
 from pipeline.params import STRICT
 from pipeline.synthetic.cameras import draw_camera
 from pipeline.synthetic.people import ATTRIBUTES, attributes, draw_person
@@ -136,8 +136,7 @@ class Namer(nn.Module):
             depth=settings.depth,
             num_heads=settings.heads,
         )
-        for block in self.vit.blocks:
-            block.attn.fused_attn = False  # slower than plain attention in bfloat16 on a CPU
+        arithmetic.attend_by(self.vit, "written")
         self.sizes = {name: len(classes) for name, classes in ATTRIBUTES.items()}
         self.kind = nn.Linear(settings.width, sum(self.sizes[name] for name in KINDS))
         self.shown = nn.Linear(settings.width, sum(self.sizes.values()))
@@ -214,7 +213,7 @@ def _batch(
     drawn = [batches.augment(pool.image[i], pool.map[i], 0.5, settings.pad, rng) for i in rows]
     image, maps = (torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True))
     light = 1 + settings.brightness * torch.from_numpy(rng.uniform(-1, 1, (len(rows), 3, 1, 1))).float()
-    return batches.normalise(image) * light, maps, torch.from_numpy(pool.attribute[rows])
+    return batches.colours(image.permute(0, 3, 1, 2)) * light, maps, torch.from_numpy(pool.attribute[rows])
 
 
 def loss(
@@ -256,7 +255,8 @@ def score(model: Namer, held_out: Looks) -> dict[str, float]:
     right: dict[str, list[Tensor]] = {name: [] for name in ("kinds", "parts", *ATTRIBUTES)}
     for start in range(0, len(held_out.image), 100):
         rows = np.s_[start : start + 100]
-        named = model(batches.normalise(torch.from_numpy(held_out.image[rows])))
+        image = torch.from_numpy(held_out.image[rows])
+        named = model(batches.colours(image.permute(0, 3, 1, 2)))
         truth = dict(zip(ATTRIBUTES, torch.from_numpy(held_out.attribute[rows]).T, strict=True))
         share = vit.patch_labels(torch.from_numpy(held_out.map[rows]), named.part.shape[-1], patch, patch)
         right["parts"].append((named.part.argmax(-1) == share.argmax(-1)).float().mean(1))

@@ -10,7 +10,7 @@ with the weights of a run that was not.
 
 import hashlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline import batches, obstacles, processes
-from pipeline.batches import Pictures
+from pipeline import arithmetic, batches, obstacles, processes
+from pipeline.batches import Batch, Pictures
 from pipeline.method import Method
 from pipeline.params import BadInput
 from pipeline.store import progress
@@ -45,8 +45,19 @@ def record(method: Method, schedule: Schedule, seed: int, data: dict[str, str]) 
     versions = {name: version(name) for name in LIBRARIES}
     return {
         "train": asdict(schedule), "seed": seed, "start": digest(method), "data": data,
-        "versions": versions, "machine": machine(),
+        "versions": versions, "machine": machine(), "computed": computed(schedule),
     }  # fmt: skip
+
+
+def computed(schedule: Schedule) -> dict[str, str]:
+    """What `auto` stands for on this machine."""
+    device = processes.device()
+    precision = arithmetic.precision(schedule.precision, device)
+    return {
+        "precision": str(precision).removeprefix("torch."),
+        "products": arithmetic.library(schedule.products),
+        "attention": arithmetic.kernel(schedule.attention, device, precision, schedule.products),
+    }
 
 
 def digest(method: Method) -> str:
@@ -100,23 +111,20 @@ def train(
     loop = Loop(method.to(device).train(), schedule, device)
     best = saves.resume(loop, rng) if saves else None
     names = [f"row {i}" for i in range(len(pictures))] if names is None else names
-    cutouts = obstacles.read_cutouts(schedule.obstacles.cutouts)
     images, done = schedule.identities * schedule.images, len(loop.log)
     total, silent = sum(map(len, epochs)) * images, processes.number() > 0
-    with progress(total=total, initial=done * images, desc="train", disable=silent) as bar:
-        for epoch, step, rows in _from(epochs, done):
+    steps = _from(epochs, done)
+    drawn = batches.ahead(_drawn(pictures, [rows for *_, rows in steps], schedule, device, rng))
+    products = arithmetic.products(schedule.products)
+    with products, progress(total=total, initial=done * images, desc="train", disable=silent) as bar:
+        for (epoch, step, rows), (batch, state) in zip(steps, drawn, strict=True):
             if step == 0:
                 _begin_epoch(loop, pictures, epoch, images)
-            batch = batches.pairs(
-                pictures, rows, schedule.flip, schedule.pad, schedule.obstacles, cutouts, rng
-            )
-            drawn = rng.bit_generator.state  # what the next batch is drawn from
-            batch = batch.take(processes.share(images))
-            loop.step(batch.to(device), epoch + step / len(epochs[epoch]), [names[i] for i in rows])
+            loop.step(batch, epoch + step / len(epochs[epoch]), [names[i] for i in rows])
             if held_out is not None and step == len(epochs[epoch]) - 1:
                 best = _better(best, loop, held_out, epoch, images)
             if saves:
-                saves.step(loop, drawn, best)
+                saves.step(loop, state, best)
             bar.update(images)
             bar.set_postfix_str(f"epoch {epoch + 1}/{len(epochs)} loss {loop.loss:.3f}", refresh=False)
     processes.agree_on_weights(method)
@@ -130,6 +138,20 @@ def _from(epochs: list[list[np.ndarray]], done: int) -> list[tuple[int, int, np.
     # (epoch, step in it, rows) of the steps that are left
     steps = [(epoch, step, rows) for epoch, all in enumerate(epochs) for step, rows in enumerate(all)]
     return steps[done:]
+
+
+def _drawn(
+    pictures: Pictures,
+    steps: list[np.ndarray],
+    schedule: Schedule,
+    device: torch.device,
+    rng: np.random.Generator,
+) -> Iterator[tuple[Batch, dict[str, Any]]]:
+    """Each step's batch, or this process's share of it, and the state that the next one is drawn from."""
+    cutouts = obstacles.read_cutouts(schedule.obstacles.cutouts)
+    for rows in steps:
+        batch = batches.pairs(pictures, rows, schedule.flip, schedule.pad, schedule.obstacles, cutouts, rng)
+        yield batch.take(processes.share(len(rows))).to(device), rng.bit_generator.state
 
 
 def _begin_epoch(loop: Loop, pictures: Pictures, epoch: int, images: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline import processes
+from pipeline import arithmetic, processes
 from pipeline.batches import Batch
 from pipeline.method import Method, Objective, Player
 from pipeline.params import BadInput
@@ -22,7 +22,11 @@ class Loop:
 
     def __init__(self, method: Method, schedule: Schedule, device: torch.device):
         self.method, self.schedule, self.device = method, schedule, device
-        self.precision = precision(schedule.precision, device)
+        self.precision = arithmetic.precision(schedule.precision, device)
+        kernel = arithmetic.kernel(schedule.attention, device, self.precision, schedule.products)
+        arithmetic.attend_by(method, kernel)
+        if schedule.compile:
+            arithmetic.compile_layers(method)
         self.players = method.players()
         self.optimisers = {name: _optimiser(p, schedule) for name, p in self.players.items()}
         half = self.precision == torch.float16
@@ -118,18 +122,6 @@ def _optimiser(player: Player, schedule: Schedule) -> torch.optim.Optimizer:
     if name == "sgd":
         return torch.optim.SGD(player.parameters, lr, momentum=0.9, weight_decay=decay)
     return torch.optim.AdamW(player.parameters, lr, weight_decay=decay)
-
-
-def precision(name: str, device: torch.device) -> torch.dtype:
-    """What networks compute in; weights and losses are float32 in any case."""
-    if name == "auto":
-        return torch.bfloat16 if computes_in_bfloat16(device) else torch.float32
-    return getattr(torch, name)
-
-
-def computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether the machine has instructions for bfloat16, so that it is the faster choice."""
-    return device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def memory(device: torch.device) -> int:

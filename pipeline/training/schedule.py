@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from pipeline.arithmetic import Attention, Precision, Products
 from pipeline.obstacles import Obstacles
 from pipeline.params import STRICT
 from pipeline.processes import Scope
@@ -26,8 +27,10 @@ class Schedule:
     warmup: float | None = Field(ge=0)  # epochs
     floor: float = Field(ge=0, le=1)  # of the learning rate, as a share
     clip: float | None = Field(ge=0)  # largest norm of a player's gradient; 0 for no limit
-    # auto: bfloat16 where the machine computes in it
-    precision: Literal["auto", "float32", "bfloat16", "float16"]
+    precision: Precision
+    products: Products
+    attention: Attention
+    compile: bool  # each layer of the ViT as one program: see `arithmetic.compile_layers`
     processes: int = Field(ge=1)  # that share each batch, on this machine; under torchrun its number counts
     mining: Scope  # where a triplet loss seeks: the batch, or a process's share of it
     statistics: Scope  # what a batch norm normalises by, likewise

@@ -1,0 +1,196 @@
+"""How networks compute: their precision, the library that multiplies matrices, the kernel of attention.
+
+Each is named in the params, or chosen for the device at hand: what a measurement finds clearly faster is
+taken, if it is exact.  A choice moves last digits, no more.
+"""
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]  # auto: bfloat16 where a machine computes in it
+Products = Literal["auto", "stock", "onednn"]  # of float32 matrices on a CPU
+Attention = Literal["auto", "written", "fused"]  # see `attend`
+
+ROUNDING = 1e-5  # of the largest number in a product: float32 stays below 2e-6, bfloat16 is near 1e-3
+FASTER = 1.5  # times, or the choice would hang on the load of the moment
+ROWS, CHANNELS = 1024, 768  # of a ViT-B and some images
+HEADS = (4, 12, 137, 64)  # images, heads, tokens, channels, likewise
+ROUNDS = 9
+
+
+def precision(name: Precision, device: torch.device) -> torch.dtype:
+    """What networks compute in; weights and losses are float32 in any case."""
+    if name == "auto":
+        return torch.bfloat16 if computes_in_bfloat16(device) else torch.float32
+    return getattr(torch, name)
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether the machine has instructions for bfloat16, so that it is the faster choice."""
+    return device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+# ------------------------------------------------------------------ products of float32 on a CPU
+
+
+@contextlib.contextmanager
+def products(name: Products) -> Iterator[None]:
+    """Within it, matrices of float32 are multiplied on a CPU by the library that `name` says."""
+    with _by(library(name)):
+        yield
+
+
+def library(name: Products) -> str:
+    """`stock`, what PyTorch ships for it (MKL, slower on CPUs that are not Intel's), or `onednn`."""
+    return _fastest_library() if name == "auto" else name
+
+
+@cache
+def _fastest_library() -> str:
+    exact = _rounding("onednn") <= ROUNDING
+    return "onednn" if exact and _onednn_is_faster() > FASTER else "stock"
+
+
+@contextlib.contextmanager
+def _by(library: str) -> Iterator[None]:
+    # PyTorch hands products to oneDNN where they may be rounded to bfloat16, which oneDNN does only on CPUs
+    # with tiles for it (AMX): elsewhere they stay float32, which `_rounding` checks
+    switch = torch.backends.mkldnn.matmul
+    before = switch.fp32_precision
+    switch.fp32_precision = "bf16" if library == "onednn" else "ieee"
+    try:
+        yield
+    finally:
+        switch.fp32_precision = before
+
+
+def _rounding(library: str) -> float:
+    """Greatest error of a product, as a share of its largest number."""
+    draw = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(CHANNELS, CHANNELS, generator=draw) for _ in range(2))
+    with _by(library):
+        return _error(a @ b, a.double() @ b.double())
+
+
+def _onednn_is_faster() -> float:
+    a, b = torch.ones(ROWS, CHANNELS), torch.ones(CHANNELS, 4 * CHANNELS)
+
+    def multiply(library: str) -> Callable[[], Tensor]:
+        def run() -> Tensor:
+            with _by(library):
+                return a @ b
+
+        return run
+
+    return _times_faster(multiply("onednn"), multiply("stock"), torch.device("cpu"))
+
+
+# ------------------------------------------------------------------ attention
+
+
+def attend(
+    query: Float[Tensor, "B heads Q d"],
+    key: Float[Tensor, "B heads L d"],
+    value: Float[Tensor, "B heads L d"],
+    fused: bool,
+) -> Float[Tensor, "B heads Q d"]:
+    """softmax(q k / sqrt(d)) v, for each head: written out, or by PyTorch's fused kernel.
+
+    On a CPU that kernel takes 1.2 to 7 times as long for a step in bfloat16 or with oneDNN's products, and
+    saves up to 15 % in float32 with MKL's.
+    """
+    if fused:
+        return F.scaled_dot_product_attention(query, key, value)
+    return (query * query.shape[-1] ** -0.5 @ key.mT).softmax(-1).to(value.dtype) @ value
+
+
+def kernel(name: Attention, device: torch.device, precision: torch.dtype, products: Products = "auto") -> str:
+    """`written` or `fused`: what `attend` shall be, beside such products."""
+    return _fastest_kernel(device, precision, library(products)) if name == "auto" else name
+
+
+def attend_by(model: nn.Module, kernel: str) -> None:
+    """Let all attention of a model be computed so, timm's included."""
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = kernel == "fused"
+
+
+@cache
+def _fastest_kernel(device: torch.device, precision: torch.dtype, library: str) -> str:
+    with _by(library):
+        fused, written = (_attention_error(f, device, precision) for f in (True, False))
+        faster = fused <= 2 * written and _fused_is_faster(device, precision) > FASTER
+        return "fused" if faster else "written"
+
+
+def _attention_error(fused: bool, device: torch.device, precision: torch.dtype) -> float:
+    draw = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(HEADS, generator=draw).to(device, precision) for _ in range(3)]
+    return _error(attend(*inputs, fused), attend(*(t.double() for t in inputs), False))
+
+
+def _fused_is_faster(device: torch.device, precision: torch.dtype) -> float:
+    inputs = [torch.ones(HEADS, device=device, dtype=precision, requires_grad=True) for _ in range(3)]
+
+    def attending(fused: bool) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(attend(*inputs, fused).sum(), inputs)  # forward and back
+
+    return _times_faster(attending(True), attending(False), device)
+
+
+# ------------------------------------------------------------------ layers as one program
+
+
+def compile_layers(model: nn.Module) -> None:
+    """Let `torch.compile` make one program of each of a model's ViT layers, at their first use.
+
+    That takes half a minute and a C++ compiler.  On a CPU it then saves up to 10 % of a small ViT's time, and
+    nothing of a ViT-B's.
+    """
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.compile()
+
+
+# ------------------------------------------------------------------ measured
+
+
+def _error(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+def _times_faster(new: Callable[[], object], old: Callable[[], object], device: torch.device) -> float:
+    """How many times as long as `new` the `old` takes: the median of some rounds.
+
+    Both run in turn, and on a CPU by one thread, whose own time counts: so the machine's load hardly does.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return statistics.median(_seconds(old, device) / _seconds(new, device) for _ in range(ROUNDS))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _seconds(run: Callable[[], object], device: torch.device) -> float:
+    start = _clock(device)
+    run()
+    return _clock(device) - start
+
+
+def _clock(device: torch.device) -> float:
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
