@@ -4,6 +4,9 @@ Features are drawn, in the number of queries, gallery images, identities, camera
 real set.  Every side runs in a process of its own on the same files, in turn; of several rounds the least
 CPU time counts; memory is the most that a process takes beside the features.  The limit is the bare products
 of the queries' visible parts with the whole gallery, at the speed measured in the process that ranks.
+
+Peers sort as numpy does, so that of equal distances any may come first: `tied_queries` are those whose AP
+depends on it, by which CMC and mAP may differ.
 """
 
 import argparse

@@ -108,7 +108,9 @@ def ours_ranking(folder: Path) -> dict[str, Any]:
     rank_distances(table[:2], query_pid[:2], query_camid[:2], gallery_pid, gallery_camid)
     with Meter() as meter:
         found = rank_distances(table, *who)
-    return {"cpu_s": meter.seconds, "peak_mb": meter.peak, **_scores(found)}
+    backwards = rank_distances(table[:, ::-1], query_pid, query_camid, gallery_pid[::-1], gallery_camid[::-1])
+    tied = int((found.ap != backwards.ap).sum())
+    return {"cpu_s": meter.seconds, "peak_mb": meter.peak, "tied_queries": tied, **_scores(found)}
 
 
 # ------------------------------------------------------------------ peers

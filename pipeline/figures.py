@@ -103,9 +103,10 @@ def rankings(
 ) -> Figure:
     """Each query with its parsing map, and what the model and the histogram find nearest, side by side.
 
+    Beside the model's, what re-ranking made of it, if it was asked for.
     A green frame is the person of the query, a red one somebody else.
     """
-    shown = [name for name in ("model", "histogram") if name in systems(queries)]
+    shown = [name for name in ("model", "model_reranked", "histogram") if name in systems(queries)]
     widths = [1, 1] + ([0.3] + [1] * nearest) * len(shown)
     height = 1.25 * len(queries) + 0.4
     figure, grid = plt.subplots(

@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from pipeline import datasets, params, ranking, store
+from pipeline import datasets, params, store
 from pipeline.ranking import report
 
 
@@ -22,20 +22,18 @@ def main(
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     systems = {system: report.embedded(seen, table, system) for system in seen.attrs["systems"]}
-    asked = {"metric": options.metric, "rule": options.ap, "memory": options.memory, "top": options.top}
-    rankings = {}
-    with store.scratch("ranking", [seen.attrs["content"], key, asked, device], ("torch", "numba")) as folder:
-        for system, (query, gallery) in systems.items():
-            rankings[system] = ranking.rank(
-                query, gallery, **asked, device=device, title=f"rank {system}", notes=folder / system
-            )
+    with store.scratch(
+        "ranking", [seen.attrs["content"], key, options, device], ("torch", "numba")
+    ) as folder:
+        rankings, reranked = report.ranked(systems, options, device, folder)
     parts = {system: report.visible(query) for system, (query, _) in systems.items()}
-    found = report.metrics(rankings, parts, grouped, table, options)
+    listed = rankings | {f"{system}_reranked": after for system, after in reranked.items()}
+    found = report.metrics(rankings, reranked, parts, grouped, table, options)
     found["protocol"] |= {name: seen.attrs[name] for name in ("model_cameras", "model_cameras_unknown")}
     with store.replace(queries) as path:
-        report.queries(table, rankings, grouped).to_parquet(path, index=False)
+        report.queries(table, listed, grouped, options.top).to_parquet(path, index=False)
     with store.replace(curves) as path:
-        report.curves(rankings, options.depth).to_csv(path, index=False)
+        report.curves(listed, options.depth).to_csv(path, index=False)
     with store.replace(metrics) as path:
         path.write_text(json.dumps(found, indent=1) + "\n")
     print(report.table(found))

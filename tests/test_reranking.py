@@ -150,7 +150,7 @@ def test_pairs_are_as_far_apart_as_in_the_matrix(metric):
 
 def test_files_blocks_workers_and_a_stop_change_nothing(tmp_path, monkeypatch):
     query, gallery = crowd(20, 0), crowd(90, 1)
-    plain = rank(query, gallery, "squared", top=30)
+    plain = rank(query, gallery, "squared", top=40)
     whole = rerank(query, gallery, plain, OPTIONS, "squared")
     arrays = {"part": gallery.parts.numpy(), "seen": gallery.visibility.numpy()}
     store.write(tmp_path / "gallery.h5", "features", arrays, {"index": "x"})

@@ -5,6 +5,7 @@ lambda then moves the labels, not the groups it is judged on.  Elsewhere it is t
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from pydantic.dataclasses import dataclass as parameters
 
 from pipeline import occlusion, parts
 from pipeline.params import STRICT, BadInput
-from pipeline.ranking import Embedded, Metric, Ranking, Rule, Stored, cmc, scores
+from pipeline.ranking import Embedded, Metric, Ranking, Rerank, Rule, Stored, cmc, rank, rerank, scores
 from pipeline.ranking.embedded import take
 from pipeline.ranking.summary import interval
 from pipeline.store import Rows
@@ -35,6 +36,7 @@ class Evaluate:
     group_lambda: NonNegativeFloat  # pixels; a part of the true map with fewer is hidden
     depth: PositiveInt  # ranks of the CMC curve
     top: NonNegativeInt  # gallery images listed for each query
+    rerank: Rerank  # beside the plain ranking, which stays
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,29 @@ def visible(query: Embedded) -> Int[np.ndarray, "Q"]:
     return (take(query.visibility, np.arange(len(query))) > 0).sum(1).numpy()
 
 
+def ranked(
+    systems: dict[str, tuple[Embedded, Embedded]], options: Evaluate, device: str, notes: Path
+) -> tuple[dict[str, Ranking], dict[str, Ranking]]:
+    """Every system's ranking, and the same after re-ranking, if that is asked for.
+
+    A run that was stopped goes on from its notes.
+    """
+    rankings, after = {}, {}
+    for system, sides in systems.items():
+        given = {
+            "metric": options.metric,
+            "memory": options.memory,
+            "device": device,
+            "notes": notes / system,
+        }
+        top = max(options.top, options.rerank.depth)
+        plain = rank(*sides, rule=options.ap, top=top, title=f"rank {system}", **given)
+        rankings[system] = plain
+        if options.rerank.depth:
+            after[system] = rerank(*sides, plain, options.rerank, title=f"rerank {system}", **given)
+    return rankings, after
+
+
 def groups(index: pd.DataFrame, labels: Rows, truth: Rows, threshold: float) -> Groups:
     """Group the queries by the truth if there is one, else by the cached labels."""
     row = np.flatnonzero(index["split"] == "query")
@@ -97,18 +122,23 @@ def groups(index: pd.DataFrame, labels: Rows, truth: Rows, threshold: float) -> 
 
 def metrics(
     rankings: dict[str, Ranking],
+    reranked: dict[str, Ranking],
     seen: dict[str, Int[np.ndarray, "Q"]],
     grouped: Groups,
     index: pd.DataFrame,
     options: Evaluate,
 ) -> dict[str, Any]:
-    """All tables: the model's, under `baselines` the others', and under `protocol` how they were made.
+    """All tables: the model's, under `baselines` the others', under `protocol` how they were made.
 
-    `seen` is how many parts of each query a system takes for visible.
+    Under `reranked`, if anything was, those of every system after re-ranking.  `seen` is how many parts of
+    each query a system takes for visible.
     """
-    tables = {system: _tables(ranking, seen[system], grouped, index) for system, ranking in rankings.items()}
-    model = tables.pop("model")
-    return {**model, "baselines": tables, "protocol": _protocol(rankings["model"], grouped, index, options)}
+    tables, after = (
+        {system: _tables(ranking, seen[system], grouped, index) for system, ranking in some.items()}
+        for some in (rankings, reranked)
+    )
+    found = {**tables.pop("model"), "baselines": tables, **({"reranked": after} if after else {})}
+    return {**found, "protocol": _protocol(rankings["model"], grouped, index, options)}
 
 
 def _tables(
@@ -158,6 +188,7 @@ def _protocol(
     return {
         "ap": options.ap,
         "distance": options.metric,
+        "rerank": str(options.rerank) if options.rerank.depth else "none",
         "z": grouped.source,
         "queries": len(ranking.ap),
         "queries_without_match": int((~ranking.valid).sum()),
@@ -174,7 +205,7 @@ def _without(ranking: Ranking, grouped: Groups, index: pd.DataFrame) -> str:
     return ", ".join(keys[:NAMED]) + (f" and {len(keys) - NAMED} more" if len(keys) > NAMED else "")
 
 
-def queries(index: pd.DataFrame, rankings: dict[str, Ranking], grouped: Groups) -> pd.DataFrame:
+def queries(index: pd.DataFrame, rankings: dict[str, Ranking], grouped: Groups, top: int) -> pd.DataFrame:
     """A row a query: its type, and each system's AP, rank of the first match and nearest gallery rows."""
     table = index.iloc[grouped.row][["row", "key", "pid", "camid"]].reset_index(drop=True)
     table["pattern"] = grouped.pattern
@@ -185,7 +216,7 @@ def queries(index: pd.DataFrame, rankings: dict[str, Ranking], grouped: Groups) 
     for system, ranking in rankings.items():
         table[f"{system}_ap"] = ranking.ap
         table[f"{system}_first"] = ranking.first
-        table[f"{system}_top"] = list(gallery[ranking.top])
+        table[f"{system}_top"] = list(gallery[ranking.top[:, :top]])
     return table
 
 
@@ -198,10 +229,13 @@ def curves(rankings: dict[str, Ranking], depth: int) -> pd.DataFrame:
 def table(found: dict[str, Any]) -> str:
     """The scores as a table for people."""
     columns = ("queries", "rank1", "rank5", "rank10", "mAP", "mINP")
-    lines = [f"{'':22}" + "".join(f"{name:>9}" for name in columns)]
-    for system, tables in {"model": found, **found["baselines"]}.items():
+    after = {f"{system} reranked": tables for system, tables in found.get("reranked", {}).items()}
+    shown = {"model": found, **found["baselines"], **after}
+    width = max(map(len, shown)) + 2
+    lines = [f"{'':{width + 11}}" + "".join(f"{name:>9}" for name in columns)]
+    for system, tables in shown.items():
         lines += [
-            f"{system:11}{group:11}" + "".join(f"{tables[group].get(name, ''):>9}" for name in columns)
+            f"{system:{width}}{group:11}" + "".join(f"{tables[group].get(name, ''):>9}" for name in columns)
             for group in ("all", "occluded", "holistic")
         ]
     systems = ("model", *found["baselines"])
