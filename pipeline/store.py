@@ -4,7 +4,8 @@ Unusual here:
 - A file appears whole or not at all: written beside its place, fsynced, renamed.
 - Long computations leave shards (whole batches) in `.scratch/<kind>-<fingerprint>/`, found again after a
   `kill -9`, under `dvc repro` and `dvc exp run` alike; the final file is their raw chunks in row order.
-- Large rows are one gzip chunk each, so that `rows["map"][i]` reads one image; read single rows, not lists.
+- Large rows are one checked chunk each, gzip's unless they are floats, so that `rows["map"][i]` reads one
+  image; read single rows, not lists.
 - Workers are spawned and compute with one thread each: their number cannot change a result.
 """
 
@@ -170,10 +171,9 @@ def _create(file: h5py.File, name: str, shape: tuple[int, ...], dtype: Any) -> h
     row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * np.dtype(dtype).itemsize
     if row_bytes < CHUNKED_FROM or shape[0] == 0:
         return file.create_dataset(name, shape, dtype)
-    chunk = (1, *shape[1:])
-    return file.create_dataset(
-        name, shape, dtype, chunks=chunk, compression="gzip", compression_opts=4, fletcher32=True
-    )
+    # features lose a fourteenth to gzip, which writes them 18 times as slowly and reads them 7 times
+    packed = {} if np.dtype(dtype).kind == "f" else {"compression": "gzip", "compression_opts": 4}
+    return file.create_dataset(name, shape, dtype, chunks=(1, *shape[1:]), fletcher32=True, **packed)
 
 
 def _describe(file: h5py.File, kind: str, attrs: dict, libraries: Iterable[str], content: str) -> None:

@@ -94,10 +94,10 @@ def patterns(index: pd.DataFrame, hidden: Integer[np.ndarray, "N C"]) -> pd.Data
     names = pd.Series(["".join(map(str, row)) for row in hidden.astype(int)], name="z")
     table = pd.crosstab(names, index["split"].to_numpy())
     table = table.reindex(columns=["train", "query", "gallery"], fill_value=0)
-    return table.iloc[np.lexsort((table.index, -table.sum(1).to_numpy()))]
+    return table.iloc[np.lexsort((table.index, -table.sum(axis=1).to_numpy()))]
 
 
 def unseen(table: pd.DataFrame) -> dict[str, int]:
     """Occlusion types of query and gallery that training never saw, and how many images have them."""
     new = table[table["train"] == 0]
-    return {z: int(count) for z, count in new.sum(1).items()}
+    return {z: int(count) for z, count in new.sum(axis=1).items()}

@@ -22,7 +22,8 @@ datasets: {{}}
 parse_on: []
 labels_from: {{}}
 index: {json.dumps(INDEX | {"junk": "keep"})}
-evaluate: {{metric: euclidean, ap: rectangular, memory: 64, group_lambda: 5, depth: 4, top: 3}}
+evaluate: {{metric: euclidean, ap: rectangular, memory: 64, group_lambda: 5, depth: 4, top: 3,
+           rerank: {{depth: 0, k1: 2, k2: 1, original: 0.3}}}}
 draw: {{queries: 2, nearest: 3, seed: 1, dpi: 40}}
 """
 PARTS = ["head", "arms", "torso", "legs"]
@@ -94,7 +95,7 @@ def world(indexed, tmp_path):
     return tmp_path
 
 
-def run(indexed, world, truth=None):
+def run(indexed, world, truth=None, config=None):
     outs = [str(world / name) for name in ("metrics.json", "queries.parquet", "cmc.csv")]
     evaluate.main(
         str(indexed / "index.parquet"),
@@ -102,7 +103,7 @@ def run(indexed, world, truth=None):
         str(world / "occlusion.h5"),
         str(truth or world / "truth.h5"),
         *outs,
-        config=str(indexed / "params.yaml"),
+        config=str(config or indexed / "params.yaml"),
     )
     return json.loads((world / "metrics.json").read_text()), pd.read_parquet(outs[1]), pd.read_csv(outs[2])
 
@@ -121,6 +122,24 @@ def test_every_system_is_scored_on_all_occluded_and_holistic_queries(indexed, wo
         table = metrics["baselines"][system]
         assert table["all"]["mAP"] == round(100 * (1 / 2 + 1 / 3 + 1 / 4) / 3, 2)
         assert table["occluded"]["mAP"] == round(100 * (1 / 3 + 1 / 4) / 2, 2)
+
+
+def test_reranked_scores_stand_beside_the_plain_ones_which_stay(indexed, world, capsys):
+    plain, queries, curves = run(indexed, world)
+    assert "reranked" not in plain and plain["protocol"]["rerank"] == "none"
+    config = world / "params.yaml"
+    config.write_text((indexed / "params.yaml").read_text().replace("{depth: 0, k1", "{depth: 4, k1"))
+    metrics, after, reranked_curves = run(indexed, world, config=config)
+    assert "model reranked" in capsys.readouterr().out
+    reranked, protocol = metrics.pop("reranked"), metrics.pop("protocol")
+    assert protocol["rerank"] == "depth 4, k1 2, k2 1, original 0.3"
+    assert metrics == {name: table for name, table in plain.items() if name != "protocol"}
+    assert set(reranked) == {"model", "encoder", "histogram"}
+    assert reranked["model"]["all"] == metrics["all"] and reranked["model"]["by_z"] == metrics["by_z"]
+    pd.testing.assert_frame_equal(after[queries.columns], queries)
+    assert {"model_reranked_ap", "model_reranked_first", "model_reranked_top"} <= set(after)
+    assert all(len(top) == 3 for top in after["model_reranked_top"])
+    assert set(reranked_curves) - set(curves) == {f"{system}_reranked" for system in reranked}
 
 
 def test_queries_are_grouped_by_the_true_type_where_it_is_known(indexed, world):

@@ -32,9 +32,13 @@ def scratch(tmp_path, monkeypatch):
 
 
 def drawn(count):
-    """`count` images' worth of rows: a map of 2 kB each, and a number."""
+    """`count` images' worth of rows: a map of 2 kB each, features of 1.2 kB, and a number."""
     rng = np.random.default_rng(count)
-    return {"map": rng.integers(0, 9, (count, 64, 32), np.uint8), "number": np.arange(count, dtype=np.int32)}
+    return {
+        "map": rng.integers(0, 9, (count, 64, 32), np.uint8),
+        "number": np.arange(count, dtype=np.int32),
+        "part": rng.random((count, 300), np.float32),
+    }
 
 
 def slowly_drawn(count, pause, start, stop):
@@ -59,7 +63,8 @@ def test_what_is_written_is_read_row_by_row(tmp_path):
     store.write(tmp_path / "a.h5", "maps", drawn(5), ATTRS)
     rows = Rows(tmp_path / "a.h5", "maps", "abc")
     assert (rows["map"][3] == drawn(5)["map"][3]).all() and (rows["number"][:] == range(5)).all()
-    assert rows.attrs["parts"] == ["head", "legs"] and rows.names() == ["map", "number"]
+    assert rows.attrs["parts"] == ["head", "legs"] and rows.names() == ["map", "number", "part"]
+    assert (rows["part"][1:3] == drawn(5)["part"][1:3]).all()
 
 
 def test_computing_equals_writing_at_once_to_the_byte(tmp_path):
@@ -219,17 +224,18 @@ def test_a_text_file_is_no_label_file(tmp_path):
         Rows(tmp_path / "a.h5")
 
 
-def test_a_corrupted_chunk_is_named_with_file_and_row(tmp_path):
+@pytest.mark.parametrize("name", ["map", "part"])
+def test_a_corrupted_chunk_is_named_with_file_and_row(tmp_path, name):
     store.write(tmp_path / "a.h5", "maps", drawn(4), ATTRS)
     with h5py.File(tmp_path / "a.h5") as file:
-        chunk = file["map"].id.get_chunk_info(2)
+        chunk = file[name].id.get_chunk_info(2)
     with open(tmp_path / "a.h5", "r+b") as raw:
         raw.seek(chunk.byte_offset + chunk.size // 2)
         raw.write(b"\0\1\2\3")
     rows = Rows(tmp_path / "a.h5")
-    assert (rows["map"][1] == drawn(4)["map"][1]).all()
-    with pytest.raises(BadInput, match=r"a\.h5: 'map', row 2: .*dvc checkout"):
-        rows["map"][2]
+    assert (rows[name][1] == drawn(4)[name][1]).all()
+    with pytest.raises(BadInput, match=rf"a\.h5: '{name}', row 2: .*dvc checkout"):
+        rows[name][2]
 
 
 def test_a_missing_dataset_is_named_with_those_there_are(tmp_path):

@@ -130,7 +130,7 @@ def heat(share: Float[np.ndarray, "H W"], colour: UInt8[np.ndarray, "3"]) -> UIn
 
 
 def _types(report: dict[str, Any], patterns: pd.DataFrame) -> str:
-    names, most = list(report["hidden"]), patterns.sum(1).max()
+    names, most = list(report["hidden"]), patterns.sum(axis=1).max()
     rows = []
     for z, counts in patterns.iterrows():
         what = ", ".join(n for n, bit in zip(names, z, strict=True) if bit == "1") or "nothing"

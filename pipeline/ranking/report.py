@@ -188,7 +188,7 @@ def _protocol(
     return {
         "ap": options.ap,
         "distance": options.metric,
-        "rerank": str(options.rerank) if options.rerank.depth else "none",
+        "rerank": options.rerank.name,
         "z": grouped.source,
         "queries": len(ranking.ap),
         "queries_without_match": int((~ranking.valid).sum()),

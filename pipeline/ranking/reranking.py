@@ -15,7 +15,7 @@ at least these.  Where two images show no common part, the distance is infinite 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +46,11 @@ class Rerank:
     k1: PositiveInt  # neighbours that must be mutual
     k2: PositiveInt  # neighbours whose descriptions are averaged
     original: Annotated[float, Field(ge=0, le=1)]  # lambda, the original distance's share
+
+    @property
+    def name(self) -> str:
+        """For reports; `none` if nothing is re-ordered."""
+        return ", ".join(f"{n} {value}" for n, value in asdict(self).items()) if self.depth else "none"
 
 
 def rerank(
