@@ -259,9 +259,11 @@ def test_a_ranking_that_was_stopped_goes_on(tmp_path, monkeypatch):
         return compare(panel, tile, metric, desk)
 
     monkeypatch.setattr(search, "compare", counted)
+    monkeypatch.setattr(products, "fastest", lambda width: products.ONEDNN)
     with pytest.raises(KeyboardInterrupt):
         rank(query, gallery, top=5, workers=1, notes=tmp_path)
     stopped = len(passed)
+    monkeypatch.setattr(products, "fastest", lambda width: products.PLAIN)  # another trial, another answer
     same(rank(query, gallery, top=5, workers=1, notes=tmp_path), whole)
     assert len(passed) - stopped < 70  # of more than 100 tiles that pass by two panels
     monkeypatch.setattr(search, "compare", None)
@@ -353,6 +355,15 @@ def test_the_callers_settings_come_back(request):
     with products.chosen(64, "cpu") as name:
         assert torch.backends.mkldnn.matmul.fp32_precision == name
     assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_work_goes_on_with_the_product_that_it_began_with_while_that_is_float32(monkeypatch):
+    monkeypatch.setattr(products, "fastest", lambda width: products.PLAIN)
+    with products.chosen(64, "cpu", products.ONEDNN) as name:
+        assert name == products.ONEDNN
+    monkeypatch.setattr(products, "trial", lambda name, width: None)
+    with products.chosen(64, "cpu", products.ONEDNN) as name:
+        assert name == products.PLAIN
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "squared", "cosine"])

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from pipeline import store
 from pipeline.params import BadInput
-from pipeline.ranking import kernels, products
+from pipeline.ranking import kernels, products, resume
 from pipeline.ranking.comparison import Metric, Panel
 from pipeline.ranking.embedded import Embedded
 from pipeline.ranking.protocol import empty
@@ -53,7 +53,7 @@ def neighbours(
     tasks = [Task(side, side, metric, k, torch.device(device), workers or store.cores()) for side in sides]
     total = sum(len(task.kept) for task in tasks)
     with (
-        products.chosen(query.parts.shape[2], device) as product,
+        resume.product(notes, query.parts.shape[2], device) as product,
         products.threads(tasks[0].workers) as pool,
         store.progress(total=total**2, desc=title, unit="pair", unit_scale=True, disable=not title) as bar,
     ):

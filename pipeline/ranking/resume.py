@@ -1,15 +1,31 @@
 """What a long ranking has found so far, so that a run that was stopped goes on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
 from pipeline import store
+from pipeline.ranking import products
 
 T = TypeVar("T")
 EVERY = 128  # tiles between two notes
+
+
+@contextmanager
+def product(folder: Path | None, width: int, device: str | torch.device) -> Iterator[str]:
+    """`products.chosen`, the same one as when the notes in this folder were begun."""
+    page = None if folder is None else folder / "product"
+    before = page.read_text() if page is not None and page.exists() else ""
+    with products.chosen(width, device, before) as name:
+        if page is not None and name != before:
+            with store.replace(page) as beside:
+                beside.write_text(name)
+        yield name
 
 
 class Notes:

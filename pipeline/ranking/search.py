@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from pipeline import store
 from pipeline.params import BadInput
-from pipeline.ranking import kernels, products
+from pipeline.ranking import kernels, products, resume
 from pipeline.ranking.comparison import (
     COLUMNS,
     PANEL,
@@ -76,7 +76,7 @@ def rank(
     pieces = [order[some] for some in blocks(task, query.pid[order], memory)]
     total = len(query) * len(task.kept)
     with (
-        products.chosen(query.parts.shape[2], device) as product,
+        resume.product(notes, query.parts.shape[2], device) as product,
         products.threads(task.workers) as pool,
         store.progress(total=total, desc=title, unit="pair", unit_scale=True, disable=not title) as bar,
     ):
