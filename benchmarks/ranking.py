@@ -1,9 +1,10 @@
 """What ranking costs: `uv run python -m benchmarks.ranking --size occluded_duke` prints one JSON object.
 
 Features are drawn, in the number of queries, gallery images, identities, cameras and visible parts of the
-real set.  Every side runs in a process of its own on the same files, in turn; of several rounds the least
-CPU time counts; memory is the most that a process takes beside the features.  The limit is the bare products
-of the queries' visible parts with the whole gallery, at the speed measured in the process that ranks.
+real set.  Every side runs in a process of its own on the same files, in turn, and twice in it (`first_cpu_s`
+is the first run); of several rounds the least CPU time counts; memory is the most that a process takes beside
+the features.  The limit is the bare products of the queries' visible parts with the whole gallery, at the
+speed measured in the process that ranks.
 
 Peers sort as numpy does, so that of equal distances any may come first: `tied_queries` are those whose AP
 depends on it, by which CMC and mAP may differ.
@@ -116,6 +117,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         _side(folder, 1, "matrix")
         runs["ours_ranking"] = ["ours_ranking"]
         runs |= {name: ["compiled", name, str(path)] for name, path in peers.items()}
+    if options.torchreid:
+        runs["reranking"] = ["reranking", str(options.torchreid)]
     found: dict[str, list[dict]] = {name: [] for name in runs}
     for _ in range(options.rounds):
         for name, words in runs.items():

@@ -7,12 +7,22 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from pipeline.ranking import Embedded, Ranking, cmc, distances, products, rank, rank_distances
+from pipeline.ranking import (
+    Embedded,
+    Ranking,
+    Rerank,
+    cmc,
+    distances,
+    products,
+    rank,
+    rank_distances,
+    rerank_distances,
+)
 
 DEPTH = 50
 BATCH = 500  # gallery images at a time, BPBReID's default
@@ -38,6 +48,26 @@ class Meter:
         self.peak = round((_memory("VmHWM") - self.before) / MB, 1)
 
 
+T = TypeVar("T")
+
+
+def measured(run: Callable[[], T]) -> tuple[T, dict[str, float]]:
+    """The answer, the less CPU time of two runs and the greater peak of memory.
+
+    The first also pays for memory that the machine has not handed out before.
+    """
+    meters = Meter(), Meter()
+    for meter in meters:
+        with meter:
+            answer = run()
+    costs = {
+        "cpu_s": min(meter.seconds for meter in meters),
+        "first_cpu_s": meters[0].seconds,
+        "peak_mb": max(meter.peak for meter in meters),
+    }
+    return answer, costs
+
+
 def _memory(name: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
@@ -61,11 +91,9 @@ def ours(folder: Path, threads: str, memory: str) -> dict[str, Any]:
     query, gallery = _load(folder, "query"), _load(folder, "gallery")
     rank(query[:9], gallery[:9], workers=1)  # compiled code is loaded, the product is chosen
     speed = _speed(query.parts.shape[2])
-    with Meter() as meter:
-        found = rank(query, gallery, memory=int(memory), workers=int(threads))
+    found, costs = measured(lambda: rank(query, gallery, memory=int(memory), workers=int(threads)))
     return {
-        "cpu_s": meter.seconds,
-        "peak_mb": meter.peak,
+        **costs,
         "gflop": 2 * query.visibility.sum().item() * len(gallery) * query.parts.shape[2] / 1e9,
         "product_gflop_per_s": round(max(speed, _speed(query.parts.shape[2])), 1),
         "product": products.fastest(query.parts.shape[2]),
@@ -106,11 +134,10 @@ def ours_ranking(folder: Path) -> dict[str, Any]:
     table, (query_pid, gallery_pid, query_camid, gallery_camid) = _given(folder)
     who = (query_pid, query_camid, gallery_pid, gallery_camid)
     rank_distances(table[:2], query_pid[:2], query_camid[:2], gallery_pid, gallery_camid)
-    with Meter() as meter:
-        found = rank_distances(table, *who)
+    found, costs = measured(lambda: rank_distances(table, *who))
     backwards = rank_distances(table[:, ::-1], query_pid, query_camid, gallery_pid[::-1], gallery_camid[::-1])
     tied = int((found.ap != backwards.ap).sum())
-    return {"cpu_s": meter.seconds, "peak_mb": meter.peak, "tied_queries": tied, **_scores(found)}
+    return {**costs, "tied_queries": tied, **_scores(found)}
 
 
 # ------------------------------------------------------------------ peers
@@ -129,12 +156,13 @@ def compiled(folder: Path, name: str, checkout: str) -> dict[str, Any]:
     from rank_cy import evaluate_cy
 
     table, (query_pid, gallery_pid, query_camid, gallery_camid) = _given(folder)
-    with Meter() as meter:
-        answer = evaluate_cy(table, query_pid, gallery_pid, query_camid, gallery_camid, DEPTH)
+    answer, costs = measured(
+        lambda: evaluate_cy(table, query_pid, gallery_pid, query_camid, gallery_camid, DEPTH)
+    )
     scores = {"cmc": np.asarray(answer[0]).tolist(), "mAP": float(np.mean(answer[1]))}
     if len(answer) > 2:
         scores["mINP"] = float(np.mean(answer[2]))
-    return {"cpu_s": meter.seconds, "peak_mb": meter.peak, **scores}
+    return {**costs, **scores}
 
 
 def bpbreid(folder: Path, checkout: str) -> dict[str, Any]:
@@ -148,18 +176,41 @@ def bpbreid(folder: Path, checkout: str) -> dict[str, Any]:
     ranking = _module("torchreid.metrics.rank", root / "metrics/rank.py")
     query, gallery = _load(folder, "query"), _load(folder, "gallery")
     features = (query.parts, gallery.parts, query.visibility.bool(), gallery.visibility.bool())
-    with Meter() as whole:
-        with Meter() as first:
-            table, _ = distance.compute_distance_matrix_using_bp_features(
-                *features, batch_size_pairwise_dist_matrix=BATCH
-            )
-        answer = ranking.evaluate_rank(table.numpy(), query.pid, gallery.pid, query.camid, gallery.camid)
+    (table, _), costs = measured(
+        lambda: distance.compute_distance_matrix_using_bp_features(
+            *features, batch_size_pairwise_dist_matrix=BATCH
+        )
+    )
+    who = (query.pid, gallery.pid, query.camid, gallery.camid)
+    answer, more = measured(lambda: ranking.evaluate_rank(table.numpy(), *who))
     return {
-        "cpu_s": whole.seconds,
-        "distance_cpu_s": first.seconds,
-        "peak_mb": max(whole.peak, first.peak),
+        "cpu_s": round(costs["cpu_s"] + more["cpu_s"], 4),
+        "first_cpu_s": round(costs["first_cpu_s"] + more["first_cpu_s"], 4),
+        "distance_cpu_s": costs["cpu_s"],
+        "peak_mb": max(costs["peak_mb"], more["peak_mb"]),
         "mAP": float(answer["mAP"]),
         "cmc": np.asarray(answer["cmc"]).tolist(),
+    }
+
+
+def reranking(folder: Path, checkout: str) -> dict[str, Any]:
+    """Re-ranking by our code and torchreid's, from the same distances of a corner of the set."""
+    query, gallery = _load(folder, "query")[:300], _load(folder, "gallery")[:2500]
+    sides = ((query, gallery), (query, query), (gallery, gallery))
+    matrices = [distances(*some).numpy() for some in sides]
+    who = (query.pid, query.camid, gallery.pid, gallery.camid)
+    plain = rank_distances(matrices[0], *who, top=len(gallery))
+    options = Rerank(depth=len(gallery), k1=20, k2=6, original=0.3)
+    ours, costs = measured(lambda: rerank_distances(*matrices, plain, options))
+    theirs = _module("rerank", Path(checkout) / "torchreid/utils/rerank.py")
+    final, their_costs = measured(lambda: theirs.re_ranking(*matrices, k1=20, k2=6, lambda_value=0.3))
+    listed = ours.top >= 0
+    gap = np.abs(np.take_along_axis(final, ours.top.clip(0), 1) - ours.at)[listed]
+    return {
+        **costs,
+        "torchreid_cpu_s": their_costs["cpu_s"],
+        "torchreid_peak_mb": their_costs["peak_mb"],
+        "equal_to_1e-6": float((gap <= 1e-6).mean()),  # the others hang on the order of equal distances
     }
 
 
@@ -172,7 +223,7 @@ def _module(name: str, path: Path) -> ModuleType:
 
 
 SIDES: dict[str, Callable[..., dict[str, Any]]] = {
-    side.__name__: side for side in (ours, matrix, ours_ranking, compiled, bpbreid)
+    side.__name__: side for side in (ours, matrix, ours_ranking, compiled, bpbreid, reranking)
 }
 
 if __name__ == "__main__":
