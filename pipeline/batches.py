@@ -294,7 +294,7 @@ def pairs(
 ) -> Batch:
     """A training batch; each obstacle comes from an image of another identity."""
     size = pictures.parsing.shape[1:]
-    image, occluded = (np.zeros((len(rows), *size, 3), np.uint8) for _ in range(2))
+    image, occluded = np.zeros((2, len(rows), *size, 3), np.uint8)
     parsing, covered = np.zeros((len(rows), *size), np.uint8), np.zeros((len(rows), *size), bool)
     for n, row in enumerate(rows.tolist()):
         donor = _stranger(pictures.pid, row, rng)

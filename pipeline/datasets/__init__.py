@@ -83,7 +83,7 @@ class Images:
 
     def __init__(self, path: str | Path, index_hash: str | None = None):
         self._rows = Rows(path, "images", index_hash)
-        self._offset = self._rows["offset"][:]
+        self._data, self._offset = self._rows["data"], self._rows["offset"][:]
 
     def __len__(self) -> int:
         return len(self._offset) - 1
@@ -91,7 +91,7 @@ class Images:
     def __getitem__(self, i: int) -> UInt8[np.ndarray, "H W 3"]:
         if not 0 <= i < len(self):
             raise IndexError(f"image {i} of {len(self)}")
-        blob = self._rows["data"][self._offset[i] : self._offset[i + 1]].tobytes()
+        blob = self._data[self._offset[i] : self._offset[i + 1]].tobytes()
         try:
             return decode_again(blob)
         except UNDECODABLE as error:
