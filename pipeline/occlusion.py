@@ -1,8 +1,8 @@
 """What a parsing map hides: pixels of each part, the flags l_c, the occlusion type z.
 
 The paper's symbols: M the parsing map, y(c) the pixels of coarse part c (Eq. 1), l_c whether it is hidden
-(Eq. 2), z = [l_0 ... l_(C-1)] the occlusion type.  The functions take batches of maps on any device, so
-that training labels its augmented views by the rule that made the cached labels.
+(Eq. 2), z = [l_0 ... l_(C-1)] the occlusion type.  The functions take batches of maps, so that training
+labels its augmented views by the rule that made the cached labels.
 """
 
 from typing import Literal
