@@ -314,25 +314,28 @@ def inputs(checkout: Path, rounds: int) -> dict[str, Any]:
 
     Crops of Market-1501's size, enlarged to 256 x 128.  A pair of ours is two views with their parsing maps.
     """
-    size, made = OCCLUDED_DUKE.size, [_crop(jpeg) for _, jpeg, _ in held_out(CROPS)]
+    made = [_crop(jpeg) for _, jpeg, _ in held_out(CROPS)]
     with tempfile.TemporaryDirectory() as folder:
         for number, jpeg in enumerate(made):
             (Path(folder) / f"{number}.jpg").write_bytes(jpeg)
         dataset = transformed(checkout, [(f"{folder}/{n}.jpg", n, 0, 0) for n in range(CROPS)])
         plan = method.resolve(_read("train", training.Schedule), ogfr.PRESETS, "recommended", "train")
-        cached, rng = pictures(CROPS), np.random.default_rng(0)
+        cached, every, rng = pictures(CROPS), np.arange(CROPS), np.random.default_rng(0)
 
-        def view(image: np.ndarray) -> np.ndarray:  # and its parsing map
-            return batches.augment(image, cached.parsing[0], plan.flip, plan.pad, rng)[0]
+        def views(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # and their parsing maps
+            return batches.augmented(images, cached.parsing, every, plan.flip, plan.pad, rng)
+
+        def decoded() -> np.ndarray:
+            resized = np.empty_like(cached.image)
+            batches.resize_all([datasets.decode_again(jpeg) for jpeg in made], resized)
+            return resized
 
         runs: dict[str, Callable[[], Any]] = {
             "theirs": lambda: torch.stack([dataset[n][0] for n in range(CROPS)]),
-            "ours_cached_view": lambda: np.stack([view(image) for image in cached.image]),
-            "ours_decoded_view": lambda: np.stack(
-                [view(batches.resize_colours(datasets.decode(jpeg), size)) for jpeg in made]
-            ),
+            "ours_cached_view": lambda: views(cached.image),
+            "ours_decoded_view": lambda: views(decoded()),
             "ours_cached_pair": lambda: batches.pairs(
-                cached, np.arange(CROPS), plan.flip, plan.pad, plan.obstacles, [], rng
+                cached, every, plan.flip, plan.pad, plan.obstacles, [], rng
             ),
         }
         taken = {name: [] for name in runs}

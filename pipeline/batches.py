@@ -6,6 +6,7 @@ its sides swapped, what is padded or pasted becomes background, and only then ar
 
 Unusual here:
 - Training images are decoded once into one array of bytes (a memory-mapped scratch file if large).
+- Pictures are resized many at a time, and drawn straight into the batch: fresh memory costs more than both.
 - The threshold of Eq. 2 is read back from the labels (the least count that they call visible), so that
   training depends on the labels alone, and labels that come out the same leave the model as it is.
 """
@@ -35,6 +36,7 @@ from pipeline.store import Rows, progress
 
 T = TypeVar("T")
 IN_MEMORY = 4 << 30  # bytes; larger sets live in a memory-mapped scratch file
+TOGETHER = 64  # pictures decoded, then resized
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,13 @@ def read(
     picture = _array((len(rows), *size, 3))
     maps = _array((len(rows), *size))
     stored = parsing["map"]
-    for i, row in enumerate(progress(iterable=rows, desc="decode", disable=len(rows) < 500)):
-        picture[i] = resize_colours(images[int(row)], size)
-        maps[i] = resize_labels(np.asarray(stored[int(row)]), size)
+    with progress(total=len(rows), desc="decode", disable=len(rows) < 500) as bar:
+        for start in range(0, len(rows), TOGETHER):
+            some = np.s_[start : start + TOGETHER]
+            resize_all([images[int(row)] for row in rows[some]], picture[some])
+            for row, resized in zip(rows[some], maps[some], strict=True):
+                resized[:] = resize_labels(np.asarray(stored[int(row)]), size)
+            bar.update(len(maps[some]))
     pixels, hidden = labels["pixels"][:], labels["occluded"][:]
     grid = stored.shape[1:]
     return Pictures(
@@ -126,15 +132,28 @@ def read(
     )
 
 
-def resize_colours(picture: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
-    """A picture resized bicubically to (height, width); as it is if it has that size.
+def resize_all(pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]], resized: UInt8[np.ndarray, "N H W 3"]) -> None:
+    """Write pictures into `resized`, each as `resize_colours` makes it; those of one size cost less."""
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for number, picture in enumerate(pictures):
+        alike.setdefault(picture.shape, []).append(number)
+    for numbers in alike.values():
+        resized[numbers] = resize_colours(np.stack([pictures[n] for n in numbers]), resized.shape[1:3])
+
+
+def resize_colours(
+    picture: UInt8[np.ndarray, "*N h w 3"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "*N H W 3"]:
+    """A picture, or several, resized bicubically to (height, width); as it is if it has that size.
 
     As Pillow does it, but for a level or two where rounding differs, in a fraction of the time.
     """
-    if picture.shape[:2] == tuple(size):
+    *several, height, width, _ = picture.shape
+    if (height, width) == tuple(size):
         return picture
-    plane = torch.from_numpy(np.require(picture, requirements="CW"))[None].permute(0, 3, 1, 2)
-    return F.interpolate(plane, tuple(size), mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
+    plane = torch.from_numpy(np.require(picture, requirements="CW")).view(-1, height, width, 3)
+    made = F.interpolate(plane.permute(0, 3, 1, 2), tuple(size), mode="bicubic", antialias=True)
+    return made.permute(0, 2, 3, 1).numpy().reshape(*several, *size, 3)
 
 
 def resize_labels(parsing: UInt8[np.ndarray, "h w"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W"]:
@@ -208,20 +227,26 @@ def _chunks(rows: np.ndarray, size: int, rng: np.random.Generator) -> list[np.nd
 # ------------------------------------------------------------------ how they are shown
 
 
-def flip(image: np.ndarray, parsing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mirror an image and its parsing map: what was a left arm is a right arm now."""
-    return cv2.flip(image, 1), parts.flip(parsing)
+def shift(picture: np.ndarray, mirrored: bool, down: int, right: int, shown: np.ndarray) -> None:
+    """Draw a picture into `shown`, zeros of its shape: mirrored or as it is, then moved inside its frame.
 
-
-def shift(picture: np.ndarray, down: int, right: int) -> np.ndarray:
-    """The picture moved inside its frame, zeros where nothing is left: pad, then crop to the same size."""
+    That is to pad it with zeros and to crop it to the same size.
+    """
     height, width = picture.shape[:2]
-    down, right = max(-height, min(down, height)), max(-width, min(right, width))
-    moved = np.zeros_like(picture)
-    to_y, to_x = slice(max(down, 0), height + min(down, 0)), slice(max(right, 0), width + min(right, 0))
-    from_y, from_x = slice(max(-down, 0), height - max(down, 0)), slice(max(-right, 0), width - max(right, 0))
-    moved[to_y, to_x] = picture[from_y, from_x]
-    return moved
+    if abs(down) >= height or abs(right) >= width:
+        return
+    to_y, from_y = _moved(down, height)
+    to_x, from_x = _moved(right, width)
+    if mirrored:
+        _, from_x = _moved(-right, width)
+        cv2.flip(picture[from_y, from_x], 1, shown[to_y, to_x])
+    else:
+        shown[to_y, to_x] = picture[from_y, from_x]
+
+
+def _moved(by: int, length: int) -> tuple[slice, slice]:
+    # where what stays in the frame goes, and where it was
+    return slice(max(by, 0), length + min(by, 0)), slice(max(-by, 0), length - max(by, 0))
 
 
 def augment(
@@ -230,32 +255,32 @@ def augment(
     mirror: float,
     pad: int,
     rng: np.random.Generator,
-) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]]:
-    """Flip with probability `mirror`, pad by `pad` pixels and crop at random; one draw for both."""
-    if rng.random() < mirror:
-        image, parsing = flip(image, parsing)
+    shown: tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]],
+) -> None:
+    """Draw an image and its parsing map into `shown`, two arrays of zeros; one draw of chance for both.
+
+    Mirrored with probability `mirror`: what was a left arm is a right arm then.  Padded by `pad` pixels and
+    cropped at random.
+    """
+    mirrored = rng.random() < mirror
     down, right = rng.integers(-pad, pad + 1, 2).tolist()
-    return shift(image, down, right), shift(parsing, down, right)
+    shift(image, mirrored, down, right, shown[0])
+    shift(parts.flip(parsing) if mirrored else parsing, False, down, right, shown[1])
 
 
-def pair(
-    pictures: Pictures,
-    row: int,
-    donor: int,
+def augmented(
+    images: UInt8[np.ndarray, "N H W 3"],
+    parsing: UInt8[np.ndarray, "N H W"],
+    rows: Int[np.ndarray, "B"],
     mirror: float,
     pad: int,
-    params: Obstacles,
-    cutouts: Sequence[Obstacle],
     rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """One image's two views: image, parsing map, occluded image, and the pixels that the obstacle covers."""
-    image, parsing = augment(pictures.image[row], pictures.parsing[row], mirror, pad, rng)
-    if rng.random() >= params.probability:
-        return image, parsing, image, np.zeros(parsing.shape, bool)
-    obstacle = obstacles.draw(params, pictures.image[donor], pictures.parsing[donor], cutouts, rng)
-    top, left = obstacles.place(obstacle, *parsing.shape, rng)
-    occluded, covered = obstacles.paste(image, obstacle, top, left)
-    return image, parsing, occluded, covered
+) -> tuple[UInt8[np.ndarray, "B H W 3"], UInt8[np.ndarray, "B H W"]]:
+    """Some images and their parsing maps, each flipped, padded and cropped at random."""
+    shown = tuple(np.zeros((len(rows), *whole.shape[1:]), np.uint8) for whole in (images, parsing))
+    for row, image, labels in zip(rows.tolist(), *shown, strict=True):
+        augment(images[row], parsing[row], mirror, pad, rng, (image, labels))
+    return shown
 
 
 def pairs(
@@ -268,17 +293,23 @@ def pairs(
     rng: np.random.Generator,
 ) -> Batch:
     """A training batch; each obstacle comes from an image of another identity."""
-    drawn = [
-        pair(pictures, row, _stranger(pictures.pid, row, rng), mirror, pad, params, cutouts, rng)
-        for row in rows.tolist()
-    ]
-    image, parsing, occluded, covered = (
-        torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True)
-    )
+    size = pictures.parsing.shape[1:]
+    image, occluded = np.zeros((2, len(rows), *size, 3), np.uint8)
+    parsing, covered = np.zeros((len(rows), *size), np.uint8), np.zeros((len(rows), *size), bool)
+    for n, row in enumerate(rows.tolist()):
+        donor = _stranger(pictures.pid, row, rng)
+        shown = image[n], parsing[n]
+        augment(pictures.image[row], pictures.parsing[row], mirror, pad, rng, shown)
+        if rng.random() >= params.probability:
+            occluded[n] = image[n]
+            continue
+        obstacle = obstacles.draw(params, pictures.image[donor], pictures.parsing[donor], cutouts, rng)
+        top, left = obstacles.place(obstacle, *size, rng)
+        occluded[n], covered[n] = obstacles.paste(image[n], obstacle, top, left)
     return Batch(
         holistic=view(image, parsing, pictures),
-        occluded=view(occluded, parsing.masked_fill(covered, 0), pictures),
-        covered=covered,
+        occluded=view(occluded, parsing * ~covered, pictures),
+        covered=torch.from_numpy(covered),
         camid=torch.from_numpy(pictures.camid[rows]),
         pid=torch.from_numpy(pictures.pid[rows]),
     )
@@ -304,11 +335,14 @@ def ahead(made: Iterator[T], count: int = 2) -> Iterator[T]:
             yield batch
 
 
-def view(image: UInt8[Tensor, "B H W 3"], parsing: UInt8[Tensor, "B H W"], pictures: Pictures) -> View:
+def view(
+    image: UInt8[np.ndarray, "B H W 3"], parsing: UInt8[np.ndarray, "B H W"], pictures: Pictures
+) -> View:
     """Images and their own parsing maps as a view, z counted on those maps."""
-    counts = occlusion.pixels(parsing.int(), pictures.hidden.shape[1])
+    maps = torch.from_numpy(parsing)
+    counts = occlusion.pixels(maps, pictures.hidden.shape[1])
     hidden = occlusion.hidden(counts, pictures.threshold, strict=True)
-    return View(image.permute(0, 3, 1, 2), parsing, hidden)
+    return View(torch.from_numpy(image).permute(0, 3, 1, 2), maps, hidden)
 
 
 def colours(image: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:

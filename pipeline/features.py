@@ -5,7 +5,6 @@ histogram, the two that it must beat; and to the model as it is where nobody has
     z_guessed    it is told the z that it guesses itself from how it sees the same images under z_unknown
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import fields, replace
@@ -22,9 +21,9 @@ from pydantic.dataclasses import dataclass
 from timm.models import VisionTransformer
 from torch import Tensor
 
-from pipeline import vit
+from pipeline import method, vit
 from pipeline.arithmetic import Attention, Precision, Products
-from pipeline.batches import Batch, View
+from pipeline.batches import Batch, View, training_rows
 from pipeline.datasets import Images
 from pipeline.method import Embedding, Method
 from pipeline.params import STRICT, BadInput
@@ -87,18 +86,13 @@ def told(index: pd.DataFrame, made: dict[str, Any], index_sha256: str, cameras: 
         return Told(own, "the test set's: embed.cameras")
     if index_sha256 not in made["data"].values():
         return Told(nothing, "unknown: trained on another dataset")
-    trained = index.loc[(index["split"] == "train") & (index["pid"] > 0), "camid"]
+    trained = own[training_rows(index)]
     return Told(np.where(np.isin(own, trained), own, -1), "those of the training images")
-
-
-def record(folder: str | Path) -> dict[str, Any]:
-    """How a trained model came about."""
-    return json.loads((Path(folder) / "record.json").read_text())
 
 
 def before_training(folder: str | Path, embedded: str) -> tuple[VisionTransformer, tuple[int, int]]:
     """The encoder that a trained model started from, and the images' height and width it expects."""
-    made = record(folder)
+    made = method.record(folder)
     height, width = made["world"]["size"]
     return vit.start(made["params"]["vit"], made["params"]["weights"], embedded), (height, width)
 

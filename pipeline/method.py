@@ -139,7 +139,7 @@ def load_trained(folder: str | Path) -> Method:
 
     Raises `BadInput` if the folder holds no model, or weights of another architecture.
     """
-    made, file = _record(folder), Path(folder) / "model.safetensors"
+    made, file = record(folder), Path(folder) / "model.safetensors"
     module = load(made["method"])
     settings = params.validate(made["params"], module.Params, f"{folder}/record.json: ", made["method"])
     model = module.build(settings, trained_world(folder), vit.empty(made["vit"]))
@@ -149,18 +149,19 @@ def load_trained(folder: str | Path) -> Method:
 
 def trained_world(folder: str | Path) -> World:
     """The sizes that the model in a folder was built for; raises `BadInput` if there is none."""
-    sizes = _record(folder)["world"]
+    sizes = record(folder)["world"]
     return World(**{**sizes, "size": tuple(sizes["size"])})
 
 
-def _record(folder: str | Path) -> dict[str, Any]:
-    record, file = Path(folder) / "record.json", Path(folder) / "model.safetensors"
-    if not (record.is_file() and file.is_file()):
+def record(folder: str | Path) -> dict[str, Any]:
+    """How the trained model in a folder came about.  Raises `BadInput` if there is none, or it is damaged."""
+    made, file = Path(folder) / "record.json", Path(folder) / "model.safetensors"
+    if not (made.is_file() and file.is_file()):
         raise BadInput(f"{folder}: no trained model. Run `dvc repro train`, or `dvc pull` to fetch it.")
     try:
-        return json.loads(record.read_text())
+        return json.loads(made.read_text())
     except ValueError as error:
-        raise BadInput(f"{record}: damaged ({error}). Run `dvc checkout`, or train again.") from None
+        raise BadInput(f"{made}: damaged ({error}). Run `dvc checkout`, or train again.") from None
 
 
 def world(pictures: Pictures) -> World:

@@ -81,8 +81,8 @@ def cut_rectangle(
     height, width = image.shape[:2]
     pixels = rng.uniform(*area) * height * width
     ratio = np.exp(rng.uniform(*np.log(aspect)))
-    h = int(np.clip(round(np.sqrt(pixels * ratio)), 1, height))
-    w = int(np.clip(round(pixels / h), 1, width))
+    h = min(max(round(np.sqrt(pixels * ratio)), 1), height)
+    w = min(max(round(pixels / h), 1), width)
     top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
     return Obstacle(image[top : top + h, left : left + w], np.ones((h, w), bool))
 

@@ -1,8 +1,8 @@
 """What a parsing map hides: pixels of each part, the flags l_c, the occlusion type z.
 
 The paper's symbols: M the parsing map, y(c) the pixels of coarse part c (Eq. 1), l_c whether it is hidden
-(Eq. 2), z = [l_0 ... l_(C-1)] the occlusion type.  The functions take batches of maps on any device, so
-that training labels its augmented views by the rule that made the cached labels.
+(Eq. 2), z = [l_0 ... l_(C-1)] the occlusion type.  The functions take batches of maps, so that training
+labels its augmented views by the rule that made the cached labels.
 """
 
 from typing import Literal
@@ -33,10 +33,10 @@ def pixels(maps: Integer[Tensor, "B H W"], count: int) -> Int[Tensor, "B C"]:
     Raises `BadInput` for a label above K.
     """
     parts.check(maps)
-    flat = maps.flatten(1).long()
-    fine = flat.new_zeros(len(maps), len(parts.SWAPPED)).scatter_add_(
-        1, flat, flat.new_ones(1, 1).expand_as(flat)
-    )
+    labels = range(len(parts.SWAPPED))
+    # map by map, which stays in the processor's cache
+    fine = [[np.count_nonzero(shown == label) for label in labels] for shown in maps.numpy()]
+    fine = torch.tensor(fine, dtype=torch.long).view(len(maps), len(labels))
     return torch.stack([fine[:, list(merged)].sum(1) for merged in parts.COARSE[count].values()], 1)
 
 

@@ -22,7 +22,7 @@ def main(
     encoder, size = features.before_training(trained, weights)
 
     rows = features.test_rows(table)
-    told = features.told(table, features.record(trained), store.sha256(index), options.cameras)
+    told = features.told(table, method.record(trained), store.sha256(index), options.cameras)
     shown = table.assign(camid=told.camid)
     stream = batches.evaluation(shown, pictures, maps, flags, rows, size, options.batch)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -38,25 +38,34 @@ def test_too_few_identities_are_an_error_that_names_the_parameter():
         batches.by_identity(np.array([0, 0, 1]), 3, 1, RNG(0))
 
 
-def test_a_flip_swaps_sides_and_two_flips_change_nothing():
-    people = small.people()
-    image, parsing = batches.flip(people.image[0], people.parsing[0])
-    assert (image[:, 0] == people.image[0][:, -1]).all()
-    assert (parsing == parts.RIGHT_ARM)[people.parsing[0][:, ::-1] == parts.LEFT_ARM].all()
-    again, labels = batches.flip(image, parsing)
-    assert (again == people.image[0]).all() and (labels == people.parsing[0]).all()
+def test_a_mirrored_person_has_its_sides_swapped_and_one_mirrored_twice_is_as_before():
+    people, every = small.people(), np.arange(16)
+    image, parsing = batches.augmented(people.image, people.parsing, every, 1.0, 0, RNG(0))
+    assert (image == people.image[:, :, ::-1]).all()
+    assert (parsing == parts.RIGHT_ARM)[people.parsing[..., ::-1] == parts.LEFT_ARM].all()
+    again, labels = batches.augmented(image, parsing, every, 1.0, 0, RNG(0))
+    assert (again == people.image).all() and (labels == people.parsing).all()
 
 
-@settings(max_examples=25)
-@given(st.integers(-9, 9), st.integers(-9, 9))
-def test_a_shift_moves_every_pixel_and_pads_with_zeros(down, right):
-    picture = RNG(0).integers(1, 255, (8, 6)).astype(np.uint8)
-    slow = np.zeros_like(picture)
+@settings(max_examples=50)
+@given(st.booleans(), st.integers(-9, 9), st.integers(-9, 9), st.sampled_from([(8, 6), (8, 6, 3)]))
+def test_a_shift_moves_every_pixel_of_the_mirrored_picture_and_pads_with_zeros(mirrored, down, right, shape):
+    picture = RNG(0).integers(1, 255, shape).astype(np.uint8)
+    slow, fast = np.zeros_like(picture), np.zeros_like(picture)
     for y in range(8):
         for x in range(6):
             if 0 <= y - down < 8 and 0 <= x - right < 6:
-                slow[y, x] = picture[y - down, x - right]
-    assert (batches.shift(picture, down, right) == slow).all()
+                slow[y, x] = (picture[:, ::-1] if mirrored else picture)[y - down, x - right]
+    batches.shift(picture, mirrored, down, right, fast)
+    assert (fast == slow).all()
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_an_image_and_its_parsing_map_move_alike(seed):
+    person = np.zeros((1, 64, 32), np.uint8)
+    person[:, 8:40, 12:20] = parts.TORSO  # which is a torso in the mirror too
+    image, parsing = batches.augmented(np.stack([person] * 3, 3), person, np.array([0]), 0.5, 4, RNG(seed))
+    assert (image == parsing[..., None]).all() and parsing.any()
 
 
 def test_both_views_share_their_geometry():
@@ -174,6 +183,15 @@ def test_images_and_maps_of_another_size_are_resized_and_the_threshold_with_them
     assert np.abs(found.image[0].astype(int) - whole).max() <= 2 and set(found.parsing[0].ravel()) <= set(
         range(9)
     )
+
+
+@pytest.mark.parametrize("size", [(40, 20), (64, 32)])
+def test_pictures_resized_together_are_the_same_as_each_alone(size):
+    shapes = [(40, 20), (64, 32), (33, 21), (40, 20), (128, 64), (40, 20)]
+    pictures = [RNG(n).integers(0, 256, (*shape, 3), np.uint8) for n, shape in enumerate(shapes)]
+    together = np.empty((len(pictures), *size, 3), np.uint8)
+    batches.resize_all(pictures, together)
+    assert (together == [batches.resize_colours(picture, size) for picture in pictures]).all()
 
 
 def test_junk_distractors_and_test_images_are_not_trained_on(tmp_path):

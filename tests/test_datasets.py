@@ -12,6 +12,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline import datasets, params, store
@@ -392,6 +394,13 @@ def test_an_image_that_cannot_be_decoded_is_named_by_its_row(tmp_path):
         Images(tmp_path / "images.h5")[0]
 
 
+def deep(form):
+    """A picture of 16-bit samples."""
+    out = io.BytesIO()
+    Image.fromarray(np.array([[0, 255, 256], [32768, 65280, 65535]], np.uint16)).save(out, form)
+    return out.getvalue()
+
+
 DRAWN = {
     "gray": picture(mode="L"),
     "cmyk": picture(mode="CMYK"),
@@ -409,18 +418,62 @@ def test_every_kind_of_picture_becomes_rgb(kind):
     assert found.shape == (16, 8, 3) and found.dtype == np.uint8 and len(np.unique(found)) > 1
 
 
+JPEG = st.fixed_dictionaries(
+    {"quality": st.integers(1, 100), "progressive": st.booleans(), "restart_marker_blocks": st.integers(0, 3)}
+)
+
+
+@settings(max_examples=100)
+@given(
+    JPEG,
+    st.sampled_from([0, 1, 2, "rgb", "gray"]),
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(0, 99),
+)
+def test_a_jpeg_file_has_the_same_pixels_by_the_fast_decoder(options, colours, width, height, seed):
+    kinds = {"rgb": {"keep_rgb": True}, "gray": {"mode": "L"}}
+    blob = picture(seed, (width, height), **options, **kinds.get(colours, {"subsampling": colours}))
+    assert datasets._plain_jpeg(blob)
+    assert (datasets.decode_again(blob) == datasets.decode(blob)).all()
+
+
+def turned(place):
+    """A JPEG of a camera held sideways, as EXIF or XMP tells."""
+    if place == "xmp":
+        return picture(size=(16, 8), xmp=b'<x tiff:Orientation="6"/>')
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return picture(size=(16, 8), exif=exif)
+
+
+OTHERS = DRAWN | {
+    "exif": turned("exif"),
+    "xmp": turned("xmp"),
+    "deep": deep("PNG"),
+    "fill bytes": picture()[:2] + b"\xff" + picture()[2:],
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_every_other_picture_is_decoded_as_the_first_time(kind):
+    assert (datasets.decode_again(OTHERS[kind]) == datasets.decode(OTHERS[kind])).all()
+
+
+@pytest.mark.parametrize("blob", [b"", b"text", b"\xff\xd8", picture()[:-99], picture()[:99]])
+def test_what_is_no_whole_picture_is_refused_the_second_time_too(blob):
+    for decoder in (datasets.decode, datasets.decode_again):
+        with pytest.raises(datasets.UNDECODABLE):
+            decoder(blob)
+
+
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
 def test_sixteen_bit_samples_keep_their_upper_eight_bits(form):
-    deep = np.array([[0, 255, 256], [32768, 65280, 65535]], np.uint16)
-    out = io.BytesIO()
-    Image.fromarray(deep).save(out, form)
-    assert datasets.decode(out.getvalue())[..., 1].tolist() == [[0, 0, 1], [128, 255, 255]]
+    assert datasets.decode(deep(form))[..., 1].tolist() == [[0, 0, 1], [128, 255, 255]]
 
 
 def test_the_exif_tag_turns_a_picture_upright_in_the_index_too(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held sideways
-    blob = picture(size=(16, 8), exif=exif)
+    blob = turned("exif")
     assert datasets.decode(blob).shape == (16, 8, 3)
     checked = indexing.probe(blob)
     assert (checked.width, checked.height) == (8, 16)

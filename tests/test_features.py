@@ -291,6 +291,7 @@ def test_the_encoder_before_training_is_the_one_the_record_names(tmp_path):
     vit.save(tmp_path / "vit.safetensors", encoder, {})
     made = {"world": {"size": [64, 32]}, "params": {"vit": "embedded", "weights": ""}}
     (tmp_path / "record.json").write_text(json.dumps(made))
+    (tmp_path / "model.safetensors").touch()
     found, size = features.before_training(tmp_path, str(tmp_path / "vit.safetensors"))
     assert size == (64, 32)
     torch.testing.assert_close(found.pos_embed, encoder.pos_embed, atol=1e-3, rtol=1e-2)

@@ -9,6 +9,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pyarrow
@@ -43,6 +44,8 @@ UNDECODABLE = (
     zlib.error,
     Image.DecompressionBombError,
 )
+# how parts of a JPEG file begin: APP1, which holds EXIF or XMP; frames, whose tenth byte counts the colours
+APP1, FRAMES = b"\xff\xe1", (b"\xff\xc0", b"\xff\xc1", b"\xff\xc2")
 
 
 def read_index(path: str | Path) -> pd.DataFrame:
@@ -80,7 +83,7 @@ class Images:
 
     def __init__(self, path: str | Path, index_hash: str | None = None):
         self._rows = Rows(path, "images", index_hash)
-        self._offset = self._rows["offset"][:]
+        self._data, self._offset = self._rows["data"], self._rows["offset"][:]
 
     def __len__(self) -> int:
         return len(self._offset) - 1
@@ -88,9 +91,9 @@ class Images:
     def __getitem__(self, i: int) -> UInt8[np.ndarray, "H W 3"]:
         if not 0 <= i < len(self):
             raise IndexError(f"image {i} of {len(self)}")
-        blob = self._rows["data"][self._offset[i] : self._offset[i + 1]].tobytes()
+        blob = self._data[self._offset[i] : self._offset[i + 1]].tobytes()
         try:
-            return decode(blob)
+            return decode_again(blob)
         except UNDECODABLE as error:
             raise BadInput(
                 f"{self._rows.path}: the image in row {i} cannot be decoded ({error}). Run `dvc repro`."
@@ -111,3 +114,25 @@ def decode(blob: bytes) -> UInt8[np.ndarray, "H W 3"]:
         if "transparency" in image.info:
             image = image.convert("RGBA")
         return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def decode_again(blob: bytes) -> UInt8[np.ndarray, "H W 3"]:
+    """What `decode` makes of an image file's bytes that it has read before, in half the time where it can.
+
+    Plain JPEG files take OpenCV's decoder, which gives the same pixels.  It also lets pass some damage that
+    `decode` refuses, so files that nobody has checked are not for it.
+    """
+    image = None
+    if _plain_jpeg(blob):
+        image = cv2.imdecode(np.frombuffer(blob, np.uint8), cv2.IMREAD_COLOR_RGB)
+    return decode(blob) if image is None else image
+
+
+def _plain_jpeg(blob: bytes) -> bool:
+    """Whether a file is a JPEG of gray or three colours that no tag turns."""
+    if not blob.startswith(b"\xff\xd8") or APP1 in blob:
+        return False
+    at = 2
+    while (begin := blob[at : at + 2]).startswith(b"\xff") and begin not in FRAMES:
+        at += 2 + int.from_bytes(blob[at + 2 : at + 4])
+    return begin in FRAMES and blob[at + 9 : at + 10] in (b"\x01", b"\x03")

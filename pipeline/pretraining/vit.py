@@ -210,8 +210,8 @@ def _epoch(count: int, batch: int, rng: np.random.Generator) -> Iterator[np.ndar
 def _batch(
     pool: Looks, rows: np.ndarray, settings: Pretrain, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    drawn = [batches.augment(pool.image[i], pool.map[i], 0.5, settings.pad, rng) for i in rows]
-    image, maps = (torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True))
+    shown = batches.augmented(pool.image, pool.map, rows, 0.5, settings.pad, rng)
+    image, maps = map(torch.from_numpy, shown)
     light = 1 + settings.brightness * torch.from_numpy(rng.uniform(-1, 1, (len(rows), 3, 1, 1))).float()
     return batches.colours(image.permute(0, 3, 1, 2)) * light, maps, torch.from_numpy(pool.attribute[rows])
 
