@@ -1,6 +1,7 @@
 """Several processes that learn as one: each takes its share of every batch, and all hold the same weights.
 
-`torchrun` starts them, tells them apart, and stops all if one fails.  Losses are means over images, so the
+`torchrun` starts them, tells them apart, and stops all if one fails; those of `segment` and `pose` as well,
+which share images instead (`team`).  Losses are means over images, so the
 mean of the processes' losses is the loss of the whole batch, and the mean of their gradients its gradient, if
 
 - what one image's loss takes from other images (triplets, batch statistics) is gathered from all processes,
@@ -18,13 +19,17 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import timedelta
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from pipeline import store
 from pipeline.params import BadInput
+
+PATIENCE = timedelta(days=365)  # that a team has while its first process waits for another run
 
 Scope = Literal["batch", "process"]  # the images that meet: the whole batch's, or a process's share
 _mined: ContextVar[Scope] = ContextVar("mined", default="batch")
@@ -50,17 +55,18 @@ def device() -> torch.device:
 # ------------------------------------------------------------------ starting
 
 
-def launch(wanted: int, module: str, words: Sequence[str]) -> bool:
+def launch(wanted: int, module: str, words: Sequence[str], kind: str = "cuda") -> bool:
     """Run a module in so many processes of this machine, by torchrun; False if that needs no new ones.
 
-    Under torchrun already, its number counts.  Raises `BadInput` if there are GPUs, but fewer.
+    Under torchrun already, its number counts.  Raises `BadInput` if there are GPUs, but fewer, unless the
+    processes are of the kind that computes on a `cpu`.
     """
     if wanted == 1 or dist.is_torchelastic_launched():
         return False
-    if torch.cuda.is_available() and wanted > torch.cuda.device_count():
+    if kind == "cuda" and torch.cuda.is_available() and wanted > torch.cuda.device_count():
         raise BadInput(
-            f"params.yaml: train.processes = {wanted}, but this machine has {torch.cuda.device_count()} "
-            "GPUs. Lower it."
+            f"params.yaml: {module.rpartition('.')[2]}.processes = {wanted}, but this machine has "
+            f"{torch.cuda.device_count()} GPUs. Lower it."
         )
     from torch.distributed.run import main as torchrun  # costs a second, and few need it
 
@@ -69,17 +75,28 @@ def launch(wanted: int, module: str, words: Sequence[str]) -> bool:
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """Be one of those that torchrun started; alone without it."""
+def joined(here: torch.device | None = None, patience: timedelta | None = None) -> Iterator[None]:
+    """Be one of those that torchrun started; alone without it.
+
+    They exchange tensors of the device `here`, else of `device()`, and wait for each other for `patience`,
+    else as long as torch has them wait.
+    """
     if not dist.is_torchelastic_launched():
         yield
         return
-    here = device()
+    here = here or device()
     if here.type == "cuda":
         torch.cuda.set_device(here)
-    dist.init_process_group("nccl" if here.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=patience)
     yield
     dist.destroy_process_group()  # not after an error: it may wait for the others, and they for this one
+
+
+@contextmanager
+def team() -> Iterator[store.Team]:
+    """Be one of those that torchrun started to fill the shards of a file; alone without it."""
+    with joined(torch.device("cpu"), PATIENCE):
+        yield store.Team(number(), count(), from_first)
 
 
 # ------------------------------------------------------------------ shares of a batch
