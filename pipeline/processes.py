@@ -16,6 +16,8 @@ A process that is alone is all of them: then every function here gives back what
 """
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -84,12 +86,20 @@ def joined(here: torch.device | None = None, patience: timedelta | None = None) 
     if not dist.is_torchelastic_launched():
         yield
         return
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     here = here or device()
     if here.type == "cuda":
         torch.cuda.set_device(here)
     dist.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=patience)
     yield
     dist.destroy_process_group()  # not after an error: it may wait for the others, and they for this one
+
+
+def _end_with(launcher: int) -> None:
+    # torchrun gives each process a session of its own: what kills it outright would leave them at work
+    while os.getppid() == launcher:
+        time.sleep(1)
+    os._exit(1)
 
 
 @contextmanager

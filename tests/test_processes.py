@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import run
 
 from pipeline import losses, method, params, processes, training
 from pipeline.methods import vit_baseline
@@ -168,6 +169,17 @@ def test_alone_everything_is_as_given():
     x = torch.ones(2)
     assert processes.gather(x) is x and processes.mean(x) is x and processes.met(x) is x
     assert processes.share(6) == slice(0, 6) and not processes.launch(1, "stages.train", [])
+
+
+def test_more_processes_than_gpus_are_refused_but_any_number_computes_on_the_cpu(monkeypatch):
+    started = []
+    monkeypatch.setattr(run, "main", started.append)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(BadInput, match=r"segment\.processes = 2, but this machine has 1 GPUs"):
+        processes.launch(2, "stages.segment", ["index"], "cuda")
+    assert not started and processes.launch(2, "stages.segment", ["index"], "cpu")
+    assert started == [["--standalone", "--nproc-per-node=2", "-m", "stages.segment", "index"]]
 
 
 FAILS = """
