@@ -1,7 +1,6 @@
 """Several processes that learn as one: each takes its share of every batch, and all hold the same weights.
 
-`torchrun` starts them, tells them apart, and stops all if one fails; those of `segment` and `pose` as well,
-which share images instead (`team`).  Losses are means over images, so the
+`torchrun` starts them, tells them apart, and stops all if one fails.  Losses are means over images, so the
 mean of the processes' losses is the loss of the whole batch, and the mean of their gradients its gradient, if
 
 - what one image's loss takes from other images (triplets, batch statistics) is gathered from all processes,
@@ -13,6 +12,8 @@ one forward and one backward pass a step; objectives are several, and each takes
 own player's parameters.
 
 A process that is alone is all of them: then every function here gives back what it was given.
+
+The parsers' processes are started in the same way, and share a file's shards instead (`team`).
 """
 
 import os
@@ -31,7 +32,7 @@ from torch import Tensor, nn
 from pipeline import store
 from pipeline.params import BadInput
 
-PATIENCE = timedelta(days=365)  # that a team has while its first process waits for another run
+PATIENCE = timedelta(days=365)  # of a team whose first process waits for another run; torch's ends in minutes
 
 Scope = Literal["batch", "process"]  # the images that meet: the whole batch's, or a process's share
 _mined: ContextVar[Scope] = ContextVar("mined", default="batch")
@@ -60,8 +61,8 @@ def device() -> torch.device:
 def launch(wanted: int, module: str, words: Sequence[str], kind: str = "cuda") -> bool:
     """Run a module in so many processes of this machine, by torchrun; False if that needs no new ones.
 
-    Under torchrun already, its number counts.  Raises `BadInput` if there are GPUs, but fewer, unless the
-    processes are of the kind that computes on a `cpu`.
+    Under torchrun already, its number counts.  `kind` is where they compute, cuda or cpu.  Raises `BadInput`
+    if one of them fails, or if there are GPUs for cuda, but fewer.
     """
     if wanted == 1 or dist.is_torchelastic_launched():
         return False
@@ -70,9 +71,15 @@ def launch(wanted: int, module: str, words: Sequence[str], kind: str = "cuda") -
             f"params.yaml: {module.rpartition('.')[2]}.processes = {wanted}, but this machine has "
             f"{torch.cuda.device_count()} GPUs. Lower it."
         )
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun  # costs a second, and few need it
 
-    torchrun(["--standalone", f"--nproc-per-node={wanted}", "-m", module, *words])
+    try:
+        torchrun(["--standalone", f"--nproc-per-node={wanted}", "-m", module, *words])
+    except ChildFailedError:
+        raise BadInput(
+            f"{module}: one of {wanted} processes failed, as said above; all are stopped."
+        ) from None
     return True
 
 

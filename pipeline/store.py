@@ -304,7 +304,7 @@ def _fill(
     if not missing:
         return
     own = missing[team.number :: team.count]
-    awaited = missing if team.number == 0 else own
+    awaited = missing if team.number == 0 else own  # as the first goes on to merge all
     each = max(1, (workers or cores()) // team.count)
     done = _rows(shards)
     with progress(total=shards[-1][1], initial=done, desc=name, disable=team.number > 0) as bar:

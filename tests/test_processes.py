@@ -183,25 +183,29 @@ def test_more_processes_than_gpus_are_refused_but_any_number_computes_on_the_cpu
 
 
 FAILS = """
-import torch.distributed as dist
-from pipeline import processes
+from pipeline import processes, store
 from pipeline.params import BadInput
-with processes.joined():
-    if processes.number() == 1:
-        raise BadInput("of process 1")
-    processes.agree("all", 0)  # waits for the one that is gone
+
+def main():
+    if not processes.launch(2, "fails", []):
+        with processes.joined():
+            if processes.number() == 1:
+                raise BadInput("of process 1")
+            processes.agree("all", 0)  # waits for the one that is gone
+
+if __name__ == "__main__":
+    store.run(main, [])
 """
 
 
 def test_one_that_fails_ends_all_with_an_error(tmp_path):
-    script = tmp_path / "fails.py"
-    script.write_text(FAILS)
-    words = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script))
+    (tmp_path / "fails.py").write_text(FAILS)
     done = subprocess.run(
-        [sys.executable, *words],
-        env={"PYTHONPATH": ".", "PATH": ""},
+        [sys.executable, "-m", "fails"],
+        env={"PYTHONPATH": f".:{tmp_path}", "PATH": ""},
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert done.returncode != 0 and "of process 1" in done.stderr
+    assert done.returncode == 1 and "of process 1" in done.stderr
+    assert done.stderr.endswith("\nfails: one of 2 processes failed, as said above; all are stopped.\n")
