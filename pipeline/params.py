@@ -5,6 +5,7 @@ and an unknown name is an error that names its nearest neighbour.
 """
 
 import json
+from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,6 +54,11 @@ def validate(value: Any, schema: type[T], source: str, section: str | None = Non
         return TypeAdapter(schema).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         raise BadInput("\n".join(source + _fault(e, section, schema) for e in error.errors())) from None
+
+
+def decisive(settings: Any) -> dict[str, Any]:
+    """The settings that a result depends on, by name: all but `processes`, which says who computes it."""
+    return {name: value for name, value in asdict(settings).items() if name != "processes"}
 
 
 def _fault(error: dict[str, Any], section: str | None, schema: Any) -> str:

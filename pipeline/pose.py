@@ -55,6 +55,7 @@ class Pose:
     device: Literal["cpu", "cuda"]
     size: tuple[int, int]  # height, width in pixels to which every crop is resized
     batch: int = Field(ge=1)
+    processes: int = Field(ge=1)  # that share the images, one a GPU; no result depends on it
 
 
 class Grid(NamedTuple):

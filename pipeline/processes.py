@@ -12,19 +12,27 @@ one forward and one backward pass a step; objectives are several, and each takes
 own player's parameters.
 
 A process that is alone is all of them: then every function here gives back what it was given.
+
+The parsers' processes are started in the same way, and share a file's shards instead (`team`).
 """
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import timedelta
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from pipeline import store
 from pipeline.params import BadInput
+
+PATIENCE = timedelta(days=365)  # of a team whose first process waits for another run; torch's ends in minutes
 
 Scope = Literal["batch", "process"]  # the images that meet: the whole batch's, or a process's share
 _mined: ContextVar[Scope] = ContextVar("mined", default="batch")
@@ -50,36 +58,62 @@ def device() -> torch.device:
 # ------------------------------------------------------------------ starting
 
 
-def launch(wanted: int, module: str, words: Sequence[str]) -> bool:
+def launch(wanted: int, module: str, words: Sequence[str], kind: str = "cuda") -> bool:
     """Run a module in so many processes of this machine, by torchrun; False if that needs no new ones.
 
-    Under torchrun already, its number counts.  Raises `BadInput` if there are GPUs, but fewer.
+    Under torchrun already, its number counts.  `kind` is where they compute, cuda or cpu.  Raises `BadInput`
+    if one of them fails, or if there are GPUs for cuda, but fewer.
     """
     if wanted == 1 or dist.is_torchelastic_launched():
         return False
-    if torch.cuda.is_available() and wanted > torch.cuda.device_count():
+    if kind == "cuda" and torch.cuda.is_available() and wanted > torch.cuda.device_count():
         raise BadInput(
-            f"params.yaml: train.processes = {wanted}, but this machine has {torch.cuda.device_count()} "
-            "GPUs. Lower it."
+            f"params.yaml: {module.rpartition('.')[2]}.processes = {wanted}, but this machine has "
+            f"{torch.cuda.device_count()} GPUs. Lower it."
         )
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun  # costs a second, and few need it
 
-    torchrun(["--standalone", f"--nproc-per-node={wanted}", "-m", module, *words])
+    try:
+        torchrun(["--standalone", f"--nproc-per-node={wanted}", "-m", module, *words])
+    except ChildFailedError:
+        raise BadInput(
+            f"{module}: one of {wanted} processes failed, as said above; all are stopped."
+        ) from None
     return True
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """Be one of those that torchrun started; alone without it."""
+def joined(here: torch.device | None = None, patience: timedelta | None = None) -> Iterator[None]:
+    """Be one of those that torchrun started; alone without it.
+
+    They exchange tensors of the device `here`, else of `device()`, and wait for each other for `patience`,
+    else as long as torch has them wait.
+    """
     if not dist.is_torchelastic_launched():
         yield
         return
-    here = device()
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    here = here or device()
     if here.type == "cuda":
         torch.cuda.set_device(here)
-    dist.init_process_group("nccl" if here.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=patience)
     yield
     dist.destroy_process_group()  # not after an error: it may wait for the others, and they for this one
+
+
+def _end_with(launcher: int) -> None:
+    # torchrun gives each process a session of its own: what kills it outright would leave them at work
+    while os.getppid() == launcher:
+        time.sleep(1)
+    os._exit(1)
+
+
+@contextmanager
+def team() -> Iterator[store.Team]:
+    """Be one of those that torchrun started to fill the shards of a file; alone without it."""
+    with joined(torch.device("cpu"), PATIENCE):
+        yield store.Team(number(), count(), from_first)
 
 
 # ------------------------------------------------------------------ shares of a batch

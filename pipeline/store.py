@@ -7,6 +7,7 @@ Unusual here:
 - Large rows are one checked chunk each, gzip's unless they are floats, so that `rows["map"][i]` reads one
   image; read single rows, not lists.
 - Workers are spawned and compute with one thread each: their number cannot change a result.
+- Several processes, one a GPU, share the shards of one file as a `Team`; the first alone locks and writes.
 """
 
 import errno
@@ -21,12 +22,14 @@ import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -39,10 +42,26 @@ CHUNKED_FROM = 1024  # bytes a row; below, a dataset is stored in one piece
 PACK_CHUNK = 1 << 16  # bytes; the unit of checksums in a packed file
 SHARD_ROWS = 128  # at least so many rows a shard: the most that a kill loses in each worker
 SHARDS = 512  # at most so many, as each is an open file while they are merged
+LOOK = 0.2  # seconds between looks at what other processes have finished
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Arrays = dict[str, np.ndarray]
 Compute = Callable[[int, int], Arrays]
+Shard = tuple[int, int, Path]  # first row, row after the last, file
+
+
+class Team(NamedTuple):
+    """Processes that fill the shards of one file together, as one of them sees it.
+
+    Someone else starts them and stops all if one ends with an error.
+    """
+
+    number: int  # this one's, from 0, the first
+    count: int
+    from_first: Callable[[Any], Any]  # what the first one gives; all wait for it
+
+
+ALONE = Team(0, 1, lambda value: value)
 
 
 def sha256(path: str | Path) -> str:
@@ -210,6 +229,7 @@ def compute(
     workers: int,
     key: dict[str, Any],
     libraries: Iterable[str] = (),
+    team: Team = ALONE,
 ) -> None:
     """Compute `count` rows in batches and write them to `path`; go on where an earlier run was stopped.
 
@@ -217,14 +237,21 @@ def compute(
     returns maps a batch (start, stop) to arrays of stop - start rows.  Batches are cut in row order, so
     their composition, and with it every byte of the file, depends on `batch` alone.  `key` is all that
     the rows depend on beside `attrs`, the versions and the source code of the modules in use.
+
+    Every process of a `team` calls this with the same arguments, takes its share of the missing shards and
+    of the `workers` (0: one a core), and returns when it has no more to do; the file is there when the first
+    returns.
     """
     if count == 0:
         raise BadInput(f"{path}: nothing to compute, the index has no rows. Check the dataset.")
     step = batch * -(-max(SHARD_ROWS, -(-count // SHARDS)) // batch)
-    with scratch(kind, [count, batch, attrs, key], libraries) as folder:
+    first = team.number == 0
+    with scratch(kind, [count, batch, attrs, key], libraries) if first else nullcontext() as held:
+        folder = team.from_first(held)
         shards = [(a, min(a + step, count), folder / f"{a:09d}.h5") for a in range(0, count, step)]
-        _fill(shards, batch, make, workers, Path(path).name)
-        _merge(path, kind, count, [s[2] for s in shards], attrs, libraries)
+        _fill(shards, batch, make, workers, Path(path).name, team)
+        if first:
+            _merge(path, kind, count, [s[2] for s in shards], attrs, libraries)
 
 
 @contextmanager
@@ -270,24 +297,51 @@ def _alone(folder: Path) -> Iterator[None]:
         Path(lock.name).unlink(missing_ok=True)
 
 
-def _fill(shards: list, batch: int, make: Callable[[], Compute], workers: int, name: str) -> None:
-    todo = [s for s in shards if not s[2].exists()]
-    done = sum(b - a for a, b, p in shards if p.exists())
-    if not todo:
+def _fill(
+    shards: list[Shard], batch: int, make: Callable[[], Compute], workers: int, name: str, team: Team
+) -> None:
+    missing = team.from_first([s for s in shards if not s[2].exists()])
+    if not missing:
+        return
+    own = missing[team.number :: team.count]
+    awaited = missing if team.number == 0 else own  # as the first goes on to merge all
+    each = max(1, (workers or cores()) // team.count)
+    done = _rows(shards)
+    with progress(total=shards[-1][1], initial=done, desc=name, disable=team.number > 0) as bar:
+        for _ in chain(_finished(own, batch, make, each, name), _awaited(awaited)):
+            now = _rows(shards)  # whoever finished them
+            bar.update(now - done)
+            done = now
+
+
+def _rows(shards: list[Shard]) -> int:
+    return sum(b - a for a, b, path in shards if path.exists())
+
+
+def _awaited(shards: list[Shard]) -> Iterator[None]:
+    # a step at every look, until all are there
+    while True:
+        there = all(path.exists() for _, _, path in shards)
+        yield
+        if there:
+            return
+        time.sleep(LOOK)
+
+
+def _finished(
+    shards: list[Shard], batch: int, make: Callable[[], Compute], workers: int, name: str
+) -> Iterator[None]:
+    # a step for every shard that a worker has computed
+    if not shards:
         return
     os.environ["OMP_NUM_THREADS"] = "1"  # read by the spawned workers, not by this process
-    total = shards[-1][1]
-    with (
-        progress(total=total, initial=done, desc=name) as bar,
-        ProcessPoolExecutor(
-            min(workers or cores(), len(todo)), multiprocessing.get_context("spawn"), _start, (make,)
-        ) as pool,
-    ):
-        futures = {pool.submit(_shard, a, b, batch, p): b - a for a, b, p in todo}
+    with ProcessPoolExecutor(
+        min(workers, len(shards)), multiprocessing.get_context("spawn"), _start, (make,)
+    ) as pool:
+        futures = [pool.submit(_shard, a, b, batch, path) for a, b, path in shards]
         try:
             for future in as_completed(futures):
-                future.result()
-                bar.update(futures[future])
+                yield future.result()
         except BrokenProcessPool:
             raise BadInput(
                 f"{name}: a worker was killed, most likely for lack of memory. Lower `workers` in "

@@ -22,7 +22,8 @@ from pipeline.params import STRICT, BadInput
 SCORES = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mAP": "mAP"}
 STEPS = ("label", "train", "embed", "evaluate")  # what lies between cached parsing maps and a row's scores
 LABELLING = ("lambda", "label")  # params that end in the labels
-ASIDE = ("workers", "checkpoint", "datasets", "parse_on", "pretrain", "score", "draw")  # change no score
+ASIDE = ("workers", "checkpoint", "datasets", "parse_on", "pretrain", "score", "draw")  # change no score,
+SHARES = ("segment.processes", "pose.processes")  # nor do these
 TABLE = Path(__file__).with_suffix(".yaml")
 METHODS = {path.stem for path in (Path(__file__).parent / "methods").glob("*.py")}
 
@@ -94,9 +95,16 @@ def check(wanted: Values) -> None:
 
 
 def decisive(values: Values) -> Values:
-    """The params that a row's scores depend on: all but `ASIDE`, empty ones and other methods'."""
+    """The params that a row's scores depend on: all but `ASIDE`, `SHARES`, empty ones and other methods'."""
     aside = {*ASIDE, *METHODS} - {values["method"]}
-    return {name: value for name, value in values.items() if name not in aside and value not in ({}, "")}
+    kept = {name: value for name, value in values.items() if name not in aside and value not in ({}, "")}
+    return {name: _without(SHARES, name, value) for name, value in kept.items()}
+
+
+def _without(dotted: Iterable[str], section: str, value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {name: held for name, held in value.items() if f"{section}.{name}" not in dotted}
 
 
 def digest(values: Values) -> str:

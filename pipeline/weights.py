@@ -8,6 +8,7 @@ Unusual here:
 
 import hashlib
 import json
+import os
 import pickle
 import re
 from collections.abc import Mapping
@@ -163,7 +164,15 @@ def _digits(path: Path) -> str:
 
 
 def device(name: str) -> torch.device:
-    """The device called `cpu` or `cuda`; raises `BadInput` where there is none of that kind."""
-    if name == "cuda" and not torch.cuda.is_available():
+    """The device called `cpu` or `cuda`, of several GPUs the one of this process's number on its machine.
+
+    Raises `BadInput` where there is none.
+    """
+    if name == "cpu":
+        return torch.device(name)
+    if not torch.cuda.is_available():
         raise BadInput("params.yaml: device = 'cuda', but torch sees no GPU here. Set it to 'cpu'.")
-    return torch.device(name)
+    number, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if number >= there:
+        raise BadInput(f"process {number} has no GPU: torch sees {there} here. Start no more processes.")
+    return torch.device(name, number)

@@ -1,22 +1,34 @@
-"""Stage `pose`: crops -> PifPaf's confidences, 17 keypoints and 19 limbs, on the network's own grid."""
+"""Stage `pose`: crops -> PifPaf's confidences, 17 keypoints and 19 limbs, on the network's own grid.
+
+`pose.processes` of params.yaml share the images, or as many as `torchrun` is told to start:
+
+    torchrun --nproc-per-node=4 -m stages.pose INDEX IMAGES WEIGHTS OUT
+"""
 
 import sys
-from dataclasses import asdict
 
-from pipeline import datasets, params, pose, store
+from pipeline import datasets, params, pose, processes, store
 from pipeline.weights import fingerprint
 
 
 def main(index: str, images: str, weights: str, out: str, config: str = "params.yaml") -> None:
+    settings = params.read(config, "pose", pose.Pose)
+    words = (index, images, weights, out, config)
+    if not processes.launch(settings.processes, "stages.pose", words, settings.device):
+        with processes.team() as team:
+            compute(*words, team)
+
+
+def compute(index: str, images: str, weights: str, out: str, config: str, team: store.Team) -> None:
     settings = params.read(config, "pose", pose.Pose)
     settings = pose.on(settings, params.read(config, "parsers", str))
     workers = params.read(config, "workers", int)
     table = datasets.read_index(index)
     own = datasets.index_hash(table)
     work = pose.Over(settings, weights, datasets.Images(images, own))
-    identity = {"weights": fingerprint(pose.file(settings, weights)), "params": asdict(settings)}
+    identity = {"weights": fingerprint(pose.file(settings, weights)), "params": params.decisive(settings)}
     attrs = {"index": own, **identity, **work.grid()._asdict()}
-    store.compute(out, "fields", len(table), settings.batch, work, attrs, workers, {}, pose.LIBRARIES)
+    store.compute(out, "fields", len(table), settings.batch, work, attrs, workers, {}, pose.LIBRARIES, team)
 
 
 if __name__ == "__main__":

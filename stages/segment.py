@@ -1,26 +1,38 @@
-"""Stage `segment`: crops -> every person instance of Mask R-CNN."""
+"""Stage `segment`: crops -> every person instance of Mask R-CNN.
+
+`segment.processes` of params.yaml share the images, or as many as `torchrun` is told to start:
+
+    torchrun --nproc-per-node=4 -m stages.segment INDEX IMAGES WEIGHTS OUT
+"""
 
 import sys
-from dataclasses import asdict
 
-from pipeline import datasets, params, segmentation, store
+from pipeline import datasets, params, processes, segmentation, store
 from pipeline.weights import fingerprint
 
 
 def main(index: str, images: str, weights: str, out: str, config: str = "params.yaml") -> None:
+    settings = params.read(config, "segment", segmentation.Segment)
+    words = (index, images, weights, out, config)
+    if not processes.launch(settings.processes, "stages.segment", words, settings.device):
+        with processes.team() as team:
+            compute(*words, team)
+
+
+def compute(index: str, images: str, weights: str, out: str, config: str, team: store.Team) -> None:
     settings = params.read(config, "segment", segmentation.Segment)
     settings = segmentation.on(settings, params.read(config, "parsers", str))
     workers = params.read(config, "workers", int)
     table = datasets.read_index(index)
     own = datasets.index_hash(table)
     work = segmentation.Over(settings, weights, datasets.Images(images, own))
-    attrs = {
-        "index": own,
+    identity = {
         "weights": fingerprint(segmentation.file(settings, weights)),
-        "params": asdict(settings),
+        "params": params.decisive(settings),
     }
+    attrs = {"index": own, **identity}
     libraries = segmentation.libraries(settings)
-    store.compute(out, "instances", len(table), settings.batch, work, attrs, workers, {}, libraries)
+    store.compute(out, "instances", len(table), settings.batch, work, attrs, workers, {}, libraries, team)
 
 
 if __name__ == "__main__":

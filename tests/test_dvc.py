@@ -134,6 +134,13 @@ def test_only_labels_and_what_follows_depend_on_lambda():
     assert {name for name, stage in STAGES.items() if "lambda" in stage["params"]} == {"label", "score"}
 
 
+@pytest.mark.parametrize("name", ["segment", "pose"])
+def test_a_parser_depends_on_all_of_its_params_but_how_many_processes_share_it(name):
+    assert set(STAGES[name]["params"]) == {"parsers"} | {f"{name}.{p}" for p in PARAMS[name]} - {
+        f"{name}.processes"
+    }
+
+
 def test_parsers_are_imported_by_their_stages_alone():
     for name in STAGES:
         files = closure({ROOT / "stages" / f"{name}.py"})

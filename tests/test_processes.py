@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import run
 
 from pipeline import losses, method, params, processes, training
 from pipeline.methods import vit_baseline
@@ -170,26 +171,41 @@ def test_alone_everything_is_as_given():
     assert processes.share(6) == slice(0, 6) and not processes.launch(1, "stages.train", [])
 
 
+def test_more_processes_than_gpus_are_refused_but_any_number_computes_on_the_cpu(monkeypatch):
+    started = []
+    monkeypatch.setattr(run, "main", started.append)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(BadInput, match=r"segment\.processes = 2, but this machine has 1 GPUs"):
+        processes.launch(2, "stages.segment", ["index"], "cuda")
+    assert not started and processes.launch(2, "stages.segment", ["index"], "cpu")
+    assert started == [["--standalone", "--nproc-per-node=2", "-m", "stages.segment", "index"]]
+
+
 FAILS = """
-import torch.distributed as dist
-from pipeline import processes
+from pipeline import processes, store
 from pipeline.params import BadInput
-with processes.joined():
-    if processes.number() == 1:
-        raise BadInput("of process 1")
-    processes.agree("all", 0)  # waits for the one that is gone
+
+def main():
+    if not processes.launch(2, "fails", []):
+        with processes.joined():
+            if processes.number() == 1:
+                raise BadInput("of process 1")
+            processes.agree("all", 0)  # waits for the one that is gone
+
+if __name__ == "__main__":
+    store.run(main, [])
 """
 
 
 def test_one_that_fails_ends_all_with_an_error(tmp_path):
-    script = tmp_path / "fails.py"
-    script.write_text(FAILS)
-    words = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script))
+    (tmp_path / "fails.py").write_text(FAILS)
     done = subprocess.run(
-        [sys.executable, *words],
-        env={"PYTHONPATH": ".", "PATH": ""},
+        [sys.executable, "-m", "fails"],
+        env={"PYTHONPATH": f".:{tmp_path}", "PATH": ""},
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert done.returncode != 0 and "of process 1" in done.stderr
+    assert done.returncode == 1 and "of process 1" in done.stderr
+    assert done.stderr.endswith("\nfails: one of 2 processes failed, as said above; all are stopped.\n")

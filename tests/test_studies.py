@@ -139,7 +139,10 @@ def test_what_changes_no_score_does_not_make_another_experiment():
         other = {**wanted, name: value}
         assert studies.find([studies.Result(other, "done", {})], wanted)
         assert studies.digest(other) == studies.digest(wanted)
-    for name, value in {"seed": 2, "lambda": 6, "ogfr": {}, "train": {}, "render": {}}.items():
+    for name in ("segment", "pose"):
+        other = {**wanted, name: {**wanted[name], "processes": 4}}
+        assert studies.digest(other) == studies.digest(wanted)
+    for name, value in {"segment": {}, "seed": 2, "lambda": 6, "ogfr": {}, "train": {}, "render": {}}.items():
         other = {**wanted, name: value}
         assert not studies.find([studies.Result(other, "done", {})], wanted)
         assert studies.digest(other) != studies.digest(wanted)

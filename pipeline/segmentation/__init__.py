@@ -47,6 +47,7 @@ class Segment:
     device: Literal["cpu", "cuda"]
     size: tuple[int, int]  # height, width in pixels to which every crop is resized
     batch: int = Field(ge=1)
+    processes: int = Field(ge=1)  # that share the images, one a GPU; no result depends on it
     proposals: int = Field(ge=1)  # boxes that reach the heads
     instances: int = Field(ge=1)  # kept in each image, the highest scores
     score_floor: float = Field(ge=0, lt=1)  # instances scored lower are not kept
