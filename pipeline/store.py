@@ -29,7 +29,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -272,7 +272,7 @@ def _scratch(kind: str, identity: list[Any]) -> Path:
     # DVC_ROOT is the real project even where DVC runs a stage in a copy of it
     root = Path(os.environ.get("DVC_ROOT", "."))
     folder = root / ".scratch" / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     return folder
 
 
@@ -290,11 +290,23 @@ def _code() -> str:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     # a second run of the same work waits instead of sharing half-made shards
-    with open(folder.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-        Path(lock.name).unlink(missing_ok=True)
+    path = folder.with_suffix(".lock")
+    while True:
+        with open(path, "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _lies_at(lock, path):
+                continue  # it waited for a file that is gone: others hold a new one
+            folder.mkdir(exist_ok=True)
+            yield
+            path.unlink(missing_ok=True)
+            return
+
+
+def _lies_at(file: IO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _fill(

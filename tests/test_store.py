@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -133,6 +134,23 @@ def test_a_fault_in_a_worker_reaches_the_user_as_it_is(tmp_path):
 
 def make_failing():
     return failing
+
+
+def test_of_many_runs_of_the_same_work_one_is_at_it_at_a_time(scratch):
+    inside, most = [], []
+
+    def run(number):
+        for _ in range(20):
+            with store.scratch("maps", ["the same"]) as folder:
+                inside.append(number)
+                most.append(len(inside))
+                (folder / "shard").touch()
+                time.sleep(0.001)
+                inside.remove(number)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(run, range(8)))
+    assert max(most) == 1 and len(most) == 160 and list(scratch.iterdir()) == []
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
