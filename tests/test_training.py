@@ -10,9 +10,11 @@ import time
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
-from pipeline import method, training
+from pipeline import method, ranking, training
 from pipeline.method import Embedding, Method, Objective, Player
 from pipeline.params import BadInput
 from pipeline.training import loop as steps
@@ -348,6 +350,21 @@ def test_hidden_parts_do_not_count_in_the_distance_and_none_in_common_is_infinit
     gap = selection.distances(parts, visibility)
     assert gap[0, 1] == pytest.approx(0, abs=1e-5) and gap[0, 2] == pytest.approx(0, abs=1e-5)
     assert gap[1, 2] == math.inf
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 10**6), st.integers(2, 30))
+def test_held_out_images_are_ranked_as_evaluate_ranks(seed, count):
+    rng = np.random.default_rng(seed)
+    parts = torch.from_numpy(rng.standard_normal((count, 3, 8), np.float32))
+    visibility = torch.from_numpy(rng.choice([0, 0.5, 1], (count, 3)).astype(np.float32))
+    visibility[:, 0] = 1  # the global feature
+    pid, camid = rng.integers(1, 5, count), rng.integers(0, 3, count)  # an image is on its own camera
+    images = ranking.Embedded(parts, visibility, pid, camid)
+    ap = ranking.rank(images, images, workers=1).ap
+    wanted = np.nanmean(ap) if np.isfinite(ap).any() else 0
+    gap = selection.distances(parts, visibility).numpy()
+    assert selection.average_precision(gap, pid, camid) == pytest.approx(wanted)
 
 
 class Forgetful(Duel):
