@@ -25,7 +25,7 @@ def main(
     with store.scratch(
         "ranking", [seen.attrs["content"], key, options, device], ("torch", "numba")
     ) as folder:
-        rankings, reranked = report.ranked(systems, options, device, folder)
+        rankings, reranked = report.ranked(systems, grouped, options, device, folder)
     parts = {system: report.visible(query) for system, (query, _) in systems.items()}
     listed = rankings | {f"{system}_reranked": after for system, after in reranked.items()}
     found = report.metrics(rankings, reranked, parts, grouped, table, options)

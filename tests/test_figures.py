@@ -142,6 +142,17 @@ def test_reranked_scores_stand_beside_the_plain_ones_which_stay(indexed, world, 
     assert set(reranked_curves) - set(curves) == {f"{system}_reranked" for system in reranked}
 
 
+def test_queries_are_not_reranked_beside_copies_of_themselves(indexed, world):
+    config = world / "params.yaml"
+    config.write_text((indexed / "params.yaml").read_text().replace("{depth: 0, k1", "{depth: 4, k1"))
+    rows = store.Rows(world / "truth.h5")
+    pasted = {"occluder": rows["occluder"][:]}
+    store.write(world / "pasted.h5", "truth", pasted, {"index": rows.attrs["index"], "truth": 0})
+    run(indexed, world, truth=world / "pasted.h5")  # as it stands
+    with pytest.raises(BadInput, match=r"evaluate\.rerank\.depth = 4, but .* Set it to 0"):
+        run(indexed, world, truth=world / "pasted.h5", config=config)
+
+
 def test_queries_are_grouped_by_the_true_type_where_it_is_known(indexed, world):
     metrics, queries, _ = run(indexed, world)
     assert {name: row["queries"] for name, row in metrics["by_z"].items()} == {

@@ -134,7 +134,7 @@ def test_the_stage_occludes_the_sets_it_is_asked_to(tmp_path, asked):
     store.write(tmp_path / "occlusion.h5", "occlusion", {"occluded": hidden}, attrs)
     grouped = report.groups(index, store.Rows(tmp_path / "occlusion.h5"), truth, 5.0)
     assert grouped.occluded.tolist() == ([False, False, True, True] if asked else [False, False])
-    assert ("pasted upon" in grouped.source) == asked
+    assert ("pasted upon" in grouped.source) == asked and grouped.copies == asked
 
 
 def test_a_set_that_there_is_not_is_named(tmp_path):

@@ -7,10 +7,10 @@ import os
 import signal
 import time
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -208,9 +208,9 @@ def test_null_means_the_presets_value_and_anything_else_stays():
 
 def test_every_null_of_params_yaml_has_a_preset():
     for preset in ("recommended", "paper"):
-        for settings in (small.settings(preset), small.schedule(preset)):
-            assert None not in vars(settings).values()
-            assert None not in vars(getattr(settings, "obstacles", settings)).values()
+        for chosen in (small.settings(preset), small.schedule(preset)):
+            assert None not in vars(chosen).values()
+            assert None not in vars(getattr(chosen, "obstacles", chosen)).values()
 
 
 def test_a_folder_without_a_model_or_with_a_damaged_record_is_an_error(tmp_path):
@@ -352,8 +352,8 @@ def test_hidden_parts_do_not_count_in_the_distance_and_none_in_common_is_infinit
     assert gap[1, 2] == math.inf
 
 
-@settings(max_examples=20)
-@given(st.integers(0, 10**6), st.integers(2, 30))
+@hypothesis.settings(max_examples=20)
+@hypothesis.given(st.integers(0, 10**6), st.integers(2, 30))
 def test_held_out_images_are_ranked_as_evaluate_ranks(seed, count):
     rng = np.random.default_rng(seed)
     parts = torch.from_numpy(rng.standard_normal((count, 3, 8), np.float32))

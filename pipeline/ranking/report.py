@@ -48,6 +48,7 @@ class Groups:
     pattern: Int[np.ndarray, "Q"]  # number of the occlusion type, the sum of z_c 2^c
     names: list[str]  # of the C parts
     source: str = field(default="")  # of occluded and pattern
+    copies: bool = False  # whether the occluded queries are copies of others
 
     def name(self, pattern: int) -> str:
         """The hidden parts of an occlusion type, as in `arms+legs`."""
@@ -80,12 +81,23 @@ def visible(query: Embedded) -> Int[np.ndarray, "Q"]:
 
 
 def ranked(
-    systems: dict[str, tuple[Embedded, Embedded]], options: Evaluate, device: str, notes: Path
+    systems: dict[str, tuple[Embedded, Embedded]],
+    grouped: Groups,
+    options: Evaluate,
+    device: str,
+    notes: Path,
 ) -> tuple[dict[str, Ranking], dict[str, Ranking]]:
     """Every system's ranking, and the same after re-ranking, if that is asked for.
 
-    A run that was stopped goes on from its notes.
+    A run that was stopped goes on from its notes.  Raises `BadInput` if queries are to be re-ranked beside
+    copies of themselves.
     """
+    if grouped.copies and options.rerank.depth:
+        raise BadInput(
+            f"params.yaml: evaluate.rerank.depth = {options.rerank.depth}, but queries and their occluded "
+            "copies (index.occlude) would be each other's neighbours, and score too high. Set it to 0, or "
+            "index without copies."
+        )
     rankings, after = {}, {}
     for system, sides in systems.items():
         given = {
@@ -117,7 +129,8 @@ def groups(index: pd.DataFrame, labels: Rows, truth: Rows, threshold: float) -> 
         occluded, source = hidden.bool().any(1).numpy(), "cached labels"
         if "occluder" in truth:
             occluded, source = truth["occluder"][:][row] > 0, f"{source}; occluded are those pasted upon"
-    return Groups(row, occluded, occlusion.pattern(hidden).numpy(), names, source)
+    copies = not truth.attrs["truth"] and "occluder" in truth
+    return Groups(row, occluded, occlusion.pattern(hidden).numpy(), names, source, copies)
 
 
 def metrics(
