@@ -21,6 +21,7 @@ matplotlib.use("Agg")
 
 COLOURS = {
     "model": "#1b6ca8",
+    "model_reranked": "#2e9e4f",
     "z_guessed": "#6fb1e0",
     "z_unknown": "#b9d9f2",
     "encoder": "#8a8a8a",
@@ -48,8 +49,9 @@ def save(figure: Figure, path: Path, dpi: int) -> None:
 
 
 def systems(queries: pd.DataFrame) -> list[str]:
-    """The systems that a table of queries compares."""
-    return [name.removesuffix("_ap") for name in queries.columns if name.endswith("_ap")]
+    """The systems that a table of queries compares; of the re-ranked ones, the model alone."""
+    named = [name.removesuffix("_ap") for name in queries.columns if name.endswith("_ap")]
+    return [name for name in named if name == "model_reranked" or not name.endswith("_reranked")]
 
 
 def cmc(queries: pd.DataFrame, depth: int = 20) -> Figure:
@@ -61,11 +63,11 @@ def cmc(queries: pd.DataFrame, depth: int = 20) -> Figure:
             if len(first):
                 shares = [100 * (first <= rank).mean() for rank in range(1, depth + 1)]
                 label = system if style == "-" else None
-                axes.plot(range(1, depth + 1), shares, style, color=COLOURS.get(system), label=label)
+                axes.plot(range(1, depth + 1), shares, style, color=COLOURS[system], label=label)
     axes.set(xlabel="rank", ylabel="matching queries, %", ylim=(0, 100), xlim=(1, depth))
     axes.set_title("CMC (dashed: occluded queries)", fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
     return figure
 
 
@@ -78,11 +80,11 @@ def by_type(queries: pd.DataFrame) -> Figure:
     for i, system in enumerate(names):
         means = 100 * scored.groupby("pattern")[f"{system}_ap"].mean()
         places = np.arange(len(kinds)) + (i - (len(names) - 1) / 2) * 0.8 / len(names)
-        axes.bar(places, means, 0.8 / len(names), color=COLOURS.get(system), label=system)
+        axes.bar(places, means, 0.8 / len(names), color=COLOURS[system], label=system)
     labels = [f"{name.replace('+', chr(10))}\n({size})" for name, size in kinds.itertuples(index=False)]
     axes.set_xticks(np.arange(len(kinds)), labels, fontsize=7)
     axes.set(ylabel="mAP, %", ylim=(0, 100), xlabel="hidden parts (queries)")
-    axes.legend()
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
     return figure
 
 

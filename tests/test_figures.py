@@ -240,6 +240,11 @@ def test_features_of_other_rows_are_refused(indexed, world):
         run(indexed, world)
 
 
+def test_pictures_compare_the_systems_and_what_reranking_made_of_the_model():
+    columns = ("key", "model_ap", "encoder_ap", "model_reranked_ap", "encoder_reranked_ap", "model_top")
+    assert figures.systems(pd.DataFrame(columns=columns)) == ["model", "encoder", "model_reranked"]
+
+
 @pytest.mark.parametrize(("pattern", "name"), [(0, "none"), (1, "head"), (10, "arms+legs")])
 def test_a_type_is_named_by_what_is_hidden(pattern, name):
     empty = np.zeros(0, int)
