@@ -18,7 +18,6 @@ import torch
 from jaxtyping import Bool, Float32, Int, UInt8
 from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
-from timm.models import VisionTransformer
 from torch import Tensor
 
 from pipeline import method, vit
@@ -28,6 +27,7 @@ from pipeline.datasets import Images
 from pipeline.method import Embedding, Method
 from pipeline.params import STRICT, BadInput
 from pipeline.store import progress
+from pipeline.vit import OcclusionAwareViT
 
 SIZE = (128, 64)  # height, width that histograms are counted on
 STRIPES = 16
@@ -90,17 +90,18 @@ def told(index: pd.DataFrame, made: dict[str, Any], index_sha256: str, cameras: 
     return Told(np.where(np.isin(own, trained), own, -1), "those of the training images")
 
 
-def before_training(folder: str | Path, embedded: str) -> tuple[VisionTransformer, tuple[int, int]]:
-    """The encoder that a trained model started from, and the images' height and width it expects."""
+def before_training(folder: str | Path, embedded: str) -> OcclusionAwareViT:
+    """The encoder that a trained model started from, for images of that model's size."""
     made = method.record(folder)
     height, width = made["world"]["size"]
-    return vit.start(made["params"]["vit"], made["params"]["weights"], embedded), (height, width)
+    start = vit.start(made["params"]["vit"], made["params"]["weights"], embedded)
+    return vit.untold(start, (height, width))
 
 
 @torch.inference_mode()
 def learned(
     model: Method,
-    encoder: VisionTransformer,
+    encoder: OcclusionAwareViT,
     batches: Iterable[Batch],
     count: int,
     device: torch.device,

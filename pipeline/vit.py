@@ -282,11 +282,14 @@ def _embedding(*shape: int) -> Tensor:
     return nn.init.trunc_normal_(torch.empty(*shape), std=0.02)
 
 
+def untold(vit: VisionTransformer, size: tuple[int, int]) -> OcclusionAwareViT:
+    """A ViT as it comes, for images of `size` (height, width): without part tokens, and told nothing."""
+    return OcclusionAwareViT(vit, size, vit.patch_embed.patch_size[0], 0, 1, 1, 0.0, 0.0)
+
+
 @torch.no_grad()
-def class_tokens(vit: VisionTransformer, image: Image) -> Float[Tensor, "B D"]:
-    """L2-normalised class tokens of a ViT as it comes: what retrieval has before any training of ours."""
-    plain = OcclusionAwareViT(vit, tuple(image.shape[2:]), vit.patch_embed.patch_size[0], 0, 1, 1, 0.0, 0.0)
+def class_tokens(encoder: OcclusionAwareViT, image: Image) -> Float[Tensor, "B D"]:
+    """L2-normalised class tokens of an `untold` ViT: what retrieval has before any training of ours."""
     nothing = torch.zeros(len(image), 1, dtype=torch.bool, device=image.device)
     unknown = torch.full((len(image),), -1, device=image.device)
-    plain = plain.to(image.device).eval()
-    return F.normalize(plain(image, nothing, unknown).cls, dim=-1)
+    return F.normalize(encoder(image, nothing, unknown).cls, dim=-1)

@@ -4,9 +4,7 @@ before training and a colour histogram do.
 
 import sys
 
-import torch
-
-from pipeline import arithmetic, batches, datasets, features, method, params, store
+from pipeline import arithmetic, batches, datasets, features, method, params, processes, store
 
 
 def main(
@@ -19,13 +17,13 @@ def main(
     pictures = datasets.Images(images, key)
     maps, flags = store.Rows(parsing, "parsing", key), store.Rows(labels, "occlusion", key)
     model = method.load_trained(trained)
-    encoder, size = features.before_training(trained, weights)
+    encoder = features.before_training(trained, weights)
 
     rows = features.test_rows(table)
     told = features.told(table, method.record(trained), store.sha256(index), options.cameras)
     shown = table.assign(camid=told.camid)
-    stream = batches.evaluation(shown, pictures, maps, flags, rows, size, options.batch)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    stream = batches.evaluation(shown, pictures, maps, flags, rows, encoder.size, options.batch)
+    device = processes.device()
     precision = arithmetic.precision(options.precision, device)
     kernel = arithmetic.kernel(options.attention, device, precision, options.products)
     arithmetic.attend_by(model, kernel)

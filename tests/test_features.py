@@ -129,11 +129,15 @@ class Gated(Stripes):
         return (halves > 0).float()
 
 
+def untold():
+    return vit.untold(small.encoder(), small.SIZE)
+
+
 def learn(model, count=2, precision=torch.float32):
     pictures = small.people()
     stream = batches.plain_batches(pictures, count)
     return pictures, features.learned(
-        model, small.encoder(), stream, len(pictures), torch.device("cpu"), False, precision
+        model, untold(), stream, len(pictures), torch.device("cpu"), False, precision
     )
 
 
@@ -201,7 +205,7 @@ def two_dark_two_light():
 def test_without_maps_the_model_is_told_nothing_or_what_it_guesses():
     stream = batches.plain_batches(two_dark_two_light(), 3)
     model = Told()
-    found = features.learned(model, small.encoder(), stream, 4, torch.device("cpu"), True)
+    found = features.learned(model, untold(), stream, 4, torch.device("cpu"), True)
     assert found["model/part"][:, 0].tolist() == [HEAD, [0] * 4, HEAD, [0] * 4]
     assert found["z_unknown/part"][:, 0].tolist() == [[0] * 4] * 4
     assert found["z_guessed/part"][:, 0].tolist() == [LEGS, LEGS, [0] * 4, [0] * 4]
@@ -211,7 +215,7 @@ def test_without_maps_the_model_is_told_nothing_or_what_it_guesses():
 def test_a_method_without_parts_guesses_nothing():
     found = features.learned(
         Told(guesses=False),
-        small.encoder(),
+        untold(),
         batches.plain_batches(two_dark_two_light(), 4),
         4,
         torch.device("cpu"),
@@ -292,9 +296,9 @@ def test_the_encoder_before_training_is_the_one_the_record_names(tmp_path):
     made = {"world": {"size": [64, 32]}, "params": {"vit": "embedded", "weights": ""}}
     (tmp_path / "record.json").write_text(json.dumps(made))
     (tmp_path / "model.safetensors").touch()
-    found, size = features.before_training(tmp_path, str(tmp_path / "vit.safetensors"))
-    assert size == (64, 32)
-    torch.testing.assert_close(found.pos_embed, encoder.pos_embed, atol=1e-3, rtol=1e-2)
+    found = features.before_training(tmp_path, str(tmp_path / "vit.safetensors"))
+    assert found.size == (64, 32)
+    torch.testing.assert_close(found.position, encoder.pos_embed, atol=1e-3, rtol=1e-2)
     made["params"]["vit"] = "no_such_vit"
     (tmp_path / "record.json").write_text(json.dumps(made))
     with pytest.raises(BadInput, match="no_such_vit"):

@@ -1,0 +1,150 @@
+"""A GPU that is not there: tensors that say they lie on `cuda`, computed by the processor.
+
+Code that runs on it has every tensor where CUDA wants it.  As CUDA does, the stand-in refuses
+
+- operands of one operation that lie on different devices, but for indices and single numbers;
+- to show NumPy a tensor that has not been copied to the CPU;
+
+and under autocast it computes in float32 what CUDA's autocast does and the CPU's does not, so that numbers
+meet each other in the same precisions as there.  It is no faster, and its memory is the processor's.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+CUDA = torch.device("cuda", 0)
+# what autocast computes in float32 on CUDA, by PyTorch's documentation of torch.amp
+FLOAT32 = {
+    "__pow__", "__rdiv__", "__rpow__", "__rtruediv__", "acos", "asin", "binary_cross_entropy_with_logits",
+    "cosh", "cosine_embedding_loss", "cdist", "cosine_similarity", "cross_entropy", "cumprod", "cumsum",
+    "dist", "erfinv", "exp", "expm1", "group_norm", "hinge_embedding_loss", "kl_div", "l1_loss",
+    "layer_norm", "log", "log10", "log_softmax", "log1p", "log2", "margin_ranking_loss", "mse_loss",
+    "nll_loss", "norm", "normalize", "pdist", "pow", "prod", "reciprocal", "rsqrt", "sinh",
+    "smooth_l1_loss", "softmax", "softmin", "softplus", "sum", "renorm", "tan", "triplet_margin_loss"
+}  # fmt: skip
+# operations that may meet tensors of the CPU
+ACROSS = {"copy_", "__getitem__", "__setitem__", "_has_compatible_shallow_copy_type"}
+MOVES = {"to", "cpu", "cuda"}
+
+
+def lies_there(value: Any) -> bool:
+    return isinstance(value, Tensor) and getattr(value, "lies_there", False)
+
+
+class _Calls(TorchFunctionMode):
+    """Every call of PyTorch: whether its operands may meet, and where its result lies."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs, name = dict(kwargs or {}), getattr(function, "__name__", "")
+        if name in ("__get__", "__set__"):
+            return _attribute(function, name, args)
+        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        there = any(map(lies_there, given))
+        if name in MOVES:
+            return _moved(function, name, args, kwargs)
+        if there and name in ("numpy", "__array__"):
+            raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first.")
+        strangers = [tuple(value.shape) for value in given if value.ndim and not lies_there(value)]
+        if there and strangers and name not in ACROSS:
+            raise RuntimeError(f"{name}: found tensors on cuda:0, but those of {strangers} on cpu")
+        if there and name in FLOAT32 and torch.is_autocast_enabled("cpu"):
+            args, kwargs = tree_map(_widened, (args, kwargs))
+        kwargs.pop("pin_memory", None)
+        device = kwargs.pop("device", None)
+        wanted = there if device is None else torch.device(device).type == "cuda"
+        return _placed(function(*args, **kwargs), wanted, given)
+
+
+def _attribute(function, name, args):
+    of = getattr(function.__self__, "__name__", "")
+    if name == "__get__":
+        if of in ("device", "is_cuda", "is_cpu") and lies_there(args[0]):
+            return {"device": CUDA, "is_cuda": True, "is_cpu": False}[of]
+        return _placed(function(*args), lies_there(args[0]), args[:1])
+    if of == "data":
+        args[0].lies_there = lies_there(args[1])
+    elif isinstance(args[1], Tensor) and lies_there(args[0]) != lies_there(args[1]):
+        raise RuntimeError(f"{of}: assigned a tensor of another device")
+    return function(*args)
+
+
+def _moved(function, name, args, kwargs):
+    tensor, *words = args
+    words += [kwargs.pop("device", None), kwargs.pop("dtype", None)]
+    kwargs.pop("non_blocking", None)
+    target = {"cpu": False, "cuda": True}.get(name, lies_there(tensor))
+    kinds = [tensor.dtype]
+    for word in words:
+        if isinstance(word, str | torch.device):
+            target = torch.device(word).type == "cuda"
+        elif isinstance(word, Tensor):
+            target, kinds = lies_there(word), [word.dtype]
+        elif isinstance(word, torch.dtype):
+            kinds = [word]
+    copy = kwargs.pop("copy", False) or target != lies_there(tensor)
+    return _placed(Tensor.to(tensor, kinds[-1], copy=copy, **kwargs), target, args)
+
+
+def _widened(value: Any) -> Any:
+    if lies_there(value) and value.dtype in (torch.float16, torch.bfloat16):
+        return _placed(value.float(), True)
+    return value
+
+
+def _placed(result: Any, there: bool, given: Any = ()) -> Any:
+    known = {id(value) for value in given}
+    for value in tree_leaves(result):
+        if isinstance(value, Tensor) and id(value) not in known:
+            value.lies_there = there
+    return result
+
+
+class _Autocast(torch.autocast):
+    def __init__(self, device_type, *args, **kwargs):
+        super().__init__("cpu", *args, **kwargs)
+
+
+class _Scaler(torch.amp.GradScaler):
+    def __init__(self, device="cuda", **kwargs):
+        super().__init__("cpu", **kwargs)
+
+
+@contextmanager
+def stand_in() -> Iterator[None]:
+    """Inside it, PyTorch sees one GPU, in every thread."""
+    run = threading.Thread.run
+
+    def with_gpu(thread: threading.Thread) -> None:
+        with _Calls():
+            run(thread)
+
+    cuda = {
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "synchronize": lambda *_: None,
+        "max_memory_allocated": lambda *_: 0,
+        "get_device_name": lambda *_: "stand-in",
+        "get_rng_state": lambda *_: torch.get_rng_state(),
+        "set_rng_state": lambda state, *_: torch.set_rng_state(state),
+    }
+    replaced = [
+        (threading.Thread, "run", with_gpu),
+        (torch, "autocast", _Autocast),
+        (torch.amp, "GradScaler", _Scaler),
+        (torch.optim.Optimizer, "_accelerator_graph_capture_health_check", lambda _: None),
+        *((torch.cuda, name, value) for name, value in cuda.items()),
+    ]
+    with ExitStack() as stack:
+        for owner, name, value in replaced:
+            stack.enter_context(mock.patch.object(owner, name, value))
+        stack.enter_context(_Calls())
+        yield
