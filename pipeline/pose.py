@@ -25,7 +25,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from pipeline import weights
+from pipeline import processes, weights
 from pipeline.datasets import Images
 from pipeline.params import STRICT, BadInput
 
@@ -88,7 +88,7 @@ def load(params: Pose, path: str) -> "Fields":
         network = build(params.network)
         remedy = "Let pose.network and pose.weights in params.yaml name a network and its own weights."
         weights.fill(network, weights.read(path), path, remedy)
-    return Fields(network.eval().to(weights.device(params.device)), params.size)
+    return Fields(network.eval().to(processes.device(params.device)), params.size)
 
 
 class Fields:

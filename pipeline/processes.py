@@ -34,6 +34,7 @@ from pipeline.params import BadInput
 
 PATIENCE = timedelta(days=365)  # of a team whose first process waits for another run; torch's ends in minutes
 
+Device = Literal["auto", "cpu", "cuda"]
 Scope = Literal["batch", "process"]  # the images that meet: the whole batch's, or a process's share
 _mined: ContextVar[Scope] = ContextVar("mined", default="batch")
 
@@ -48,11 +49,19 @@ def number() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def device() -> torch.device:
-    """Where this process computes: a GPU of its own if there are any."""
-    if not torch.cuda.is_available():
+def device(name: Device = "auto") -> torch.device:
+    """Where this process computes: on the GPU of its own number; by `auto` on the CPU if there is none.
+
+    Raises `BadInput` where a GPU is asked for, and there is none for it.
+    """
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    if not torch.cuda.is_available():
+        raise BadInput("params.yaml: device = 'cuda', but torch sees no GPU here. Set it to 'cpu'.")
+    number, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if number >= there:
+        raise BadInput(f"process {number} has no GPU: torch sees {there} here. Start no more processes.")
+    return torch.device("cuda", number)
 
 
 # ------------------------------------------------------------------ starting

@@ -8,7 +8,6 @@ Unusual here:
 
 import hashlib
 import json
-import os
 import pickle
 import re
 from collections.abc import Mapping
@@ -161,18 +160,3 @@ def verify(path: Path, algorithm: str = "sha256") -> None:
 def _digits(path: Path) -> str:
     found = re.search(r"[-_]([0-9a-f]{6,64})$", path.stem)
     return found.group(1) if found else ""
-
-
-def device(name: str) -> torch.device:
-    """The device called `cpu` or `cuda`, of several GPUs the one of this process's number on its machine.
-
-    Raises `BadInput` where there is none.
-    """
-    if name == "cpu":
-        return torch.device(name)
-    if not torch.cuda.is_available():
-        raise BadInput("params.yaml: device = 'cuda', but torch sees no GPU here. Set it to 'cpu'.")
-    number, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
-    if number >= there:
-        raise BadInput(f"process {number} has no GPU: torch sees {there} here. Start no more processes.")
-    return torch.device(name, number)

@@ -3,9 +3,7 @@
 import json
 import sys
 
-import torch
-
-from pipeline import datasets, params, store
+from pipeline import datasets, params, processes, store
 from pipeline.ranking import report
 
 
@@ -20,7 +18,7 @@ def main(
     grouped = report.groups(
         table, store.Rows(labels, "occlusion", key), store.Rows(truth, "truth", key), options.group_lambda
     )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = processes.device().type
     systems = {system: report.embedded(seen, table, system) for system in seen.attrs["systems"]}
     with store.scratch(
         "ranking", [seen.attrs["content"], key, options, device], ("torch", "numba")

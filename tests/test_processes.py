@@ -171,6 +171,18 @@ def test_alone_everything_is_as_given():
     assert processes.share(6) == slice(0, 6) and not processes.launch(1, "stages.train", [])
 
 
+def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert processes.device("cuda") == processes.device() == torch.device("cuda", 0)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert processes.device("cuda") == torch.device("cuda", 1) and processes.device("cpu").type == "cpu"
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(BadInput, match="process 2 has no GPU: torch sees 2"):
+        processes.device("cuda")
+
+
 def test_more_processes_than_gpus_are_refused_but_any_number_computes_on_the_cpu(monkeypatch):
     started = []
     monkeypatch.setattr(run, "main", started.append)

@@ -305,18 +305,6 @@ def test_a_gpu_that_is_not_there_is_an_error(monkeypatch):
         torchvision.load(replace(GIVEN, device="cuda"), EMBEDDED)
 
 
-def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    assert weights.device("cuda") == torch.device("cuda", 0)
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert weights.device("cuda") == torch.device("cuda", 1) and weights.device("cpu").type == "cpu"
-    monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(BadInput, match="process 2 has no GPU: torch sees 2"):
-        weights.device("cuda")
-
-
 # ------------------------------------------------------------------ detectron2, by a stand-in
 #
 # Drawn after detectron2 0.6 (02b5c4e2) run on rendered crops: what is called, with what, and what comes back:

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from pipeline import weights
+from pipeline import processes, weights
 from pipeline.params import BadInput
 from pipeline.segmentation import Backend, Persons, Segment
 
@@ -52,7 +52,7 @@ def load(params: Segment, path: str) -> Backend:
         raise BadInput(INSTALL.format(error)) from None
     config = get_cfg()
     config.merge_from_file(str(_zoo(Path(detectron2.__file__).parent, params.network)))
-    config.MODEL.DEVICE = str(weights.device(params.device))
+    config.MODEL.DEVICE = str(processes.device(params.device))
     config.MODEL.RPN.PRE_NMS_TOPK_TEST = 2 * params.proposals
     config.MODEL.RPN.POST_NMS_TOPK_TEST = params.proposals
     config.MODEL.ROI_HEADS.SCORE_THRESH_TEST = params.score_floor

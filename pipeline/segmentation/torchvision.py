@@ -15,7 +15,7 @@ from torchvision import models
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.image_list import ImageList
 
-from pipeline import weights
+from pipeline import processes, weights
 from pipeline.params import BadInput
 from pipeline.segmentation import Backend, Persons, Segment, small
 
@@ -37,7 +37,7 @@ def load(params: Segment, path: str) -> Backend:
     remedy = "Let segment.network and segment.weights in params.yaml name a network and its own weights."
     weights.fill(network, weights.read(path), path, remedy)
     network.roi_heads.box_predictor = _PersonOrNot(network.roi_heads.box_predictor)
-    return _Run(network.eval().to(weights.device(params.device)))
+    return _Run(network.eval().to(processes.device(params.device)))
 
 
 def file(params: Segment, path: str) -> Path:
