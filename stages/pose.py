@@ -14,21 +14,19 @@ from pipeline.weights import fingerprint
 def main(index: str, images: str, weights: str, out: str, config: str = "params.yaml") -> None:
     settings = params.read(config, "pose", pose.Pose)
     words = (index, images, weights, out, config)
-    if not processes.launch(settings.processes, "stages.pose", words, settings.device):
-        with processes.team() as team:
-            compute(*words, team)
-
-
-def compute(index: str, images: str, weights: str, out: str, config: str, team: store.Team) -> None:
-    settings = params.read(config, "pose", pose.Pose)
+    if processes.launch(settings.processes, "stages.pose", words, settings.device):
+        return  # they have done it
     settings = pose.on(settings, params.read(config, "parsers", str))
     workers = params.read(config, "workers", int)
     table = datasets.read_index(index)
     own = datasets.index_hash(table)
     work = pose.Over(settings, weights, datasets.Images(images, own))
-    identity = {"weights": fingerprint(pose.file(settings, weights)), "params": params.decisive(settings)}
-    attrs = {"index": own, **identity, **work.grid()._asdict()}
-    store.compute(out, "fields", len(table), settings.batch, work, attrs, workers, {}, pose.LIBRARIES, team)
+    network = fingerprint(pose.file(settings, weights))
+    attrs = {"index": own, "weights": network, "params": params.decisive(settings), **work.grid()._asdict()}
+    with processes.team() as team:
+        store.compute(
+            out, "fields", len(table), settings.batch, work, attrs, workers, {}, pose.LIBRARIES, team
+        )
 
 
 if __name__ == "__main__":

@@ -14,25 +14,18 @@ from pipeline.weights import fingerprint
 def main(index: str, images: str, weights: str, out: str, config: str = "params.yaml") -> None:
     settings = params.read(config, "segment", segmentation.Segment)
     words = (index, images, weights, out, config)
-    if not processes.launch(settings.processes, "stages.segment", words, settings.device):
-        with processes.team() as team:
-            compute(*words, team)
-
-
-def compute(index: str, images: str, weights: str, out: str, config: str, team: store.Team) -> None:
-    settings = params.read(config, "segment", segmentation.Segment)
+    if processes.launch(settings.processes, "stages.segment", words, settings.device):
+        return  # they have done it
     settings = segmentation.on(settings, params.read(config, "parsers", str))
     workers = params.read(config, "workers", int)
     table = datasets.read_index(index)
     own = datasets.index_hash(table)
     work = segmentation.Over(settings, weights, datasets.Images(images, own))
-    identity = {
-        "weights": fingerprint(segmentation.file(settings, weights)),
-        "params": params.decisive(settings),
-    }
-    attrs = {"index": own, **identity}
+    network = fingerprint(segmentation.file(settings, weights))
+    attrs = {"index": own, "weights": network, "params": params.decisive(settings)}
     libraries = segmentation.libraries(settings)
-    store.compute(out, "instances", len(table), settings.batch, work, attrs, workers, {}, libraries, team)
+    with processes.team() as team:
+        store.compute(out, "instances", len(table), settings.batch, work, attrs, workers, {}, libraries, team)
 
 
 if __name__ == "__main__":
