@@ -87,8 +87,9 @@ class Loop:
             p.grad = g
         scaler.unscale_(optimiser)
         norm = nn.utils.get_total_norm([p.grad for p in player.parameters if p.grad is not None])
-        if not scaler.is_enabled() and not math.isfinite(norm):
-            raise self._fault(f"the gradient of '{objective.player}' has the norm {float(norm)}", names)
+        length = float(norm)
+        if not scaler.is_enabled() and not math.isfinite(length):
+            raise self._fault(f"the gradient of '{objective.player}' has the norm {length}", names)
         if self.schedule.clip:
             nn.utils.clip_grads_with_norm_(player.parameters, self.schedule.clip, norm)
         for group in optimiser.param_groups:
@@ -100,7 +101,7 @@ class Loop:
             if scaler.get_scale() < 1:
                 raise self._fault(f"the gradient of '{objective.player}' overflows float16", names)
         self.loss += values.pop("")
-        return {**values, f"norm_{objective.player}": float(norm)}
+        return {**values, f"norm_{objective.player}": length}
 
     def _fault(self, what: str, names: Sequence[str]) -> BadInput:
         return BadInput(
@@ -119,9 +120,12 @@ def _optimiser(player: Player, schedule: Schedule) -> torch.optim.Optimizer:
     name = player.optimiser or schedule.optimiser
     lr = player.lr or schedule.lr
     decay = schedule.decay if player.decay is None else player.decay
-    if name == "sgd":
-        return torch.optim.SGD(player.parameters, lr, momentum=0.9, weight_decay=decay)
-    return torch.optim.AdamW(player.parameters, lr, weight_decay=decay)
+    if name == "adamw":
+        return torch.optim.AdamW(player.parameters, lr, weight_decay=decay, fused=True)
+    made = torch.optim.SGD(player.parameters, lr, momentum=0.9, weight_decay=decay, fused=True)
+    for p in player.parameters:  # else, if the first gradient overflows, from memory as it happens to be
+        made.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return made
 
 
 def memory(device: torch.device) -> int:
