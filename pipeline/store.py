@@ -77,26 +77,39 @@ def sha256(path: str | Path) -> str:
 def replace(path: str | Path) -> Iterator[Path]:
     """A path to write to, which becomes `path` when the block ends and vanishes if it fails.
 
-    Works for a file or a folder.  A full disk becomes a `BadInput` that says what is kept.
+    Works for a file or a folder.  A full disk becomes a `BadInput` (see `room`).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield beside
-        _sync(beside)
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(beside, path)
-        _sync(path.parent)
-    except BaseException as error:
+        with room(path):
+            yield beside
+            _sync(beside)
+            if path.is_dir():
+                shutil.rmtree(path)
+            os.replace(beside, path)
+            _sync(path.parent)
+    except BaseException:
         shutil.rmtree(beside) if beside.is_dir() else beside.unlink(missing_ok=True)
-        if _is_full(error):
-            raise BadInput(
-                f"{path}: the disk is full or over quota. Free some space and run again; "
-                "what was finished before is kept."
-            ) from error
         raise
+
+
+@contextmanager
+def room(path: str | Path) -> Iterator[None]:
+    """Within it, a full disk becomes a `BadInput` that names `path` and says what is kept.
+
+    It is known by Python's `OSError`: let libraries that write by themselves write to an `Output`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise BadInput(
+            f"{path}: the disk is full or over quota. Free some space and run again; "
+            "what was finished before is kept."
+        ) from error
 
 
 def _sync(path: Path) -> None:
@@ -107,17 +120,11 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _is_full(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in FULL
+class Output(io.FileIO):
+    """A file that takes every write, remembers the first that the disk refused, and raises it when closed.
 
-
-# ------------------------------------------------------------------ writing
-
-
-class _Output(io.FileIO):
-    """A file that takes every write and remembers the first that the disk refused.
-
-    HDF5 cannot close a dataset that it could not write: it crashes when the process ends.
+    HDF5 cannot close a dataset that it could not write: it crashes when the process ends.  torch.save says
+    that a write failed, and not why.
     """
 
     refusal: OSError | None = None
@@ -138,11 +145,14 @@ class _Output(io.FileIO):
             raise self.refusal
 
 
+# ------------------------------------------------------------------ writing
+
+
 @contextmanager
 def _hdf5(path: str | Path) -> Iterator[h5py.File]:
     with (
         replace(path) as beside,
-        _Output(beside, "w+") as output,
+        Output(beside, "w+") as output,
         h5py.File(output, "w", libver="earliest") as file,
     ):
         yield file

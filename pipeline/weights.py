@@ -18,7 +18,7 @@ from urllib.parse import urlparse
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline import store
@@ -100,8 +100,7 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], record: dict[str, Any
     """Save floats in half precision as safetensors, and beside it `record` with the file's hash as JSON."""
     half = {n: (t.half() if t.is_floating_point() else t).contiguous() for n, t in tensors.items()}
     with store.replace(path) as beside:
-        save_file(half, beside)
-        beside.chmod(0o644)  # safetensors keeps it private
+        beside.write_bytes(save(half))
     record = {**record, "bytes": Path(path).stat().st_size, "sha256": store.sha256(path)}
     with store.replace(Path(path).with_suffix(".json")) as beside:
         beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

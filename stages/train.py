@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from safetensors.torch import save_file
+import safetensors.torch
 
 from pipeline import batches, datasets, method, params, processes, store, training, vit
 from pipeline.training import selection
@@ -65,7 +65,7 @@ def train(
 def save(out: str, log: str, model: method.Method, record: dict[str, Any], steps: pd.DataFrame) -> None:
     with store.replace(out) as folder:
         folder.mkdir()
-        save_file(model.state_dict(), folder / "model.safetensors")
+        (folder / "model.safetensors").write_bytes(safetensors.torch.save(model.state_dict()))
         Path(folder / "record.json").write_text(json.dumps(record, indent=1) + "\n")
     with store.replace(log) as path:
         steps.to_csv(path, index=False)

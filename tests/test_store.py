@@ -16,12 +16,18 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import store
+from pipeline import store, training, vit
+from pipeline.pretraining.loop import _keep
 from pipeline.store import BadInput, Rows
+from pipeline.training.loop import Loop
+from stages import train
+from tests import small
 
 ATTRS = {"index": "abc", "parts": ["head", "legs"]}
 
@@ -153,15 +159,40 @@ def test_of_many_runs_of_the_same_work_one_is_at_it_at_a_time(scratch):
     assert max(most) == 1 and len(most) == 160 and list(scratch.iterdir()) == []
 
 
-def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
+def state_of_a_training(folder):
+    running = Loop(small.model(), small.schedule(), torch.device("cpu"))
+    running.log.append({"step": 0})
+    training.Saves(folder, 0.0).step(running, {}, None)
+
+
+def table(folder):
+    with store.replace(folder / "a.parquet") as beside:
+        pd.DataFrame(drawn(64)["part"]).to_parquet(beside)
+
+
+WRITERS = {  # what writes more than 20 kB into a folder
+    "label file": lambda folder: store.write(folder / "a.h5", "maps", drawn(64), ATTRS),
+    "weights": lambda folder: vit.save(folder / "vit.safetensors", small.encoder(), {}),
+    "trained model": lambda folder: train.save(
+        str(folder / "model"), str(folder / "log.csv"), small.model(), {}, pd.DataFrame()
+    ),
+    "state of a training": state_of_a_training,
+    "state of a pretraining": lambda folder: _keep(folder / "state.pt", 1, [], *[small.encoder()] * 3),
+    "table": table,
+}
+
+
+@pytest.mark.parametrize("left", [0, 500, 20_000])
+@pytest.mark.parametrize("what", WRITERS)
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, what, left):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (left, before[1]))
     try:
-        with pytest.raises(BadInput, match="disk is full"):
-            store.write(tmp_path / "a.h5", "maps", drawn(64), ATTRS)
+        with pytest.raises(BadInput, match=f"{tmp_path}/.*: the disk is full or over quota. Free some"):
+            WRITERS[what](tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["log.jsonl"])
 
 
 @pytest.mark.parametrize("size", [0, 100, 2_000, 20_000])

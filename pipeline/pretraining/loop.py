@@ -131,10 +131,10 @@ def _average(averaged: nn.Module, network: nn.Module, share: float) -> None:
 
 
 def _keep(state: Path, step: int, history: list, network: nn.Module, averaged: nn.Module, optimiser) -> None:
-    with store.replace(state) as beside:
+    with store.replace(state) as beside, store.Output(beside, "w") as file:
         held = {"network": network, "averaged": averaged, "optimiser": optimiser}
         states = {name: thing.state_dict() for name, thing in held.items()}
-        torch.save({"step": step, "history": history, **states}, beside)
+        torch.save({"step": step, "history": history, **states}, file)
 
 
 def _resume(state: Path, network: nn.Module, averaged: nn.Module, optimiser) -> tuple[int, list]:

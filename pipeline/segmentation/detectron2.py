@@ -16,7 +16,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from pipeline import processes, weights
+from pipeline import processes, store, weights
 from pipeline.params import BadInput
 from pipeline.segmentation import Backend, Persons, Segment
 
@@ -107,7 +107,8 @@ def _fill(network: torch.nn.Module, checkpointer: Any, path: str) -> None:
     weights.check(network.state_dict(), tensors, path, REMEDY)
     with TemporaryDirectory() as folder:  # what was checked is what is loaded
         checked = Path(folder) / "checked.pth"
-        torch.save({"model": tensors}, checked)
+        with store.room(checked), store.Output(checked, "w") as file:
+            torch.save({"model": tensors}, file)
         checkpointer(network).load(str(checked))
 
 

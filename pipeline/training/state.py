@@ -73,7 +73,7 @@ class Saves:
         """
         if processes.number():
             return
-        with open(self.rows, "a") as file:
+        with store.room(self.rows), open(self.rows, "a") as file:
             file.write(json.dumps(loop.log[-1]) + "\n")
         if time.monotonic() - self.clock >= self.every:
             self.write(loop, drawn, best)
@@ -83,8 +83,8 @@ class Saves:
         """Replace the state by the one after the last step of the log."""
         with open(self.rows, "a") as file:
             os.fsync(file.fileno())  # the log must reach as far as the state does
-        with store.replace(self.state) as beside:
-            torch.save(_state(loop, drawn, best), beside)
+        with store.replace(self.state) as beside, store.Output(beside, "w") as file:
+            torch.save(_state(loop, drawn, best), file)
 
 
 def _state(loop: Loop, drawn: dict[str, Any], best: Best | None) -> dict[str, Any]:
