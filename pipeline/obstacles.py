@@ -8,19 +8,31 @@ pedestrian in the way), another pedestrian cut out along the parsing map, and cu
 from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
-from pydantic import Field
+from pydantic import AfterValidator, Field, field_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from pipeline.params import STRICT, BadInput
 
 Source = Literal["rectangle", "person", "cutout"]
-Share = Field(gt=0, le=1)
+
+
+def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise PydanticCustomError("rising", "The least comes first")
+    return bounds
+
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Ratio = Annotated[float, Field(gt=0)]
+Shares = Annotated[tuple[Share, Share], AfterValidator(_rising)]  # least and most
+Ratios = Annotated[tuple[Ratio, Ratio], AfterValidator(_rising)]
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -30,8 +42,15 @@ class Obstacles:
     probability: float | None = Field(ge=0, le=1)  # of an obstacle in an occluded view
     sources: list[Source] | None = Field(min_length=1)  # each obstacle comes from one of these, at random
     cutouts: str  # folder of PNG files with alpha, for the source `cutout`; "" for none
-    area: tuple[float, float] | None  # least and most, as a share of the image
-    aspect: tuple[float, float] | None  # least and most height / width, of rectangles
+    area: Shares | None  # least and most, as a share of the image
+    aspect: Ratios | None  # least and most height / width, of rectangles
+
+    @field_validator("cutouts")
+    @classmethod
+    def _given(cls, cutouts: str, others: Any) -> str:
+        if not cutouts and "cutout" in (others.data.get("sources") or ()):
+            raise PydanticCustomError("folder", "The source `cutout` needs a folder of PNG files with alpha")
+        return cutouts
 
 
 @plain_dataclass(frozen=True)

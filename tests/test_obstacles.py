@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import obstacles
-from pipeline.obstacles import Obstacle
+from pipeline import obstacles, params
+from pipeline.obstacles import Obstacle, Obstacles
 from pipeline.params import BadInput
 from tests import small
 
@@ -66,7 +66,7 @@ def test_scaling_keeps_the_shape():
 @pytest.mark.parametrize("source", ["rectangle", "person", "cutout"])
 def test_every_source_gives_obstacles_of_the_wanted_area(source):
     people = small.people()
-    params = replace(PARAMS, sources=[source], area=(0.2, 0.2))
+    params = replace(PARAMS, sources=[source], cutouts="poles", area=(0.2, 0.2))
     shares = [
         obstacles.draw(params, people.image[0], people.parsing[0], [solid(5, 5)], RNG(seed)).solid.mean(
             dtype=float
@@ -99,6 +99,30 @@ def test_cutouts_are_read_with_their_alpha(tmp_path):
     (found,) = obstacles.read_cutouts(str(tmp_path))
     assert found.solid[:2].all() and not found.solid[2:].any()
     assert obstacles.read_cutouts("") == []
+
+
+GIVEN = {"probability": 1, "sources": ["cutout"], "cutouts": "poles", "area": [0.1, 0.1], "aspect": None}
+FAULTS = {  # a change to params that are good: what the message says
+    "a source without its folder": ({"cutouts": ""}, "obstacles.cutouts = '': the source `cutout` needs"),
+    "the most before the least": ({"area": [0.4, 0.1]}, "obstacles.area = [0.4, 0.1]: the least comes first"),
+    "more than all": ({"area": [0.4, 1.1]}, "obstacles.area.1 = 1.1: input should be less than or equal to 1"),
+    "less than nothing": ({"area": [-0.4, 0.1]}, "obstacles.area.0 = -0.4: input should be greater than 0"),
+    "no ratio": ({"aspect": [0, 2]}, "obstacles.aspect.0 = 0: input should be greater than 0"),
+    "another order": ({"aspect": [3.3, 0.3]}, "obstacles.aspect = [3.3, 0.3]: the least comes first"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_params_that_cannot_be_are_named(fault):
+    change, message = FAULTS[fault]
+    assert params.validate(GIVEN, Obstacles, "").area == (0.1, 0.1)
+    with pytest.raises(BadInput) as error:
+        params.validate(GIVEN | change, Obstacles, "params.yaml: ", "obstacles")
+    assert str(error.value).startswith(f"params.yaml: {message}")
+
+
+def test_the_presets_sources_need_no_folder():
+    assert params.validate(GIVEN | {"sources": None, "cutouts": ""}, Obstacles, "").cutouts == ""
 
 
 @pytest.mark.parametrize("content", ["nothing", "no alpha", "text"])

@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 from pipeline import obstacles
 from pipeline.datasets import UNDECODABLE, decode
 from pipeline.datasets.found import COPIES, Picture
-from pipeline.obstacles import Obstacle
+from pipeline.obstacles import Obstacle, Ratios, Shares
 from pipeline.params import STRICT, BadInput
 
 
@@ -29,8 +29,8 @@ class Occlude:
 
     datasets: list[str]  # names in params.yaml; none: off
     seed: int = Field(ge=0)
-    area: tuple[float, float]  # least and most, as a share of the image
-    aspect: tuple[float, float]  # least and most height / width, of rectangles
+    area: Shares  # least and most, as a share of the image
+    aspect: Ratios  # least and most height / width, of rectangles
     cutouts: str  # folder of PNG files with alpha; "": rectangles of training images
 
 

@@ -101,6 +101,12 @@ def train(
             f"params.yaml: train.identities = {schedule.identities} cannot be shared by {processes.count()} "
             "processes. Let it be a multiple."
         )
+    alone = processes.count() if schedule.statistics == "process" else 1
+    if schedule.identities * schedule.images < 2 * alone:
+        raise BadInput(
+            f"params.yaml: train.identities = {schedule.identities} and train.images = {schedule.images} "
+            "give a batch norm a single image, and it needs two. Raise train.images."
+        )
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     epochs = [
