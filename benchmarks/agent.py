@@ -30,7 +30,7 @@ from pipeline.params import BadInput
 
 DOWN, ACROSS, PATCH = 8, 4, 8  # patches down and across a picture, pixels of a patch
 PATCHES, IDENTITIES, IMAGES = DOWN * ACROSS, 16, 32
-WORLD = World(size=(DOWN * PATCH, ACROSS * PATCH), identities=IDENTITIES, cameras=1, coarse=4)
+WORLD = World((DOWN * PATCH, ACROSS * PATCH), IDENTITIES, cameras=1, coarse=4, trained_cameras=(0,))
 SHOWN = 0.5  # share of the patches that show somebody
 OWN = 0.25  # contrast of what differs between people, beside 1 for what a part looks like
 GRAIN = 0.5  # of every patch that shows somebody; noise has 1

@@ -27,7 +27,7 @@ from pipeline.methods import ogfr
 
 TABLE_9 = {"parameters_m": 121.7, "inference_gmac": 26.5}
 VIT, CLASSES = "vit_base_patch16_224", 1000  # of ImageNet: the pre-trained weights' own classifier
-OCCLUDED_DUKE = World(size=(256, 128), identities=702, cameras=8, coarse=4)
+OCCLUDED_DUKE = World((256, 128), identities=702, cameras=8, coarse=4, trained_cameras=tuple(range(8)))
 BATCH = 64
 M, G = 1e6, 1e9
 

@@ -4,7 +4,8 @@ Inputs, for N images (any number):
 
     image    (N, H, W, 3) uint8, RGB, resized bicubically to the model's size; the graph scales the colours
     hidden   (N, C) bool, z: which coarse parts are hidden; all false if nothing is known
-    camera   (N,) int64, from 0; -1 unknown.  A camera that the model does not know is the runtime's error
+    camera   (N,) int64, from 0; -1 unknown, and wherever the record's `trained_cameras` lack it.  A camera
+             that is greater than all of these is the runtime's error
 
 Outputs, float32:
 

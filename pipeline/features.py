@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pipeline import method, vit
 from pipeline.arithmetic import Attention, Precision, Products
-from pipeline.batches import Batch, View, training_rows
+from pipeline.batches import Batch, View
 from pipeline.datasets import Images
 from pipeline.method import Embedding, Method
 from pipeline.params import STRICT, BadInput
@@ -68,26 +68,27 @@ class Told:
 def told(index: pd.DataFrame, made: dict[str, Any], index_sha256: str, cameras: str) -> Told:
     """The cameras that a model with the record `made` is told, by `embed.cameras`.
 
-    A camera's number means something to a model only if it was trained with that camera.  `auto`: those of
-    the training images if this is the dataset it was trained on, every other one unknown; `same`: this
-    dataset's cameras are those of the training set, number by number (sets cut from one another, as the
-    Duke family); `unknown`: none.  Raises `BadInput` if `same` cannot be true.
+    A camera's number means something to a model only if it was trained with that camera: every other one is
+    unknown to it, as one that only people held out of the training passed.  `auto`: the cameras it was
+    trained with, if this is the dataset it was trained on; `same`: this dataset's cameras are those of the
+    training set, number by number (sets cut from one another, as the Duke family); `unknown`: none.  Raises
+    `BadInput` if `same` cannot be true.
     """
-    own, known = index["camid"].to_numpy(np.int64), made["world"]["cameras"]
+    own, known = index["camid"].to_numpy(np.int64), made["world"]["trained_cameras"]
     nothing = np.full(len(own), -1)
+    trained = np.where(np.isin(own, known), own, -1)
     if cameras == "unknown":
         return Told(nothing, "unknown: embed.cameras")
     if cameras == "same":
-        if len(own) and own.max() >= known:
+        if own.max(initial=-1) > max(known, default=-1):
             raise BadInput(
                 f"params.yaml: embed.cameras = same, but the test set has a camera {own.max()} and the model "
-                f"was trained with 0 to {known - 1}. Choose auto or unknown."
+                f"was trained with {', '.join(map(str, known)) or 'none'}. Choose auto or unknown."
             )
-        return Told(own, "the test set's: embed.cameras")
+        return Told(trained, "the test set's: embed.cameras")
     if index_sha256 not in made["data"].values():
         return Told(nothing, "unknown: trained on another dataset")
-    trained = own[training_rows(index)]
-    return Told(np.where(np.isin(own, trained), own, -1), "those of the training images")
+    return Told(trained, "those of the training images")
 
 
 def before_training(folder: str | Path, embedded: str) -> OcclusionAwareViT:

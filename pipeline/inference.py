@@ -87,11 +87,11 @@ class Trained:
         for name, given in (("cameras", cameras), ("maps", maps)):
             if given is not None and len(given) != len(pictures):
                 raise BadInput(f"{name}: {len(given)} for {len(pictures)} pictures. Give one for each.")
-        known = range(-1, self.world.cameras)
-        strange = sorted({int(c) for c in (() if cameras is None else cameras)} - set(known))
+        known = self.world.trained_cameras
+        strange = sorted({int(c) for c in (() if cameras is None else cameras)} - {-1, *known})
         if strange:
             raise BadInput(
-                f"cameras: {strange}, but the model was trained with 0 to {self.world.cameras - 1}. "
+                f"cameras: {strange}, but the model was trained with {', '.join(map(str, known)) or 'none'}. "
                 "Give -1 where the camera is unknown."
             )
         faulty = [n for n, m in enumerate(maps or ()) if m.dtype != np.uint8 or m.ndim != 2 or m.size == 0]

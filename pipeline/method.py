@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -35,8 +36,9 @@ class World:
 
     size: tuple[int, int]  # height, width of images in pixels
     identities: int
-    cameras: int
+    cameras: int  # numbered from 0
     coarse: int  # C, parts of the occlusion type
+    trained_cameras: tuple[int, ...]  # those that a training image is from: nothing was learnt of the others
 
 
 @dataclass(frozen=True)
@@ -148,9 +150,15 @@ def load_trained(folder: str | Path) -> Method:
 
 
 def trained_world(folder: str | Path) -> World:
-    """The sizes that the model in a folder was built for; raises `BadInput` if there is none."""
-    sizes = record(folder)["world"]
-    return World(**{**sizes, "size": tuple(sizes["size"])})
+    """What the model in a folder was built for.
+
+    Raises `BadInput` if there is none, or if its record does not say.
+    """
+    sizes = {n: tuple(v) if isinstance(v, list) else v for n, v in record(folder)["world"].items()}
+    missing = [f.name for f in fields(World) if f.name not in sizes]
+    if missing:
+        raise BadInput(f"{folder}/record.json: its world has no {', '.join(missing)}. Train again.")
+    return World(**sizes)
 
 
 def record(folder: str | Path) -> dict[str, Any]:
@@ -171,6 +179,7 @@ def world(pictures: Pictures) -> World:
         identities=int(pictures.pid.max()) + 1,
         cameras=max(int(pictures.camid.max()) + 1, 1),
         coarse=pictures.hidden.shape[1],
+        trained_cameras=tuple(np.unique(pictures.camid[pictures.camid >= 0]).tolist()),
     )
 
 

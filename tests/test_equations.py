@@ -73,7 +73,9 @@ def tiny(preset="recommended", **changes):
     torch.manual_seed(0)
     encoder = vit.small(img_size=SIZE, patch_size=2, embed_dim=WIDTH, depth=1, num_heads=HEADS)
     chosen = small.settings(preset, **{"stride": 2, **changes})
-    model = ogfr.build(chosen, method.World(SIZE, identities=2, cameras=2, coarse=4), encoder)
+    model = ogfr.build(
+        chosen, method.World(SIZE, identities=2, cameras=2, coarse=4, trained_cameras=(0, 1)), encoder
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.5)
@@ -384,7 +386,7 @@ def test_12_purified_features_are_those_of_two_layers_over_what_is_left_of_the_p
 
 def test_12_layers_that_start_from_the_encoder_change_nothing_yet():
     encoder = vit.small(img_size=SIZE, patch_size=2, embed_dim=WIDTH, depth=1, num_heads=HEADS)
-    world = method.World(SIZE, identities=2, cameras=2, coarse=4)
+    world = method.World(SIZE, identities=2, cameras=2, coarse=4, trained_cameras=(0, 1))
     model = ogfr.build(small.settings(stride=2), world, encoder)
     h = tokens()
     whole = torch.cat([h.cls[:, None], h.part[:, 1:], h.patch], 1)
@@ -393,7 +395,7 @@ def test_12_layers_that_start_from_the_encoder_change_nothing_yet():
 
 def test_12_without_skip_connections_a_decoder_does_not_start_from_zeros():
     encoder = vit.small(img_size=SIZE, patch_size=2, embed_dim=WIDTH, depth=1, num_heads=HEADS)
-    world = method.World(SIZE, identities=2, cameras=2, coarse=4)
+    world = method.World(SIZE, identities=2, cameras=2, coarse=4, trained_cameras=(0, 1))
     model = ogfr.build(small.settings(stride=2, residual=False), world, encoder)
     assert model.params.start == "encoder"
     assert (model.purify(tokens(), torch.ones(3, N).bool()).abs().amax((1, 2)) > 0).all()

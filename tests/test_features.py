@@ -2,7 +2,7 @@
 training, by a colour histogram."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from pipeline import batches, features, method, store, vit
 from pipeline.datasets import Images
 from pipeline.method import Embedding, Method
 from pipeline.params import BadInput
+from pipeline.training import selection
 from tests import small
 
 
@@ -238,7 +239,7 @@ def test_a_test_set_without_one_of_them_is_refused(split):
 
 # ------------------------------------------------------------------ cameras
 
-MADE = {"world": {"cameras": 5}, "data": {"index.parquet": "own"}}
+MADE = {"world": {"trained_cameras": [0, 4]}, "data": {"index.parquet": "own"}}
 SEEN = [
     ("train", 3, 0),
     ("train", 3, 4),
@@ -250,7 +251,7 @@ SEEN = [
 TOLD = {  # param, index of the test set: what the model is told, and why
     ("auto", "own"): ([0, 4, -1, 4, -1, -1], "those of the training images"),  # 2 shows nobody in training
     ("auto", "another"): ([-1] * 6, "unknown: trained on another dataset"),
-    ("same", "another"): ([0, 4, 2, 4, 2, -1], "the test set's: embed.cameras"),
+    ("same", "another"): ([0, 4, -1, 4, -1, -1], "the test set's: embed.cameras"),
     ("unknown", "own"): ([-1] * 6, "unknown: embed.cameras"),
 }
 
@@ -263,10 +264,25 @@ def test_the_model_is_told_the_cameras_that_it_was_trained_with(case):
     assert (found.camid.tolist(), found.why) == TOLD[case]
 
 
-def test_cameras_beyond_the_models_cannot_be_the_same():
+def test_a_camera_that_only_people_held_out_passed_is_unknown_to_the_model():
+    people = small.people(identities=5)
+    people.camid[people.pid == 2] = 3  # beyond the cameras of the others, 0 and 1
+    index = pd.DataFrame({"split": "train", "pid": people.pid, "camid": people.camid})
+    drawn = (selection.hold_out(people, [""] * 20, 1, seed) for seed in range(99))
+    train, _, held_out = next(found for found in drawn if 3 not in found[0].camid)
+    made = {"world": asdict(method.world(train)), "data": {"index.parquet": "own"}}
+    told = features.told(index, made, "own", "auto").camid
+    assert told.tolist() == np.where(people.camid == 3, -1, people.camid).tolist()
+    assert set(held_out.camid) == {-1} and method.world(people).trained_cameras == (0, 1, 3)
+    small.model(train).eval().embed(batches.plain(replace(people, camid=told)))
+
+
+@pytest.mark.parametrize(("known", "said"), [([0, 4], "0, 4"), ([], "none")])
+def test_cameras_beyond_the_models_cannot_be_the_same(known, said):
     index = pd.DataFrame({"split": ["query"], "pid": [1], "camid": [5]})
-    with pytest.raises(BadInput, match=r"embed\.cameras = same, .* camera 5 .* trained with 0 to 4"):
-        features.told(index, MADE, "another", "same")
+    made = MADE | {"world": {"trained_cameras": known}}
+    with pytest.raises(BadInput, match=rf"embed\.cameras = same, .* camera 5 .* trained with {said}\. "):
+        features.told(index, made, "another", "same")
 
 
 def test_a_model_trained_without_cameras_sees_the_same_whichever_it_is_told():

@@ -1,5 +1,6 @@
 """A trained model in a user's hands: the same features as the stage's, whatever is known of the pictures."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +166,7 @@ REFUSED = {  # pictures, cameras, maps, threshold: what the user reads
     "gray": ([MAP], None, None, None, r"picture 0: .* uint8 \(4, 2\)"),
     "no pixels": ([GOOD[:0]], None, None, None, r"picture 0: .* \(0, 2, 3\)"),
     "too few cameras": ([GOOD, GOOD], [0], None, None, "cameras: 1 for 2 pictures"),
-    "unknown cameras": ([GOOD] * 4, [0, 2, -2, 9], None, None, r"cameras: \[-2, 2, 9\].* 0 to 1"),
+    "unknown cameras": ([GOOD] * 4, [0, 2, -2, 9], None, None, r"cameras: \[-2, 2, 9\].* with 0, 1\. .* -1"),
     "too few maps": ([GOOD, GOOD], None, [MAP], 5.0, "maps: 1 for 2 pictures"),
     "no threshold": ([GOOD], None, [MAP], None, "threshold: none given"),
     "no map": ([GOOD, GOOD], None, [MAP, GOOD], 5.0, r"maps: number \[1\]"),
@@ -178,6 +179,25 @@ def test_it_says_what_it_cannot_use(trained, case):
     pictures, cameras, maps, threshold, message = REFUSED[case]
     with pytest.raises(BadInput, match=message):
         trained.embed(pictures, cameras, maps, threshold)
+
+
+@pytest.mark.parametrize(("known", "said"), [([1], "1"), ([], "none")])
+def test_a_camera_that_nobody_in_training_passed_is_refused(tmp_path, known, said):
+    folder = small.trained(tmp_path)
+    record = json.loads((folder / "record.json").read_text())
+    record["world"]["trained_cameras"] = known
+    (folder / "record.json").write_text(json.dumps(record))
+    with pytest.raises(BadInput, match=rf"cameras: \[0\], but the model was trained with {said}\. .* -1"):
+        inference.load(folder).embed([GOOD] * 3, [0, -1, -1])
+
+
+def test_a_record_that_does_not_tell_the_cameras_is_refused(tmp_path):
+    folder = small.trained(tmp_path)
+    record = json.loads((folder / "record.json").read_text())
+    del record["world"]["trained_cameras"]
+    (folder / "record.json").write_text(json.dumps(record))
+    with pytest.raises(BadInput, match=r"record\.json: its world has no trained_cameras\. Train again"):
+        inference.load(folder)
 
 
 def test_a_bad_picture_is_counted_from_the_first_of_all(world):

@@ -105,7 +105,10 @@ GIVEN = {"probability": 1, "sources": ["cutout"], "cutouts": "poles", "area": [0
 FAULTS = {  # a change to params that are good: what the message says
     "a source without its folder": ({"cutouts": ""}, "obstacles.cutouts = '': the source `cutout` needs"),
     "the most before the least": ({"area": [0.4, 0.1]}, "obstacles.area = [0.4, 0.1]: the least comes first"),
-    "more than all": ({"area": [0.4, 1.1]}, "obstacles.area.1 = 1.1: input should be less than or equal to 1"),
+    "more than all": (
+        {"area": [0.4, 1.1]},
+        "obstacles.area.1 = 1.1: input should be less than or equal to 1",
+    ),
     "less than nothing": ({"area": [-0.4, 0.1]}, "obstacles.area.0 = -0.4: input should be greater than 0"),
     "no ratio": ({"aspect": [0, 2]}, "obstacles.aspect.0 = 0: input should be greater than 0"),
     "another order": ({"aspect": [3.3, 0.3]}, "obstacles.aspect = [3.3, 0.3]: the least comes first"),
