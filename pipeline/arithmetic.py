@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,15 @@ from torch import Tensor, nn
 Precision = Literal["auto", "float32", "bfloat16", "float16"]  # auto: bfloat16 where a machine computes in it
 Products = Literal["auto", "stock", "onednn"]  # of float32 matrices on a CPU
 Attention = Literal["auto", "written", "fused"]  # see `attend`
+
+
+class Computing(NamedTuple):
+    """How a network computes, by the names that params give it."""
+
+    precision: Precision
+    products: Products
+    attention: Attention
+
 
 ROUNDING = 1e-5  # of the largest number in a product: float32 stays below 2e-6, bfloat16 is near 1e-3
 FASTER = 1.5  # times, or the choice would hang on the load of the moment
@@ -38,6 +47,23 @@ def precision(name: Precision, device: torch.device) -> torch.dtype:
 def computes_in_bfloat16(device: torch.device) -> bool:
     """Whether the machine has instructions for bfloat16, so that it is the faster choice."""
     return device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def settled(how: Computing, device: torch.device) -> Computing:
+    """The same, with what each `auto` stands for on a device."""
+    number = precision(how.precision, device)
+    name = str(number).removeprefix("torch.")
+    return Computing(name, library(how.products), kernel(how.attention, device, number, how.products))
+
+
+@contextlib.contextmanager
+def computing(model: nn.Module, device: torch.device, how: Computing) -> Iterator[None]:
+    """Within it, a model that does not learn computes on a device as it is told, its attention for good."""
+    how = settled(how, device)
+    number = getattr(torch, how.precision)
+    attend_by(model, how.attention)
+    with products(how.products), torch.autocast(device.type, number, number != torch.float32):
+        yield
 
 
 # ------------------------------------------------------------------ products of float32 on a CPU

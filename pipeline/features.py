@@ -107,7 +107,6 @@ def learned(
     count: int,
     device: torch.device,
     without_maps: bool,
-    precision: torch.dtype = torch.float32,
 ) -> dict[str, np.ndarray]:
     """Parts and visibility of `count` images as the trained model sees them, and as its encoder did before.
 
@@ -119,15 +118,14 @@ def learned(
     with progress(total=count, desc="embed") as bar:
         for batch in batches:
             batch = batch.to(device)
-            with torch.autocast(device.type, precision, precision != torch.float32):
-                token = vit.class_tokens(encoder, batch.holistic.image)[:, None]
-                seen = {
-                    "model": model.embed(batch),
-                    "encoder": Embedding(token, torch.ones(token.shape[:2], device=device)),
-                }
-                if without_maps:
-                    seen["z_unknown"] = unknown(model, batch, seen["model"])
-                    seen["z_guessed"] = guessed(model, batch, seen["z_unknown"])
+            token = vit.class_tokens(encoder, batch.holistic.image)[:, None]
+            seen = {
+                "model": model.embed(batch),
+                "encoder": Embedding(token, torch.ones(token.shape[:2], device=device)),
+            }
+            if without_maps:
+                seen["z_unknown"] = unknown(model, batch, seen["model"])
+                seen["z_guessed"] = guessed(model, batch, seen["z_unknown"])
             for system, embedding in seen.items():
                 for name, array in _arrays(system, embedding).items():
                     found.setdefault(name, []).append(array)

@@ -20,7 +20,8 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from pipeline import arithmetic, batches, datasets, features, method, occlusion, ranking
+from pipeline import arithmetic, batches, datasets, features, method, occlusion, params, ranking
+from pipeline.arithmetic import Computing
 from pipeline.batches import Batch, View
 from pipeline.method import Embedding, Method, World
 from pipeline.params import BadInput
@@ -37,28 +38,31 @@ class Trained:
     world: World
     device: torch.device
     batch: int  # pictures at a time
+    how: Computing  # nothing in it is `auto`
 
     def embed(
         self,
-        pictures: Sequence[Picture],
-        cameras: Sequence[int] | None = None,
-        maps: Sequence[Map] | None = None,
+        pictures: Sequence[Picture] | np.ndarray,
+        cameras: Sequence[int] | np.ndarray | None = None,
+        maps: Sequence[Map] | np.ndarray | None = None,
         threshold: float | None = None,
         guess: bool = False,
+        strict: bool = True,
     ) -> Embedding:
         """How the model sees N pictures, on the CPU.
 
         `cameras` are numbered as in the index of the training set, from 0; -1 is unknown.  `maps` are parsing
-        maps, of any size; a part with fewer than `threshold` (lambda) of a map's pixels is hidden.
-        `guess` says what to do without maps.  Raises `BadInput` that lists all pictures, cameras and maps
-        that cannot be used.
+        maps, of any size; a part with fewer than `threshold` (lambda) of a map's pixels is hidden, and unless
+        `strict` (`label.strict`) one with just as many, too.  `guess` says what to do without maps.  Each may
+        be an array.  Raises `BadInput` that lists all pictures, cameras and maps that cannot be used.
         """
         self._check(pictures, cameras, maps, threshold)
         found = []
         for start in range(0, len(pictures), self.batch):
             some = slice(start, start + self.batch)
             image = torch.from_numpy(_read(pictures[some], start, self.world.size))
-            parsing, hidden = self._labels(None if maps is None else maps[some], threshold, len(image))
+            given = None if maps is None else maps[some]
+            parsing, hidden = self._labels(given, threshold, strict, len(image))
             camid = torch.tensor([-1] * len(image) if cameras is None else cameras[some])
             view = View(image.permute(0, 3, 1, 2), parsing, hidden)
             batch = Batch(view, camid, torch.zeros_like(camid)).to(self.device)
@@ -66,11 +70,12 @@ class Trained:
         return _join(found)
 
     def _see(self, batch: Batch, guess: bool) -> Embedding:
-        seen = self.model.embed(batch)
-        return features.guessed(self.model, batch, seen) if guess else seen
+        with arithmetic.computing(self.model, self.device, self.how):
+            seen = self.model.embed(batch)
+            return features.guessed(self.model, batch, seen) if guess else seen
 
     def _labels(
-        self, maps: Sequence[Map] | None, threshold: float | None, count: int
+        self, maps: Sequence[Map] | np.ndarray | None, threshold: float | None, strict: bool, count: int
     ) -> tuple[UInt8[Tensor, "N H W"], Bool[Tensor, "N C"]]:
         """Parsing maps of some pictures at the model's size, and their z; all zero without maps."""
         if maps is None:
@@ -79,7 +84,7 @@ class Trained:
         each = (torch.from_numpy(np.ascontiguousarray(m))[None] for m in maps)
         pixels = torch.cat([occlusion.pixels(m, self.world.coarse) for m in each])
         resized = np.stack([batches.resize_labels(m, self.world.size) for m in maps])
-        return torch.from_numpy(resized), occlusion.hidden(pixels, threshold, strict=True)
+        return torch.from_numpy(resized), occlusion.hidden(pixels, threshold, strict)
 
     def _check(self, pictures, cameras, maps, threshold) -> None:
         if len(pictures) == 0:
@@ -94,7 +99,8 @@ class Trained:
                 f"cameras: {strange}, but the model was trained with {', '.join(map(str, known)) or 'none'}. "
                 "Give -1 where the camera is unknown."
             )
-        faulty = [n for n, m in enumerate(maps or ()) if m.dtype != np.uint8 or m.ndim != 2 or m.size == 0]
+        labels = () if maps is None else maps
+        faulty = [n for n, m in enumerate(labels) if m.dtype != np.uint8 or m.ndim != 2 or m.size == 0]
         if faulty:
             raise BadInput(f"maps: number {faulty} not (height, width) of bytes. Give label maps as cached.")
         if maps is not None and threshold is None:
@@ -103,14 +109,23 @@ class Trained:
             raise BadInput("maps: none given, but this model erases by parsing maps. Give one a picture.")
 
 
-def load(folder: str | Path, device: str | torch.device = "cpu", batch: int = 64) -> Trained:
+def load(
+    folder: str | Path,
+    device: str | torch.device = "cpu",
+    batch: int = 64,
+    precision: str = "float32",
+    products: str = "auto",
+    attention: str = "auto",
+) -> Trained:
     """The model that `stages.train` left in a folder, on a device, `batch` pictures at a time.
 
-    Raises `BadInput` if the folder holds no model.
+    It computes as `precision`, `products` and `attention` say, which are those of `embed` in params.yaml.
+    Raises `BadInput` if the folder holds no model, or if they cannot be.
     """
-    device, model = torch.device(device), method.load_trained(folder)
-    arithmetic.attend_by(model, arithmetic.kernel("auto", device, torch.float32))
-    return Trained(model.to(device), method.trained_world(folder), device, batch)
+    given = {"precision": precision, "products": products, "attention": attention}
+    device, how = torch.device(device), params.validate(given, Computing, "inference.load: ")
+    how, model = arithmetic.settled(how, device), method.load_trained(folder)
+    return Trained(model.to(device), method.trained_world(folder), device, batch, how)
 
 
 def distances(
@@ -125,7 +140,9 @@ def _embedded(seen: Embedding) -> ranking.Embedded:
     return ranking.Embedded(seen.parts, seen.visibility, nobody, nobody, seen.gate)
 
 
-def _read(pictures: Sequence[Picture], first: int, size: tuple[int, int]) -> UInt8[np.ndarray, "N H W 3"]:
+def _read(
+    pictures: Sequence[Picture] | np.ndarray, first: int, size: tuple[int, int]
+) -> UInt8[np.ndarray, "N H W 3"]:
     """Decoded pictures at the model's size; raises `BadInput` that lists all that are none."""
     images, faults = [], []
     for number, picture in enumerate(pictures, first):

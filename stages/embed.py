@@ -5,6 +5,7 @@ before training and a colour histogram do.
 import sys
 
 from pipeline import arithmetic, batches, datasets, features, method, params, processes, store
+from pipeline.arithmetic import Computing
 
 
 def main(
@@ -24,11 +25,9 @@ def main(
     shown = table.assign(camid=told.camid)
     stream = batches.evaluation(shown, pictures, maps, flags, rows, encoder.size, options.batch)
     device = processes.device()
-    precision = arithmetic.precision(options.precision, device)
-    kernel = arithmetic.kernel(options.attention, device, precision, options.products)
-    arithmetic.attend_by(model, kernel)
-    with arithmetic.products(options.products):
-        arrays = features.learned(model, encoder, stream, len(rows), device, options.without_maps, precision)
+    how = Computing(options.precision, options.products, options.attention)
+    with arithmetic.computing(model, device, how):
+        arrays = features.learned(model, encoder, stream, len(rows), device, options.without_maps)
     arrays |= features.histograms(pictures, rows) | {"row": rows.astype("int32")}
     without = ["z_guessed", "z_unknown"] if options.without_maps else []
     attrs = {"index": key, "systems": ["model", *without, "encoder", "histogram"], "model_cameras": told.why}

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import Block
+from torch import nn
 
 from pipeline import arithmetic
 from tests import small
@@ -73,6 +74,44 @@ def test_measurements_compare_what_takes_time():
 
     assert arithmetic._times_faster(sum_of(100_000), sum_of(1_000_000), CPU) > 1
     assert arithmetic._onednn_is_faster() > 0 and arithmetic._fused_is_faster(CPU, torch.float32) > 0
+
+
+# ------------------------------------------------------------------ all three
+
+
+class Spy(nn.Module):
+    """Says how it is computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.fused_attn = None
+
+    def forward(self):
+        half = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+        return half, torch.backends.mkldnn.matmul.fp32_precision, self.fused_attn
+
+
+COMPUTED = {
+    ("float32", "stock", "written"): (torch.float32, "ieee", False),
+    ("float32", "onednn", "fused"): (torch.float32, "bf16", True),
+    ("bfloat16", "stock", "fused"): (torch.bfloat16, "ieee", True),
+}
+
+
+@pytest.mark.parametrize("names", COMPUTED)
+def test_a_model_computes_as_it_is_told_and_what_is_global_is_put_back(names):
+    spy, before = Spy(), torch.backends.mkldnn.matmul.fp32_precision
+    with arithmetic.computing(spy, CPU, arithmetic.Computing(*names)):
+        assert spy() == COMPUTED[names]
+    assert spy() == (torch.float32, before, names[2] == "fused")
+
+
+def test_auto_is_settled_as_each_choice_says(monkeypatch):
+    monkeypatch.setattr(arithmetic, "computes_in_bfloat16", lambda device: True)
+    monkeypatch.setattr(arithmetic, "_fastest_library", lambda: "onednn")
+    monkeypatch.setattr(arithmetic, "_fastest_kernel", lambda *choices: {"onednn": "fused"}[choices[2]])
+    found = arithmetic.settled(arithmetic.Computing("auto", "auto", "auto"), CPU)
+    assert found == ("bfloat16", "onednn", "fused") and arithmetic.settled(found, CPU) == found
 
 
 # ------------------------------------------------------------------ attention

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import batches, features, method, store, vit
+from pipeline import arithmetic, batches, features, method, store, vit
 from pipeline.datasets import Images
 from pipeline.method import Embedding, Method
 from pipeline.params import BadInput
@@ -134,12 +134,11 @@ def untold():
     return vit.untold(small.encoder(), small.SIZE)
 
 
-def learn(model, count=2, precision=torch.float32):
-    pictures = small.people()
+def learn(model, count=2, precision="float32"):
+    pictures, cpu = small.people(), torch.device("cpu")
     stream = batches.plain_batches(pictures, count)
-    return pictures, features.learned(
-        model, untold(), stream, len(pictures), torch.device("cpu"), False, precision
-    )
+    with arithmetic.computing(model, cpu, arithmetic.Computing(precision, "stock", "written")):
+        return pictures, features.learned(model, untold(), stream, len(pictures), cpu, False)
 
 
 def test_model_and_encoder_see_every_image_in_order_whatever_the_batch():
@@ -167,7 +166,7 @@ def test_the_encoder_is_one_global_feature_of_the_bare_vit():
 
 def test_features_may_be_computed_in_bfloat16_and_are_kept_in_float32():
     model = small.model(small.people()).eval()
-    exact, rough = (learn(model, precision=p)[1]["model/part"] for p in (torch.float32, torch.bfloat16))
+    exact, rough = (learn(model, precision=p)[1]["model/part"] for p in ("float32", "bfloat16"))
     assert rough.dtype == np.float32 and (rough != exact).any()
     assert (rough * exact).sum(-1).min() > 0.99  # cosines
 

@@ -154,14 +154,15 @@ def test_the_kernel_of_attention_is_chosen_by_a_trial_there(there, precision):
 
 def seen(device, precision):
     stream = batches.plain_batches(small.people(), 5)
-    encoder = features.vit.untold(small.encoder(), small.SIZE)
-    return features.learned(small.model(), encoder, stream, 16, device, True, precision)
+    encoder, model = features.vit.untold(small.encoder(), small.SIZE), small.model()
+    with arithmetic.computing(model, device, arithmetic.Computing(precision, "stock", "written")):
+        return features.learned(model, encoder, stream, 16, device, True)
 
 
-@pytest.mark.parametrize(("precision", "off"), [(torch.float32, 0), (torch.bfloat16, 0.01)])
+@pytest.mark.parametrize(("precision", "off"), [("float32", 0), ("bfloat16", 0.01)])
 def test_test_images_are_embedded_there_as_here(precision, off):
     torch.manual_seed(0)
-    here = seen(torch.device("cpu"), torch.float32)
+    here = seen(torch.device("cpu"), "float32")
     torch.manual_seed(0)
     with gpu.stand_in():
         there = seen(processes.device(), precision)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import datasets, inference, occlusion, parts, store, vit
+from pipeline import datasets, inference, occlusion, params, parts, store, vit
 from pipeline.method import Embedding
 from pipeline.params import BadInput
 from stages import embed
@@ -19,6 +19,7 @@ from tests import small
 
 CAMERAS = [0, 1, -1, 0, 1, 1]
 LAMBDA = 5.0
+WORDS = ("index.parquet", "images.h5", "parsing.h5", "occlusion.h5", "trained", "vit.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +48,9 @@ def world(tmp_path_factory):
     store.write(folder / "occlusion.h5", "occlusion", labels, key | {"parts": []})
     vit.save(folder / "vit.safetensors", small.encoder(), {})
     small.trained(folder / "trained")
-    words = ("index.parquet", "images.h5", "parsing.h5", "occlusion.h5", "trained", "vit.safetensors")
     told = Path("params.yaml").read_text().replace("cameras: auto", "cameras: same")
     (folder / "params.yaml").write_text(told)
-    embed.main(*(str(folder / word) for word in (*words, "features.h5", "params.yaml")))
+    embed.main(*(str(folder / word) for word in (*WORDS, "features.h5", "params.yaml")))
     return folder, files, maps
 
 
@@ -78,12 +78,56 @@ def test_pictures_are_seen_to_the_bit_as_the_stage_embed_sees_them(world, traine
     assert torch.equal(seen.parts, parts) and torch.equal(seen.visibility, visibility)
 
 
+HOW = [  # precision, products, attention
+    ("float32", "stock", "written"),
+    ("float32", "onednn", "fused"),
+    ("bfloat16", "stock", "written"),
+    ("bfloat16", "onednn", "fused"),
+]
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_that_holds_however_both_compute(world, tmp_path, how):
+    folder, files, maps = world
+    values, config = params.load(folder / "params.yaml"), tmp_path / "params.yaml"
+    values["embed"] |= dict(zip(("precision", "products", "attention"), how, strict=True))
+    config.write_text(json.dumps(values))
+    embed.main(*(str(folder / word) for word in WORDS), str(tmp_path / "features.h5"), str(config))
+    wanted = torch.from_numpy(store.Rows(tmp_path / "features.h5")["model/part"][:])
+    model = inference.load(folder / "trained", "cpu", 64, *how)
+    with torch.inference_mode():
+        assert torch.equal(model.embed(files, CAMERAS, maps, LAMBDA).parts, wanted)
+    exact = staged(world, "model")[0]
+    assert ((wanted - exact).abs().max() > 1e-4) == (how[0] == "bfloat16")
+
+
 @pytest.mark.parametrize("system", ["z_guessed", "z_unknown"])
 def test_without_maps_they_are_seen_as_the_stage_sees_them_without(world, trained, system):
     seen = trained.embed(world[1], CAMERAS, guess=system == "z_guessed")
     parts, visibility = staged(world, system)
     close(seen.parts, parts)
     assert torch.equal(seen.visibility, visibility)
+
+
+def test_arrays_serve_as_lists_do(trained):
+    images, maps = small.people().image[:4], small.people().parsing[:4]
+    known = [0, 1, -1, 0]
+    listed = trained.embed(list(images), known, list(maps), LAMBDA)
+    assert torch.equal(trained.embed(images, np.array(known), maps, LAMBDA).parts, listed.parts)
+
+
+def test_with_just_as_many_pixels_as_the_threshold_a_part_is_shown_unless_told_else(world, trained):
+    _, files, maps = world
+    few = maps[:1].copy()
+    few[few == 1] = 0
+    few[0, 0, :5] = 1  # a head of lambda pixels
+    less = few.copy()
+    less[0, 0, 0] = 0
+    strict, loose, fewer = (
+        trained.embed(files[:1], None, given, LAMBDA, strict=rule).parts
+        for given, rule in ((few, True), (few, False), (less, True))
+    )
+    assert (strict - loose).abs().max() > 1e-3 and (loose - fewer).abs().max() < 1e-4
 
 
 def test_what_is_known_of_a_picture_matters(world, trained):
@@ -170,6 +214,7 @@ REFUSED = {  # pictures, cameras, maps, threshold: what the user reads
     "too few maps": ([GOOD, GOOD], None, [MAP], 5.0, "maps: 1 for 2 pictures"),
     "no threshold": ([GOOD], None, [MAP], None, "threshold: none given"),
     "no map": ([GOOD, GOOD], None, [MAP, GOOD], 5.0, r"maps: number \[1\]"),
+    "an array of no maps": ([GOOD], None, MAP[None].astype(np.int64), 5.0, r"maps: number \[0\]"),
     "no such part": ([GOOD], None, [MAP + 9], 5.0, "label 9"),
 }
 
@@ -212,6 +257,12 @@ def test_a_model_that_erases_by_maps_asks_for_them(tmp_path):
         model.embed([GOOD])
 
 
+@pytest.mark.parametrize("name", ["precision", "products", "attention"])
+def test_a_way_to_compute_that_is_none_is_refused(world, name):
+    with pytest.raises(BadInput, match=rf"inference\.load: {name} = 'fast': input should be 'auto', "):
+        inference.load(world[0] / "trained", **{name: "fast"})
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(BadInput, match="no trained model"):
         inference.load(tmp_path)
@@ -221,9 +272,8 @@ def test_the_stage_embeds_without_maps_only_if_told_to(world, tmp_path):
     folder = world[0]
     config = tmp_path / "params.yaml"
     config.write_text(Path("params.yaml").read_text().replace("without_maps: true", "without_maps: false"))
-    words = ("index.parquet", "images.h5", "parsing.h5", "occlusion.h5", "trained", "vit.safetensors")
     out = str(tmp_path / "features.h5")
-    embed.main(*(str(folder / word) for word in words), out, str(config))
+    embed.main(*(str(folder / word) for word in WORDS), out, str(config))
     rows = store.Rows(out)
     assert rows.attrs["systems"] == ["model", "encoder", "histogram"] and "z_guessed/part" not in rows
     assert store.Rows(folder / "features.h5").attrs["systems"][1:3] == ["z_guessed", "z_unknown"]
