@@ -95,8 +95,11 @@ def test_that_holds_however_both_compute(world, tmp_path, how):
     embed.main(*(str(folder / word) for word in WORDS), str(tmp_path / "features.h5"), str(config))
     wanted = torch.from_numpy(store.Rows(tmp_path / "features.h5")["model/part"][:])
     model = inference.load(folder / "trained", "cpu", 64, *how)
+    matmul, told = torch.backends.mkldnn.matmul, []  # so small products are the same to the bit by either
+    model.model.encoder.register_forward_pre_hook(lambda *_: told.append(matmul.fp32_precision))
     with torch.inference_mode():
         assert torch.equal(model.embed(files, CAMERAS, maps, LAMBDA).parts, wanted)
+    assert told == ["bf16" if "onednn" in how else "ieee"]
     exact = staged(world, "model")[0]
     assert ((wanted - exact).abs().max() > 1e-4) == (how[0] == "bfloat16")
 
