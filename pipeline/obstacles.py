@@ -5,6 +5,7 @@ nor how large.  Sources: a rectangle of another training image (it may hold a to
 pedestrian in the way), another pedestrian cut out along the parsing map, and cut-outs with alpha.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
@@ -66,12 +67,20 @@ def read_cutouts(folder: str) -> list[Obstacle]:
 
     Raises `BadInput` if there is none, or if one is no picture with alpha.
     """
-    if not folder:
-        return []
+    return [_read_cutout(file) for file in _cutouts(folder)] if folder else []
+
+
+def digest(folder: str) -> str:
+    """Hex digest of the PNG files of a folder, in the order of their names; raises `BadInput` if none is."""
+    each = [hashlib.sha256(file.read_bytes()).digest() for file in _cutouts(folder)]
+    return hashlib.sha256(b"".join(each)).hexdigest()
+
+
+def _cutouts(folder: str) -> list[Path]:
     files = sorted(Path(folder).glob("*.png"))
     if not files:
         raise BadInput(f"{folder}: no PNG files. Put cut-outs with alpha there, or drop `cutout`.")
-    return [_read_cutout(file) for file in files]
+    return files
 
 
 def _read_cutout(file: Path) -> Obstacle:

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import safetensors.torch
 
-from pipeline import batches, datasets, method, params, processes, store, training, vit
+from pipeline import batches, datasets, method, obstacles, params, processes, store, training, vit
 from pipeline.training import selection
 
 
@@ -52,6 +52,8 @@ def train(
     training.seed(seed)
     model = module.build(settings, world, start)
     files = {path: store.sha256(path) for path in (index, images, parsing, labels)}
+    if cutouts := schedule.obstacles.cutouts:
+        files[cutouts] = obstacles.digest(cutouts)
     record = method.describe(name, settings, world, start.architecture)
     record |= training.record(model, schedule, seed, files)
     first = processes.number() == 0

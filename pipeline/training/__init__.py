@@ -29,7 +29,7 @@ from pipeline.training.loop import Loop
 from pipeline.training.schedule import Schedule
 from pipeline.training.state import Best, Saves
 
-LIBRARIES = ("torch", "timm", "numpy", "safetensors")
+LIBRARIES = ("torch", "timm", "numpy", "safetensors", "opencv-python-headless", "pillow")
 
 
 def seed(value: int) -> None:
@@ -42,7 +42,7 @@ def record(method: Method, schedule: Schedule, seed: int, data: dict[str, str]) 
 
     `method` is as it is before training.  On a CPU an equal record means equal weights.
     """
-    versions = {name: version(name) for name in LIBRARIES}
+    versions = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
     return {
         "train": asdict(schedule), "seed": seed, "start": digest(method), "data": data,
         "versions": versions, "machine": machine(), "computed": computed(schedule),
