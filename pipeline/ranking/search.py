@@ -45,7 +45,6 @@ from pipeline.ranking.comparison import (
 )
 from pipeline.ranking.embedded import Embedded, Stored
 from pipeline.ranking.protocol import Cast, Ranking, Rule, empty, judge, strike
-from pipeline.ranking.resume import Notes
 
 MB = 2**20
 
@@ -73,7 +72,7 @@ def rank(
     compatible(query, gallery)
     task = Task(query, gallery, metric, top, torch.device(device), workers or store.cores())
     order = np.argsort(query.pid, kind="stable")
-    pieces = [order[some] for some in blocks(task, query.pid[order], memory)]
+    pieces = list(blocks(task, query.pid[order], memory))
     total = len(query) * len(task.kept)
     with (
         resume.product(notes, query.parts.shape[2], device) as product,
@@ -81,8 +80,10 @@ def rank(
         store.progress(total=total, desc=title, unit="pair", unit_scale=True, disable=not title) as bar,
     ):
         found = [
-            _Block(task, rows, pool, bar).answer(Notes(notes, f"{product}-{number}"))
-            for number, rows in enumerate(pieces)
+            _Block(task, order[some], pool, bar).answer(
+                resume.Notes(notes, f"{product}-{some.start}-{some.stop}")
+            )
+            for some in pieces
         ]
     return _ranking(task, order, found, rule)
 
@@ -218,7 +219,7 @@ class _Block:
         self.spans = spans(len(rows), task.panel)
         self.locks = [Lock() for _ in self.spans]
 
-    def answer(self, notes: Notes) -> Answer:
+    def answer(self, notes: resume.Notes) -> Answer:
         """Both passes; where the notes end, the second goes on."""
         found = notes.read(Answer)
         if found is not None:
@@ -284,12 +285,12 @@ def sweep(
     use: Callable[[int, int, np.ndarray, np.ndarray], None],
     pool: ThreadPoolExecutor,
     bar: tqdm,
+    since: list[int] | None = None,
 ) -> None:
-    """Let images pass by all panels, a tile at a time.
+    """Let images pass by all panels, a tile at a time; by a panel, those from place `since` on, if given.
 
     What is used: number of the panel, place of the tile's first image, distances (lost afterwards), images.
     """
-    queries = sum(len(panel.visibility) for panel in panels)
 
     def work(number: int, tile: Tile, start: int, some: np.ndarray) -> None:
         desk = task.desks.get()
@@ -299,17 +300,19 @@ def sweep(
             task.desks.put(desk)
 
     def finish() -> None:
-        futures, count = waiting.popleft()
+        futures, pairs = waiting.popleft()
         for future in futures:
             future.result()
-        bar.update(queries * count)
+        bar.update(pairs)
 
     waiting: deque[tuple[list[Future], int]] = deque()
     for start in range(0, len(images), task.tile):
         some = images[start : start + task.tile]
         room = task.rooms[start // task.tile % task.ahead]
         tile = Tile(task.gallery, task.kept[some], task.device, room)
-        waiting.append(([pool.submit(work, n, tile, start, some) for n in range(len(panels))], len(some)))
+        passed = [n for n in range(len(panels)) if since is None or since[n] < start + len(some)]
+        pairs = len(some) * sum(len(panels[n].visibility) for n in passed)
+        waiting.append(([pool.submit(work, n, tile, start, some) for n in passed], pairs))
         del tile
         if len(waiting) == task.ahead:
             finish()
