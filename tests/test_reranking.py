@@ -1,6 +1,7 @@
 """k-reciprocal re-ranking: the published formula where its matrices fit, and the shortlist."""
 
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from pipeline.ranking import (
     rerank,
     rerank_distances,
     reranking,
+    search,
 )
 
 OPTIONS = Rerank(depth=40, k1=5, k2=3, original=0.3)
@@ -138,6 +140,39 @@ def test_junk_is_nobodys_neighbour():
     )
     np.testing.assert_array_equal(found.top, np.append(np.flatnonzero(left), -1)[wanted.top])
     np.testing.assert_array_equal(found.ap, wanted.ap)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 10**6), st.integers(0, 12), st.integers(0, 40), st.integers(1, 9), st.integers(1, 6),
+    st.integers(1, 3),
+)  # fmt: skip
+def test_neighbours_are_those_of_the_matrix_whatever_the_tiles(seed, q, g, tile, k, workers):
+    query, gallery = crowd(q, seed), crowd(g, seed + 1)
+    smaller = mock.patch.dict(comparison.TILE, cpu=tile), mock.patch.dict(comparison.PANEL, cpu=5)
+    with smaller[0], smaller[1], mock.patch.object(neighbours, "MB", 2**10):
+        found = neighbours.neighbours(query, gallery, k, "squared", memory=30, workers=workers)
+    everyone = together(query, gallery)
+    table = distances(everyone, everyone, "squared").numpy()
+    for row, who, near, most in zip(table, found.who, found.distance, found.most, strict=True):
+        nearest = sorted((value, j) for j, value in enumerate(row)) + [(np.inf, -1)] * k
+        assert list(zip(near, who, strict=True)) == nearest[:k]
+        assert most == max((value for value in row if value < np.inf), default=0)
+
+
+def test_the_distance_of_a_pair_is_computed_once(monkeypatch):
+    monkeypatch.setitem(comparison.TILE, "cpu", 4)
+    monkeypatch.setitem(comparison.PANEL, "cpu", 4)
+    compare, pairs = search.compare, []
+
+    def counted(panel, tile, metric, desk):
+        pairs.append(len(panel.visibility) * len(tile.rows))
+        return compare(panel, tile, metric, desk)
+
+    monkeypatch.setattr(search, "compare", counted)
+    neighbours.neighbours(crowd(8, 0), crowd(40, 1), 5, workers=1)
+    panels = 48 // 4
+    assert sum(pairs) == 4 * 4 * panels * (panels + 1) / 2  # twice only within a panel
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "squared", "cosine"])
