@@ -149,8 +149,9 @@ def test_junk_is_nobodys_neighbour():
 )  # fmt: skip
 def test_neighbours_are_those_of_the_matrix_whatever_the_tiles(seed, q, g, tile, k, workers):
     query, gallery = crowd(q, seed), crowd(g, seed + 1)
-    smaller = mock.patch.dict(comparison.TILE, cpu=tile), mock.patch.dict(comparison.PANEL, cpu=5)
-    with smaller[0], smaller[1], mock.patch.object(neighbours, "MB", 2**10):
+    sizes = mock.patch.dict(comparison.TILE, cpu=tile), mock.patch.dict(comparison.PANEL, cpu=5)
+    units = mock.patch.object(search, "MB", 2**10), mock.patch.object(neighbours, "MB", 2**10)
+    with sizes[0], sizes[1], units[0], units[1]:
         found = neighbours.neighbours(query, gallery, k, "squared", memory=30, workers=workers)
     everyone = together(query, gallery)
     table = distances(everyone, everyone, "squared").numpy()
@@ -196,7 +197,8 @@ def test_files_blocks_workers_and_a_stop_change_nothing(tmp_path, monkeypatch):
     same(rerank(query, filed, plain, OPTIONS, "squared"), whole)
     monkeypatch.setitem(comparison.TILE, "cpu", 7)
     monkeypatch.setitem(comparison.PANEL, "cpu", 3)
-    monkeypatch.setattr(neighbours, "MB", 2**10)
+    for module in (search, neighbours):
+        monkeypatch.setattr(module, "MB", 2**10)
     monkeypatch.setattr(reranking, "PAIRS", 3)
     monkeypatch.setattr(reranking, "ROWS", 8)
     same(rerank(query, gallery, plain, OPTIONS, "squared", memory=30, workers=3), whole)

@@ -19,7 +19,7 @@ from pipeline.ranking import kernels, products
 from pipeline.ranking.embedded import Embedded, Features, Stored, take
 
 Metric = Literal["euclidean", "squared", "cosine"]
-PANEL, TILE = {"cpu": 1024, "cuda": 2048}, {"cpu": 512, "cuda": 2048}  # queries, gallery images at a time
+PANEL, TILE = {"cpu": 1024, "cuda": 2048}, {"cpu": 512, "cuda": 1024}  # queries, gallery images at a time
 ROWS, COLUMNS = 16, 16  # numbers of them in a product are multiples: each size is prepared anew
 
 

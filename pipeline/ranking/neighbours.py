@@ -22,7 +22,7 @@ from pipeline.ranking import kernels, products, resume
 from pipeline.ranking.comparison import Metric, Panel
 from pipeline.ranking.embedded import Embedded
 from pipeline.ranking.protocol import empty
-from pipeline.ranking.search import MB, Task, refuse, spans, sweep
+from pipeline.ranking.search import MB, Task, fitting, refuse, spans, sweep
 
 
 @dataclass
@@ -69,10 +69,11 @@ def neighbours(
     if query.gate is not None or gallery.gate is not None:
         raise BadInput("gated features: nearest neighbours are not mutual. Set evaluate.rerank.depth to 0.")
     sides = replace(query, pid=np.zeros_like(query.pid)), gallery  # no query is junk
-    tasks = [Task(side, side, metric, k, torch.device(device), workers or store.cores()) for side in sides]
+    crew = workers or store.cores()
+    tasks = [fitting(Task(side, side, metric, k, torch.device(device), crew), memory) for side in sides]
     with (
         resume.product(notes, query.parts.shape[2], device) as product,
-        products.threads(tasks[0].workers) as pool,
+        products.threads(min(task.workers for task in tasks)) as pool,
     ):
         page = resume.Notes(notes, f"{product}-near")
         found = page.read(Neighbours) or Neighbours.none(sum(len(task.kept) for task in tasks), k)
@@ -90,10 +91,9 @@ def _blocks(tasks: list[Task], done: int, memory: int) -> Iterator["_Block"]:
     """As many images at a time as fit, from number `done` on; raises `BadInput` if not even one does."""
     before = 0
     for side, task in enumerate(tasks):
-        turned = 5 * task.workers * task.panel * task.tile  # distances as the other image hears them
-        room = memory * MB - task.fixed - turned
+        room = memory * MB - task.fixed
         if room < task.image:
-            refuse(memory, task.fixed + turned + task.image)
+            refuse(memory, task.fixed + task.image)
         for start in range(max(done - before, 0), len(task.kept), room // task.image):
             stop = min(start + room // task.image, len(task.kept))
             yield _Block(tasks[side:], before, slice(start, stop))

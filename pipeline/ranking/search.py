@@ -13,7 +13,7 @@ Distances are compared as they were computed, so that no match is ranked by anot
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
@@ -66,11 +66,12 @@ def rank(
     Left out of the gallery: junk (pid below 0), and for each query the images of its person by its own
     camera, if that is known.  Equal distances keep the gallery's order.  `memory` bounds in MB what is held
     beside features that are in memory already; `top` asks for so many nearest images; `workers` threads
-    compute, one a core if 0.  With a `title`, progress is shown; with a folder for `notes`, a run that was
-    stopped goes on there.  Raises `BadInput` for features that are no numbers and for too little memory.
+    compute, one a core if 0, fewer if they do not fit.  With a `title`, progress is shown; with a folder for
+    `notes`, a run that was stopped goes on there.  Raises `BadInput` for features that are no numbers and for
+    too little memory.
     """
     compatible(query, gallery)
-    task = Task(query, gallery, metric, top, torch.device(device), workers or store.cores())
+    task = fitting(Task(query, gallery, metric, top, torch.device(device), workers or store.cores()), memory)
     order = np.argsort(query.pid, kind="stable")
     pieces = list(blocks(task, query.pid[order], memory))
     total = len(query) * len(task.kept)
@@ -159,9 +160,16 @@ class Task:
         wide, gated = padded(self.tile, COLUMNS), self.query.gate is not None
         read = (self.ahead + 1 + isinstance(self.gallery.parts, Stored)) * wide
         drawn = (isinstance(self.query.parts, Stored) + 2 * gated) * self.panel
-        tables = 2 if self.device.type == "cpu" and not gated else 8
+        tables = 4 if self.device.type == "cpu" and not gated else 8
         desks = self.workers * tables * 4 * padded(self.panel, ROWS) * wide
         return (read + drawn) * 4 * parts * (channels + 4) + desks + 40 * len(self.kept)
+
+
+def fitting(task: Task, memory: int) -> Task:
+    """With as many of the workers as leave room for a panel of queries, or with one."""
+    while task.workers > 1 and task.fixed + task.panel * task.image > memory * MB:
+        task = replace(task, workers=task.workers - 1)
+    return task
 
 
 def spans(queries: int, most: int) -> list[slice]:
