@@ -69,14 +69,16 @@ def neighbours(
     if query.gate is not None or gallery.gate is not None:
         raise BadInput("gated features: nearest neighbours are not mutual. Set evaluate.rerank.depth to 0.")
     sides = replace(query, pid=np.zeros_like(query.pid)), gallery  # no query is junk
-    crew = workers or store.cores()
-    tasks = [fitting(Task(side, side, metric, k, torch.device(device), crew), memory) for side in sides]
+    given = metric, k, torch.device(device), workers or store.cores()
+    tasks = [
+        [fitting(Task(one, other, *given), memory) for other in sides[n:]] for n, one in enumerate(sides)
+    ]
     with (
         resume.product(notes, query.parts.shape[2], device) as product,
-        products.threads(min(task.workers for task in tasks)) as pool,
+        products.threads(max(task.workers for row in tasks for task in row)) as pool,
     ):
         page = resume.Notes(notes, f"{product}-near")
-        found = page.read(Neighbours) or Neighbours.none(sum(len(task.kept) for task in tasks), k)
+        found = page.read(Neighbours) or Neighbours.none(sum(len(task.kept) for task in tasks[0]), k)
         left = list(_blocks(tasks, found.done, memory))
         total = sum(block.pairs for block in left)
         with store.progress(total=total, desc=title, unit="pair", unit_scale=True, disable=not title) as bar:
@@ -87,24 +89,24 @@ def neighbours(
     return found
 
 
-def _blocks(tasks: list[Task], done: int, memory: int) -> Iterator["_Block"]:
+def _blocks(tasks: list[list[Task]], done: int, memory: int) -> Iterator["_Block"]:
     """As many images at a time as fit, from number `done` on; raises `BadInput` if not even one does."""
     before = 0
-    for side, task in enumerate(tasks):
-        room = memory * MB - task.fixed
-        if room < task.image:
-            refuse(memory, task.fixed + task.image)
-        for start in range(max(done - before, 0), len(task.kept), room // task.image):
-            stop = min(start + room // task.image, len(task.kept))
-            yield _Block(tasks[side:], before, slice(start, stop))
-        before += len(task.kept)
+    for row in tasks:
+        images, each, fixed = len(row[0].kept), row[0].image, max(task.fixed for task in row)
+        most = (memory * MB - fixed) // each
+        if most < 1:
+            refuse(memory, fixed + each)
+        for start in range(max(done - before, 0), images, most):
+            yield _Block(row, before, slice(start, min(start + most, images)))
+        before += images
 
 
 @dataclass(frozen=True)
 class _Block:
     """Images that are compared together."""
 
-    tasks: list[Task]  # their own side, and those behind it
+    tasks: list[Task]  # with their own side for a gallery, then with the one behind it
     before: int  # images of sides before theirs
     some: slice  # of their side's images
 
@@ -144,8 +146,8 @@ class _Block:
             mine = task is own
             images = np.arange(self.some.start if mine else 0, len(task.kept))
             since = [cut.start if mine else 0 for cut in cuts]
-            side = replace(own, gallery=task.gallery)
-            sweep(side, panels, images, partial(tell, before), pool, bar, since)
+            passing = replace(task)  # a twin, so that its rooms go with it
+            sweep(passing, panels, images, partial(tell, before), pool, bar, since)
             before += len(task.kept)
 
 
