@@ -6,8 +6,9 @@ is the first run); of several rounds the least CPU time counts; memory is the mo
 the features.  The limit is the bare products of the queries' visible parts with the whole gallery, at the
 speed measured in the process that ranks.
 
-Peers sort as numpy does, so that of equal distances any may come first: `tied_queries` are those whose AP
-depends on it, by which CMC and mAP may differ.
+Peers sort as numpy does, so that of equal distances any may come first: `tied_queries` are those with another
+image as far away as a match, by which CMC and mAP may differ; `untied` is the agreement on all others.
+torchreid's compiled ranking sums in float32, the one in Python (`torchreid_python`, run once) does not.
 """
 
 import argparse
@@ -117,12 +118,13 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         _side(folder, 1, "matrix")
         runs["ours_ranking"] = ["ours_ranking"]
         runs |= {name: ["compiled", name, str(path)] for name, path in peers.items()}
+    found: dict[str, list[dict]] = {}
     if options.torchreid:
+        found["torchreid_python"] = [_side(folder, 1, "interpreted", str(options.torchreid))]
         runs["reranking"] = ["reranking", str(options.torchreid)]
-    found: dict[str, list[dict]] = {name: [] for name in runs}
     for _ in range(options.rounds):
         for name, words in runs.items():
-            found[name].append(_side(folder, threads if name == "ours" else 1, *words))
+            found.setdefault(name, []).append(_side(folder, threads if name == "ours" else 1, *words))
     best = {name: _best(results) for name, results in found.items()}
     size = SIZES[options.size]
     return {
@@ -176,15 +178,24 @@ def _ratios(best: dict[str, dict[str, Any]]) -> dict[str, float]:
 
 
 def _differences(best: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """Of mAP, mINP and the CMC, between ours and each peer; on the same matrix where there is one."""
+    """Of mAP, mINP and the CMC, between ours and each peer; on the same matrix where there is one.
+
+    There also of the queries that no tie decides.
+    """
     answers = {}
-    for name in best:
-        ours = best["ours"] if name in ("ours", "bpbreid") else best["ours_ranking"]
-        for score in ("mAP", "mINP", "cmc"):
-            if name not in ("ours", "ours_ranking") and score in best[name]:
-                gap = np.abs(np.subtract(best[name][score], ours[score])).max()
-                answers[f"{name}.{score}"] = float(gap)
+    for name in ("bpbreid", "fastreid", "torchreid", "torchreid_python"):
+        if name in best:
+            ours = best["ours" if name == "bpbreid" else "ours_ranking"]
+            answers |= _gaps(name, best[name], ours)
+            answers |= _gaps(f"{name}.untied", best[name].get("untied", {}), ours.get("untied", {}))
     return answers
+
+
+def _gaps(name: str, theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, float]:
+    scores = [score for score in ("mAP", "mINP", "cmc") if score in theirs]
+    return {
+        f"{name}.{score}": float(np.abs(np.subtract(theirs[score], ours[score])).max()) for score in scores
+    }
 
 
 if __name__ == "__main__":

@@ -122,22 +122,45 @@ def matrix(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _given(folder: Path) -> tuple[np.ndarray, list[np.ndarray]]:
-    who = [
+Who = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # pid of both sides, camid of both
+
+
+def _given(folder: Path) -> tuple[np.ndarray, Who]:
+    query_pid, gallery_pid, query_camid, gallery_camid = (
         np.load(folder / f"{side}_{name}.npy") for name in ("pid", "camid") for side in ("query", "gallery")
-    ]
-    return np.load(folder / "matrix.npy"), who
+    )
+    return np.load(folder / "matrix.npy"), (query_pid, gallery_pid, query_camid, gallery_camid)
+
+
+def _some(table: np.ndarray, who: Who, which: np.ndarray) -> tuple[np.ndarray, Who]:
+    """Those queries alone."""
+    query_pid, gallery_pid, query_camid, gallery_camid = who
+    return table[which], (query_pid[which], gallery_pid, query_camid[which], gallery_camid)
+
+
+def _untied(table: np.ndarray, who: Who) -> tuple[np.ndarray, Who]:
+    """The queries with no other image as far away as a match: whatever sorts them, they score the same."""
+    query_pid, gallery_pid, query_camid, gallery_camid = who
+    clear = np.ones(len(table), bool)
+    for i, row in enumerate(table):
+        own = gallery_pid == query_pid[i]
+        clear[i] = not np.isin(row[~own], row[own & (gallery_camid != query_camid[i])]).any()
+    return _some(table, who, clear)
 
 
 def ours_ranking(folder: Path) -> dict[str, Any]:
     """Ranking alone."""
-    table, (query_pid, gallery_pid, query_camid, gallery_camid) = _given(folder)
-    who = (query_pid, query_camid, gallery_pid, gallery_camid)
-    rank_distances(table[:2], query_pid[:2], query_camid[:2], gallery_pid, gallery_camid)
-    found, costs = measured(lambda: rank_distances(table, *who))
-    backwards = rank_distances(table[:, ::-1], query_pid, query_camid, gallery_pid[::-1], gallery_camid[::-1])
-    tied = int((found.ap != backwards.ap).sum())
-    return {**costs, "tied_queries": tied, **_scores(found)}
+    table, who = _given(folder)
+    _rank(*_some(table, who, np.arange(2)))  # compiled code is loaded
+    found, costs = measured(lambda: _rank(table, who))
+    clear, whose = _untied(table, who)
+    untied = {"queries": len(clear), **_scores(_rank(clear, whose))}
+    return {**costs, "tied_queries": len(table) - len(clear), **_scores(found), "untied": untied}
+
+
+def _rank(table: np.ndarray, who: Who) -> Ranking:
+    query_pid, gallery_pid, query_camid, gallery_camid = who
+    return rank_distances(table, query_pid, query_camid, gallery_pid, gallery_camid)
 
 
 # ------------------------------------------------------------------ peers
@@ -145,24 +168,31 @@ def ours_ranking(folder: Path) -> dict[str, Any]:
 
 def compiled(folder: Path, name: str, checkout: str) -> dict[str, Any]:
     """The Cython ranking of fast-reid or torchreid alone."""
-    sys.path.insert(
-        0,
-        str(
-            Path(checkout)
-            / {"fastreid": "fastreid/evaluation", "torchreid": "torchreid/metrics"}[name]
-            / "rank_cylib"
-        ),
-    )
+    inside = {"fastreid": "fastreid/evaluation", "torchreid": "torchreid/metrics"}[name]
+    sys.path.insert(0, str(Path(checkout) / inside / "rank_cylib"))
     from rank_cy import evaluate_cy
 
-    table, (query_pid, gallery_pid, query_camid, gallery_camid) = _given(folder)
-    answer, costs = measured(
-        lambda: evaluate_cy(table, query_pid, gallery_pid, query_camid, gallery_camid, DEPTH)
-    )
-    scores = {"cmc": np.asarray(answer[0]).tolist(), "mAP": float(np.mean(answer[1]))}
-    if len(answer) > 2:
-        scores["mINP"] = float(np.mean(answer[2]))
-    return {**costs, **scores}
+    table, who = _given(folder)
+    answer, costs = measured(lambda: evaluate_cy(table, *who, DEPTH))
+    clear, whose = _untied(table, who)
+    return {**costs, **_theirs(answer), "untied": _theirs(evaluate_cy(clear, *whose, DEPTH))}
+
+
+def interpreted(folder: Path, checkout: str) -> dict[str, Any]:
+    """torchreid's ranking in Python, which sums in float64, run once."""
+    ranking = _module("torchreid.metrics.rank", Path(checkout) / "torchreid/metrics/rank.py")
+    table, who = _given(folder)
+    with Meter() as meter:
+        answer = ranking.evaluate_py(table, *who, DEPTH, use_metric_cuhk03=False)
+    clear, whose = _untied(table, who)
+    untied = ranking.evaluate_py(clear, *whose, DEPTH, use_metric_cuhk03=False)
+    return {"cpu_s": meter.seconds, "peak_mb": meter.peak, **_theirs(answer), "untied": _theirs(untied)}
+
+
+def _theirs(answer: tuple) -> dict[str, Any]:
+    """CMC, AP or mAP and, of fast-reid, INP."""
+    named = {"mAP": answer[1], "mINP": answer[2]} if len(answer) > 2 else {"mAP": answer[1]}
+    return {"cmc": np.asarray(answer[0]).tolist(), **{n: float(np.mean(v)) for n, v in named.items()}}
 
 
 def bpbreid(folder: Path, checkout: str) -> dict[str, Any]:
@@ -223,7 +253,7 @@ def _module(name: str, path: Path) -> ModuleType:
 
 
 SIDES: dict[str, Callable[..., dict[str, Any]]] = {
-    side.__name__: side for side in (ours, matrix, ours_ranking, compiled, bpbreid, reranking)
+    side.__name__: side for side in (ours, matrix, ours_ranking, compiled, interpreted, bpbreid, reranking)
 }
 
 if __name__ == "__main__":

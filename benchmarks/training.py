@@ -7,7 +7,8 @@ identities, and take turns.  Replaced in TransReID's: what torch no longer has, 
 (yacs), and a loss that it builds on a GPU and never uses.
 
 Times are CPU time with one thread, the least of all rounds; on a GPU wall time.  An image of ours in training
-is a pair: the image and its occluded view.
+is a pair: the image and its occluded view.  `products_alone` is what the ratio to TransReID as it is would be
+if both took no more time than their multiply-adds do at the speed of a large product, which is measured too.
 """
 
 import argparse
@@ -30,6 +31,7 @@ import torch
 from PIL import Image
 from ruamel.yaml import YAML
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.complexity import OCCLUDED_DUKE, VIT
 from benchmarks.pictures import held_out
@@ -233,22 +235,50 @@ def networks(checkout: Path, stride: int, images: int, rounds: int) -> dict[str,
         for kind in ("step", "embed")
     }
     taken: dict[tuple[str, str, str], list[float]] = {key: [] for key in runs}
+    speeds: dict[str, list[float]] = {mode: [] for mode in MODES}
     for _ in range(rounds):
+        for mode, (library, precision) in MODES.items():
+            speeds[mode].append(_speed(library, precision))
         for key, (run, library, precision) in runs.items():
             with arithmetic.products(library):
                 taken[key].append(_seconds(lambda run=run, p=precision: run(p)) / images * 1e3)
         print(f"stride {stride}: {taken}", flush=True)
     least = {key: min(values) for key, values in taken.items()}
+    fastest = {mode: max(values) for mode, values in speeds.items()}
     return {
-        **{kind: _table(least, kind) for kind in ("step", "embed")},
+        "product_gflop_per_s": {mode: round(speed) for mode, speed in fastest.items()},
+        **{kind: _table(least, kind, _work(sides, kind), fastest) for kind in ("step", "embed")},
         "agent_share_of_step": _agent(sides["ours"], least, images, rounds),
         "step_peak_mb": {side: _peak(side, checkout, stride, images) for side in sides},
     }
 
 
-def _table(least: dict[tuple[str, str, str], float], kind: str) -> dict[str, Any]:
-    own = least["theirs", kind, next(iter(MODES))]
+def _speed(library: str, precision: torch.dtype) -> float:
+    """GFLOP/s of a product of a ViT-B's size, the best of some."""
+    left, right = (torch.randn(shape, device=DEVICE, dtype=precision) for shape in ((1024, 768), (768, 3072)))
+    with arithmetic.products(library):
+        seconds = min(_seconds(lambda: left @ right) for _ in range(9))
+    return 2 * left.numel() * right.shape[1] / seconds / 1e9
+
+
+def _work(sides: dict[str, Theirs | Ours], kind: str) -> float:
+    """Our multiply-adds as a multiple of theirs."""
+    done = {}
+    for side, one in sides.items():
+        with FlopCounterMode(display=False) as counter:
+            getattr(one, kind)(MODES[next(iter(SHARED))][1])
+        done[side] = counter.get_total_flops()
+    return done["ours"] / done["theirs"]
+
+
+def _table(
+    least: dict[tuple[str, str, str], float], kind: str, work: float, speeds: dict[str, float]
+) -> dict[str, Any]:
+    first = next(iter(MODES))
+    own = least["theirs", kind, first]
     return {
+        "multiply_adds_of_theirs": round(work, 3),
+        "products_alone": {m: round(work * speeds[first] / speeds[m], 3) for m in SHARED},
         "ms_per_image": {f"{s} {m}": round(v, 1) for (s, k, m), v in least.items() if k == kind},
         "ours_of_theirs_alike": {
             m: round(least["ours", kind, m] / least["theirs", kind, m], 3) for m in SHARED

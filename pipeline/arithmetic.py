@@ -5,11 +5,13 @@ taken, if it is exact.  A choice moves last digits, no more.
 """
 
 import contextlib
+import copy
+import logging
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +19,12 @@ from jaxtyping import Float
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from pipeline.params import BadInput
+
 Precision = Literal["auto", "float32", "bfloat16", "float16"]  # auto: bfloat16 where a machine computes in it
 Products = Literal["auto", "stock", "onednn"]  # of float32 matrices on a CPU
 Attention = Literal["auto", "written", "fused"]  # see `attend`
+Compile = Literal["auto"] | bool  # see `compile_layers`
 
 
 class Computing(NamedTuple):
@@ -33,8 +38,10 @@ class Computing(NamedTuple):
 ROUNDING = 1e-5  # of the largest number in a product: float32 stays below 2e-6, bfloat16 is near 1e-3
 FASTER = 1.5  # times, or the choice would hang on the load of the moment
 ROWS, CHANNELS = 1024, 768  # of a ViT-B and some images
-HEADS = (4, 12, 137, 64)  # images, heads, tokens, channels, likewise
+HEADS = {"cpu": (4, 12, 137, 64), "cuda": (64, 12, 137, 64)}  # images, heads, tokens, channels, likewise
 ROUNDS = 9
+
+log = logging.getLogger(__name__)
 
 
 def precision(name: Precision, device: torch.device) -> torch.dtype:
@@ -46,7 +53,9 @@ def precision(name: Precision, device: torch.device) -> torch.dtype:
 
 def computes_in_bfloat16(device: torch.device) -> bool:
     """Whether the machine has instructions for bfloat16, so that it is the faster choice."""
-    return device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def settled(how: Computing, device: torch.device) -> Computing:
@@ -66,38 +75,55 @@ def computing(model: nn.Module, device: torch.device, how: Computing) -> Iterato
         yield
 
 
-# ------------------------------------------------------------------ products of float32 on a CPU
+# ------------------------------------------------------------------ products of float32
 
 
 @contextlib.contextmanager
 def products(name: Products) -> Iterator[None]:
-    """Within it, matrices of float32 are multiplied on a CPU by the library that `name` says."""
+    """Within it, float32 is float32: on a CPU by the library that `name` says, on a GPU without TF32."""
     with _by(library(name)):
         yield
 
 
 def library(name: Products) -> str:
-    """`stock`, what PyTorch ships for it (MKL, slower on CPUs that are not Intel's), or `onednn`."""
+    """`stock`, what PyTorch ships for it (MKL, slower on CPUs that are not Intel's), or `onednn`.
+
+    Raises `BadInput` if oneDNN is asked for, and rounds its products on this machine.
+    """
+    if name == "onednn" and not _onednn_is_exact():
+        raise BadInput(
+            "params.yaml: products = onednn: rounds float32 to bfloat16 on this machine. Set stock or auto."
+        )
     return _fastest_library() if name == "auto" else name
 
 
 @cache
 def _fastest_library() -> str:
-    exact = _rounding("onednn") <= ROUNDING
-    return "onednn" if exact and _onednn_is_faster() > FASTER else "stock"
+    return "onednn" if _onednn_is_exact() and _onednn_is_faster() > FASTER else "stock"
+
+
+@cache
+def _onednn_is_exact() -> bool:
+    return _rounding("onednn") <= ROUNDING
 
 
 @contextlib.contextmanager
 def _by(library: str) -> Iterator[None]:
     # PyTorch hands products to oneDNN where they may be rounded to bfloat16, which oneDNN does only on CPUs
     # with tiles for it (AMX): elsewhere they stay float32, which `_rounding` checks
-    switch = torch.backends.mkldnn.matmul
-    before = switch.fp32_precision
-    switch.fp32_precision = "bf16" if library == "onednn" else "ieee"
+    cpu, cuda = torch.backends.mkldnn.matmul, (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    wanted = {cpu: "bf16" if library == "onednn" else "ieee"} | dict.fromkeys(cuda, "ieee")
+    before = {switch: switch.fp32_precision for switch in wanted}
     try:
+        _set(wanted)
         yield
     finally:
-        switch.fp32_precision = before
+        _set(before)
+
+
+def _set(precisions: dict[Any, str]) -> None:
+    for switch, precision in precisions.items():
+        switch.fp32_precision = precision
 
 
 def _rounding(library: str) -> float:
@@ -141,7 +167,7 @@ def attend(
 
 
 def kernel(name: Attention, device: torch.device, precision: torch.dtype, products: Products = "auto") -> str:
-    """`written` or `fused`: what `attend` shall be, beside such products."""
+    """`written` or `fused`: what `attend` shall be, beside such products; `auto` asks a trial."""
     return _fastest_kernel(device, precision, library(products)) if name == "auto" else name
 
 
@@ -162,12 +188,13 @@ def _fastest_kernel(device: torch.device, precision: torch.dtype, library: str) 
 
 def _attention_error(fused: bool, device: torch.device, precision: torch.dtype) -> float:
     draw = torch.Generator().manual_seed(0)
-    inputs = [torch.randn(HEADS, generator=draw).to(device, precision) for _ in range(3)]
+    inputs = [torch.randn(HEADS["cpu"], generator=draw).to(device, precision) for _ in range(3)]
     return _error(attend(*inputs, fused), attend(*(t.double() for t in inputs), False))
 
 
 def _fused_is_faster(device: torch.device, precision: torch.dtype) -> float:
-    inputs = [torch.ones(HEADS, device=device, dtype=precision, requires_grad=True) for _ in range(3)]
+    shape = HEADS[device.type]
+    inputs = [torch.ones(shape, device=device, dtype=precision, requires_grad=True) for _ in range(3)]
 
     def attending(fused: bool) -> Callable[[], object]:
         return lambda: torch.autograd.grad(attend(*inputs, fused).sum(), inputs)  # forward and back
@@ -179,14 +206,56 @@ def _fused_is_faster(device: torch.device, precision: torch.dtype) -> float:
 
 
 def compile_layers(model: nn.Module) -> None:
-    """Let `torch.compile` make one program of each of a model's ViT layers, at their first use.
+    """Let `torch.compile` make one program of each of a model's layers, at their first use.
 
     That takes half a minute and a C++ compiler.  On a CPU it then saves up to 10 % of a small ViT's time, and
     nothing of a ViT-B's.
     """
     for module in model.modules():
-        if isinstance(module, Block):
+        if any(hasattr(child, "fused_attn") for child in module.children()):
             module.compile()
+
+
+def compiles(name: Compile, model: nn.Module, device: torch.device, precision: torch.dtype) -> bool:
+    """Whether to compile a model's layers; `auto`: on a GPU, if a trial of the first one is faster."""
+    if name != "auto":
+        return name
+    if device.type == "cpu":
+        return False
+    return (
+        times_faster_compiled(next(m for m in model.modules() if isinstance(m, Block)), device, precision) > 1
+    )
+
+
+@cache
+def times_faster_compiled(layer: Block, device: torch.device, precision: torch.dtype) -> float:
+    """How many times as fast a layer learns once it is compiled; 0, and a line in the log, if that fails.
+
+    0 too if what it gives differs by more than the precision's rounding.
+    """
+    plain, compiled = (copy.deepcopy(layer).to(device) for _ in range(2))
+    compiled.compile()
+    images, _, length, _ = HEADS[device.type]
+    draw = torch.Generator().manual_seed(0)
+    tokens = torch.randn(images, length, layer.norm1.normalized_shape[0], generator=draw).to(device)
+    tokens.requires_grad_()
+
+    def learning(network: nn.Module) -> Callable[[], Tensor]:
+        def run() -> Tensor:
+            with torch.autocast(device.type, precision, precision != torch.float32):
+                found = network(tokens)
+            torch.autograd.grad(found.float().square().mean(), [tokens, *network.parameters()])
+            return found.detach().float()
+
+        return run
+
+    try:
+        off = _error(learning(compiled)(), learning(plain)())
+    except Exception as error:  # of whichever compiler is asked
+        log.warning("torch.compile cannot be used here: %s", str(error).split("\n")[0])
+        return 0.0
+    exact = off <= max(ROUNDING, 4 * torch.finfo(precision).eps)
+    return _times_faster(learning(compiled), learning(plain), device) if exact else 0.0
 
 
 # ------------------------------------------------------------------ measured

@@ -59,8 +59,9 @@ class Batch:
     covered: Bool[Tensor, "B H W"] | None = None  # pixels that the obstacle covers
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The batch on another device."""
-        return _each(self, lambda part: part.to(device, non_blocking=True))
+        """The batch on another device; a GPU fetches it by itself, while the next one is made."""
+        pin = torch.device(device).type == "cuda"
+        return _each(self, lambda part: (part.pin_memory() if pin else part).to(device, non_blocking=True))
 
     def take(self, rows: slice) -> "Batch":
         """Some of the images."""

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from pipeline import store
 from pipeline.params import BadInput
 
-PATIENCE = timedelta(days=365)  # of a team whose first process waits for another run; torch's ends in minutes
+PATIENCE = timedelta(days=365)  # while the first process waits for another run; torch's ends in minutes
 
 Device = Literal["auto", "cpu", "cuda"]
 Scope = Literal["batch", "process"]  # the images that meet: the whole batch's, or a process's share
@@ -93,11 +93,10 @@ def launch(wanted: int, module: str, words: Sequence[str], kind: str = "cuda") -
 
 
 @contextmanager
-def joined(here: torch.device | None = None, patience: timedelta | None = None) -> Iterator[None]:
+def joined(here: torch.device | None = None) -> Iterator[None]:
     """Be one of those that torchrun started; alone without it.
 
-    They exchange tensors of the device `here`, else of `device()`, and wait for each other for `patience`,
-    else as long as torch has them wait.
+    They exchange tensors of the device `here`, else of `device()`.
     """
     if not dist.is_torchelastic_launched():
         yield
@@ -106,7 +105,7 @@ def joined(here: torch.device | None = None, patience: timedelta | None = None) 
     here = here or device()
     if here.type == "cuda":
         torch.cuda.set_device(here)
-    dist.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=patience)
+    dist.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=PATIENCE)
     yield
     dist.destroy_process_group()  # not after an error: it may wait for the others, and they for this one
 
@@ -121,7 +120,7 @@ def _end_with(launcher: int) -> None:
 @contextmanager
 def team() -> Iterator[store.Team]:
     """Be one of those that torchrun started to fill the shards of a file; alone without it."""
-    with joined(torch.device("cpu"), PATIENCE):
+    with joined(torch.device("cpu")):
         yield store.Team(number(), count(), from_first)
 
 

@@ -50,6 +50,8 @@ class _Calls(TorchFunctionMode):
         there = any(map(lies_there, given))
         if name in MOVES:
             return _moved(function, name, args, kwargs)
+        if name == "pin_memory":
+            return args[0].clone(memory_format=torch.preserve_format)
         if there and name in ("numpy", "__array__"):
             raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first.")
         strangers = [tuple(value.shape) for value in given if value.ndim and not lies_there(value)]
@@ -131,6 +133,7 @@ def stand_in() -> Iterator[None]:
         "device_count": lambda: 1,
         "current_device": lambda: 0,
         "synchronize": lambda *_: None,
+        "is_bf16_supported": lambda *_, **__: True,
         "max_memory_allocated": lambda *_: 0,
         "get_device_name": lambda *_: "stand-in",
         "get_rng_state": lambda *_: torch.get_rng_state(),

@@ -25,7 +25,9 @@ def settings(preset="recommended", **changes):
 def schedule(preset="recommended", **changes):
     """A schedule for small images in float32, resolved."""
     given = replace(
-        TRAIN, size=SIZE, **{"identities": 2, "images": 2, "precision": "float32", "pad": 2, **changes}
+        TRAIN,
+        size=SIZE,
+        **{"identities": 2, "images": 2, "precision": "float32", "compile": False, "pad": 2, **changes},
     )
     return method.resolve(given, ogfr.PRESETS, preset, "train")
 

@@ -10,6 +10,7 @@ from timm.models.vision_transformer import Block
 from torch import nn
 
 from pipeline import arithmetic
+from pipeline.params import BadInput
 from tests import small
 
 CPU = torch.device("cpu")
@@ -28,9 +29,14 @@ def measured(monkeypatch):
         monkeypatch.setattr(arithmetic, "_onednn_is_faster", lambda: 1 / seconds)
         return arithmetic.library("auto")
 
-    arithmetic._fastest_library.cache_clear()
+    forget()
     yield tell
+    forget()
+
+
+def forget():
     arithmetic._fastest_library.cache_clear()
+    arithmetic._onednn_is_exact.cache_clear()
 
 
 CHOICES = {  # oneDNN's rounding, its seconds where stock takes 1
@@ -43,6 +49,12 @@ CHOICES = {  # oneDNN's rounding, its seconds where stock takes 1
 @pytest.mark.parametrize(("found", "wanted"), CHOICES.items())
 def test_onednn_multiplies_where_it_is_exact_and_clearly_faster(measured, found, wanted):
     assert measured(*found) == wanted
+
+
+def test_a_library_that_rounds_is_refused_by_name(measured):
+    measured(1e-3, 0.1)
+    with pytest.raises(BadInput, match="onednn: rounds float32 to bfloat16"), arithmetic.products("onednn"):
+        pass
 
 
 def test_products_are_as_named_within_and_as_before_after(measured):
@@ -99,7 +111,8 @@ COMPUTED = {
 
 
 @pytest.mark.parametrize("names", COMPUTED)
-def test_a_model_computes_as_it_is_told_and_what_is_global_is_put_back(names):
+def test_a_model_computes_as_it_is_told_and_what_is_global_is_put_back(monkeypatch, names):
+    monkeypatch.setattr(arithmetic, "_onednn_is_exact", lambda: True)
     spy, before = Spy(), torch.backends.mkldnn.matmul.fp32_precision
     with arithmetic.computing(spy, CPU, arithmetic.Computing(*names)):
         assert spy() == COMPUTED[names]
@@ -184,6 +197,17 @@ def test_compiled_layers_give_the_same_features_and_gradients():
         )
         torch.testing.assert_close(*gradients)
     assert compiled._compiled_call_impl is not None
+
+
+def test_compiled_layers_are_timed_against_plain_ones():
+    assert arithmetic.times_faster_compiled(Block(16, 2), CPU, torch.float32) > 0  # exact, and of some speed
+    assert not arithmetic.compiles("auto", Block(16, 2), CPU, torch.float32)
+    assert arithmetic.compiles(True, Block(16, 2), CPU, torch.float32)
+
+
+def test_compiled_layers_that_are_not_exact_are_refused(monkeypatch):
+    monkeypatch.setattr(arithmetic, "_error", lambda found, wanted: 1e-3)
+    assert arithmetic.times_faster_compiled(Block(16, 2), CPU, torch.float32) == 0
 
 
 def test_auto_takes_the_precision_in_which_the_machine_computes(monkeypatch):

@@ -95,7 +95,7 @@ def vit_baseline(preset):
 
 def learnt(make, preset="recommended", **changes):
     """A short training's weights and log."""
-    model, plan = make(preset), small.schedule(preset, epochs=2, **changes)
+    model, plan = make(preset), small.schedule(preset, epochs=2, attention="written", **changes)
     log = training.train(model, small.people(), plan, 1, held_out=small.people(seed=3))
     return model.state_dict(), log
 
@@ -112,18 +112,18 @@ def test_a_method_learns_there_what_it_learns_here(make, preset):
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_learns_there_nearly_the_same(precision):
-    here, _ = learnt(ogfr)
+    here, _ = learnt(ogfr, precision=precision)
     with gpu.stand_in():
         there, log = learnt(ogfr, precision=precision)
     assert np.isfinite(log["loss"]).all() and ("scale_reid" in log) == (precision == "float16")
     norm = lambda weights: torch.cat([w.flatten().float() for w in weights]).norm()  # noqa: E731
     off = norm([there[name] - here[name] for name in here]) / norm(here.values())
-    assert 0 < off < 0.02
+    assert off < 1e-3
 
 
 def test_a_run_that_was_stopped_there_goes_on(tmp_path, there):
     whole, log = learnt(ogfr)
-    plan = small.schedule(epochs=2)
+    plan = small.schedule(epochs=2, attention="written")
 
     class Stopped(training.Saves):
         def step(self, loop, state, best):
@@ -147,6 +147,11 @@ def test_the_kernel_of_attention_is_chosen_by_a_trial_there(there, precision):
     assert arithmetic.kernel("auto", CUDA, precision) in ("written", "fused")
     assert arithmetic.precision("auto", CUDA) == torch.bfloat16
     arithmetic._fastest_kernel.cache_clear()  # nobody else shall believe it
+
+
+def test_layers_that_cannot_be_compiled_there_are_left_as_they_are(there, caplog):
+    assert not arithmetic.compiles("auto", small.model(), CUDA, torch.float32)  # no CUDA to compile for
+    assert "torch.compile cannot be used here" in caplog.text
 
 
 # ------------------------------------------------------------------ seeing
@@ -179,7 +184,8 @@ def test_a_trained_model_sees_pictures_there_as_here(tmp_path, guess):
     with gpu.stand_in():
         found = inference.load(folder, "cuda", batch=3).embed(pictures, guess=guess)
     assert found.parts.device.type == "cpu"
-    assert torch.equal(found.parts, here.parts) and torch.equal(found.visibility, here.visibility)
+    torch.testing.assert_close(found.parts, here.parts, atol=1e-5, rtol=1e-5)  # by another kernel, maybe
+    assert torch.equal(found.visibility, here.visibility)
 
 
 def test_parsers_find_there_what_they_find_here():

@@ -1,6 +1,7 @@
 """Ranking: the distance of Eq. 25, Market-1501's protocol, and scores that can be checked by hand."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from unittest import mock
 
@@ -223,9 +224,20 @@ def test_queries_come_in_blocks_that_fit(monkeypatch):
     who = np.repeat([1, 2, 3, 4], 5)
     query, gallery = embedded(torch.ones(20, 3, 8), who), embedded(torch.ones(90, 3, 8), np.arange(90) % 5)
     task = search.Task(query, gallery, "euclidean", 0, torch.device("cpu"), 1)
-    blocks = {memory: list(search.blocks(task, who, memory)) for memory in (15, 18, 99)}
-    assert [block.start for block in blocks[15]] == [0, *(block.stop for block in blocks[15][:-1])]
-    assert 1 == len(blocks[99]) < len(blocks[18]) < len(blocks[15])
+    blocks = {memory: list(search.blocks(task, who, memory)) for memory in (16, 19, 99)}
+    assert [block.start for block in blocks[16]] == [0, *(block.stop for block in blocks[16][:-1])]
+    assert 1 == len(blocks[99]) < len(blocks[19]) < len(blocks[16])
+
+
+def test_more_workers_than_fit_are_not_asked_for(monkeypatch):
+    monkeypatch.setattr(search, "MB", 2**10)
+    small(monkeypatch)
+    query, gallery = crowd(20, 0), crowd(90, 1)
+    task = search.Task(query, gallery, "euclidean", 5, torch.device("cpu"), 64)
+    hired = {memory: search.fitting(task, memory) for memory in (20, 40, 999)}
+    assert hired[20].workers == 1 < hired[40].workers < 64 == hired[999].workers
+    assert hired[40].fixed < 40 * search.MB < replace(hired[40], workers=64).fixed
+    same(rank(query, gallery, top=5, memory=40, workers=64), rank(query, gallery, top=5, memory=999))
 
 
 def test_too_little_memory_is_refused_with_what_would_do():

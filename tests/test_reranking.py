@@ -1,6 +1,7 @@
 """k-reciprocal re-ranking: the published formula where its matrices fit, and the shortlist."""
 
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from pipeline.ranking import (
     rerank,
     rerank_distances,
     reranking,
+    search,
 )
 
 OPTIONS = Rerank(depth=40, k1=5, k2=3, original=0.3)
@@ -140,6 +142,40 @@ def test_junk_is_nobodys_neighbour():
     np.testing.assert_array_equal(found.ap, wanted.ap)
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 10**6), st.integers(0, 12), st.integers(0, 40), st.integers(1, 9), st.integers(1, 6),
+    st.integers(1, 3),
+)  # fmt: skip
+def test_neighbours_are_those_of_the_matrix_whatever_the_tiles(seed, q, g, tile, k, workers):
+    query, gallery = crowd(q, seed), crowd(g, seed + 1)
+    sizes = mock.patch.dict(comparison.TILE, cpu=tile), mock.patch.dict(comparison.PANEL, cpu=5)
+    units = mock.patch.object(search, "MB", 2**10), mock.patch.object(neighbours, "MB", 2**10)
+    with sizes[0], sizes[1], units[0], units[1]:
+        found = neighbours.neighbours(query, gallery, k, "squared", memory=30, workers=workers)
+    everyone = together(query, gallery)
+    table = distances(everyone, everyone, "squared").numpy()
+    for row, who, near, most in zip(table, found.who, found.distance, found.most, strict=True):
+        nearest = sorted((value, j) for j, value in enumerate(row)) + [(np.inf, -1)] * k
+        assert list(zip(near, who, strict=True)) == nearest[:k]
+        assert most == max((value for value in row if value < np.inf), default=0)
+
+
+def test_the_distance_of_a_pair_is_computed_once(monkeypatch):
+    monkeypatch.setitem(comparison.TILE, "cpu", 4)
+    monkeypatch.setitem(comparison.PANEL, "cpu", 4)
+    compare, pairs = search.compare, []
+
+    def counted(panel, tile, metric, desk):
+        pairs.append(len(panel.visibility) * len(tile.rows))
+        return compare(panel, tile, metric, desk)
+
+    monkeypatch.setattr(search, "compare", counted)
+    neighbours.neighbours(crowd(8, 0), crowd(40, 1), 5, workers=1)
+    panels = 48 // 4
+    assert sum(pairs) == 4 * 4 * panels * (panels + 1) / 2  # twice only within a panel
+
+
 @pytest.mark.parametrize("metric", ["euclidean", "squared", "cosine"])
 def test_pairs_are_as_far_apart_as_in_the_matrix(metric):
     images = crowd(9, 0)
@@ -161,7 +197,8 @@ def test_files_blocks_workers_and_a_stop_change_nothing(tmp_path, monkeypatch):
     same(rerank(query, filed, plain, OPTIONS, "squared"), whole)
     monkeypatch.setitem(comparison.TILE, "cpu", 7)
     monkeypatch.setitem(comparison.PANEL, "cpu", 3)
-    monkeypatch.setattr(neighbours, "MB", 2**10)
+    for module in (search, neighbours):
+        monkeypatch.setattr(module, "MB", 2**10)
     monkeypatch.setattr(reranking, "PAIRS", 3)
     monkeypatch.setattr(reranking, "ROWS", 8)
     same(rerank(query, gallery, plain, OPTIONS, "squared", memory=30, workers=3), whole)

@@ -46,7 +46,7 @@ class Duel(Method):
         self.epochs.append((epoch, sum(len(b.pid) for b in batches())))
 
 
-MEASURED = ["seconds", "images_per_s", "memory"]  # columns of the log that no seed decides
+MEASURED = ["seconds", "waited", "images_per_s", "memory"]  # columns of the log that no seed decides
 PLAN = {"optimiser": "sgd", "lr": 0.1, "decay": 0.0, "warmup": 0.0, "clip": 0.0, "floor": 1.0, "epochs": 2}
 
 
@@ -70,6 +70,25 @@ def test_gradients_are_clipped_per_player():
     duel = Duel()
     loop(duel, clip=1.0).step(small.batch(), 0.0)
     assert duel.a.item() == pytest.approx(0.9)
+
+
+class Sum(Duel):
+    """One player's two numbers, whose gradients are one and the same tensor."""
+
+    def players(self):
+        return {"both": Player([self.a, self.b])}
+
+    def objectives(self, batch):
+        yield Objective("both", {"sum": (self.a + self.b).sum()})
+
+
+@pytest.mark.parametrize(("precision", "clip", "step"), [("float32", 1.0, 0.5**0.5), ("float16", 0.0, 1.0)])
+def test_gradients_that_share_memory_are_scaled_once(precision, clip, step):
+    both = Sum()
+    running = loop(both, precision=precision, clip=clip)
+    running.scalers["both"] = torch.amp.GradScaler("cpu", init_scale=256.0, enabled=precision == "float16")
+    running.step(small.batch(), 0.0)
+    assert both.a.item() == both.b.item() == pytest.approx(1 - 0.1 * step)
 
 
 def test_the_log_has_every_raw_term_the_rate_and_the_methods_figures():
@@ -183,6 +202,17 @@ def test_a_gradient_that_overflows_float16_is_left_out_and_the_scale_halved():
     assert duel.a.item() == 1.0 and running.log[0]["scale_one"] == 2.0**126
 
 
+def test_momentum_begins_at_nothing_where_the_first_gradient_overflows(monkeypatch):
+    monkeypatch.setattr(torch, "empty_like", lambda like: torch.full_like(like, math.nan))  # memory as found
+    duel = Duel()
+    running = loop(duel, precision="float16")
+    running.scalers["one"] = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    running.step(small.batch(), 0.0)
+    running.scalers["one"] = torch.amp.GradScaler("cpu", init_scale=2.0)
+    running.step(small.batch(), 0.0)
+    assert duel.a.item() == pytest.approx(1 - 0.1 * 5)
+
+
 def test_a_gradient_that_overflows_float16_at_any_scale_stops_the_run():
     running = loop(Cliff(), precision="float16")
     running.scalers["reid"] = torch.amp.GradScaler("cpu", init_scale=2.0)
@@ -234,49 +264,69 @@ def test_a_record_is_plain_json_and_tells_all_that_a_run_depends_on():
 # ------------------------------------------------------------------ killed, and gone on with
 
 
-def run(folder, preset, every=0.0):
+def run(folder, preset, every=0.0, precision="float32", held_out=False):
     """Train a tiny model with its state in a folder, and leave its weights and log there."""
     torch.set_num_threads(1)
     torch.manual_seed(99)  # what another process may have drawn before does not matter
     people = small.people()
-    model, plan = small.model(people, preset=preset), small.schedule(preset, epochs=3, lr=1e-3)
-    log = training.train(model, people, plan, 5, saves=training.Saves(folder, every))
+    plan = small.schedule(preset, epochs=3, lr=1e-3, precision=precision)
+    model, judges = small.model(people, preset=preset), small.people(seed=3) if held_out else None
+    log = training.train(model, people, plan, 5, None, judges, training.Saves(folder, every))
     torch.save(model.state_dict(), folder / "end.pt")
     log.drop(columns=MEASURED).to_csv(folder / "end.csv")
 
 
-def in_a_process(folder, preset, until=None, every=0.0):
-    """Call `run` in a process of its own, and kill that when its log has so many lines."""
+def in_a_process(folder, given, until=None, stop=signal.SIGKILL):
+    """Call `run` in a process of its own, and stop that when its log has so many lines."""
     context = multiprocessing.get_context("forkserver")  # no fork of this process, which may have threads
     context.set_forkserver_preload([__name__])
-    child = context.Process(target=run, args=(folder, preset, every))
+    child = context.Process(target=run, args=(folder, *given))
     child.start()
     rows = folder / "log.jsonl"
     while until and child.is_alive() and len(rows.read_text().split("\n") if rows.exists() else []) <= until:
         time.sleep(0.001)
     if until:
-        os.kill(child.pid, signal.SIGKILL)
+        os.kill(child.pid, stop)
     child.join()
     return child.exitcode
 
 
-@pytest.mark.parametrize(("preset", "every"), [("recommended", 0.0), ("paper", 0.3)])
+@pytest.mark.parametrize(
+    ("stop", "given"),
+    [
+        (signal.SIGKILL, ("recommended", 0.0)),
+        (signal.SIGTERM, ("paper", 0.3)),
+        (signal.SIGKILL, ("recommended", 0.0, "bfloat16", True)),
+        (signal.SIGKILL, ("recommended", 0.0, "float16")),
+    ],
+)
 def test_a_run_that_was_killed_again_and_again_ends_with_the_weights_of_one_that_was_not(
-    tmp_path, preset, every
+    tmp_path, stop, given
 ):
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     whole.mkdir()
     torn.mkdir()
-    assert in_a_process(whole, preset) == 0
+    assert in_a_process(whole, given) == 0
     rng = np.random.default_rng()
     for step in sorted(rng.integers(1, 9, 3)):
-        assert in_a_process(torn, preset, step, every) == -signal.SIGKILL
-    assert in_a_process(torn, preset) == 0
+        assert in_a_process(torn, given, step, stop) == -stop
+    assert in_a_process(torn, given) == 0
     ends = [torch.load(folder / "end.pt", weights_only=True) for folder in (whole, torn)]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     assert (whole / "end.csv").read_text() == (torn / "end.csv").read_text()
     lines = [len((folder / "log.jsonl").read_text().splitlines()) for folder in (whole, torn)]
     assert lines[0] == lines[1] >= 9
+
+
+def test_a_log_that_went_further_than_the_state_is_cut_to_it(tmp_path):
+    running, rng = loop(Duel()), np.random.default_rng(0)
+    running.step(small.batch(), 0.0)
+    training.Saves(tmp_path, 0.0).step(running, rng.bit_generator.state, None)
+    one = (tmp_path / "log.jsonl").read_text()
+    (tmp_path / "log.jsonl").write_text(one + one + '{"step": 2, "epo')
+    again = loop(Duel())
+    training.Saves(tmp_path, 0.0).resume(again, rng)
+    assert (tmp_path / "log.jsonl").read_text() == one and again.log == running.log
 
 
 def test_a_damaged_state_is_an_error_that_names_it(tmp_path):

@@ -6,7 +6,7 @@ Unusual here:
   own operations do the same.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ from pipeline.ranking import kernels, products
 from pipeline.ranking.embedded import Embedded, Features, Stored, take
 
 Metric = Literal["euclidean", "squared", "cosine"]
-PANEL, TILE = {"cpu": 1024, "cuda": 2048}, {"cpu": 512, "cuda": 2048}  # queries, gallery images at a time
+PANEL, TILE = {"cpu": 1024, "cuda": 2048}, {"cpu": 512, "cuda": 1024}  # queries, gallery images at a time
 ROWS, COLUMNS = 16, 16  # numbers of them in a product are multiples: each size is prepared anew
 
 
@@ -66,7 +66,7 @@ class Room:
     def __init__(self, gallery: Embedded, most: int):
         parts, channels = gallery.parts.shape[1:]
         self.images = torch.empty(most, parts, channels) if isinstance(gallery.parts, Stored) else None
-        self.parts = _zeros(parts, padded(most, COLUMNS), channels)
+        self.shown = _zeros(parts * padded(most, COLUMNS), channels)
 
 
 def _zeros(*shape: int) -> Tensor:
@@ -75,14 +75,14 @@ def _zeros(*shape: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """One part of those images of a tile that show it."""
+class _Part:
+    """One part of those images of a panel or a tile that show it."""
 
-    columns: Int[Tensor, "w"]
-    features: Float[Tensor, "w_padded D"]  # as they came; rows beyond `columns` mean nothing
-    scale: Float[Tensor, "w"]  # twice the reciprocals of the lengths
-    present: Float[Tensor, "w"]  # squared lengths once scaled, 0 or 1
-    weights: Float[Tensor, "w"]
+    places: Int[Tensor, "n"]  # of the images
+    features: Float[Tensor, "n_padded D"]  # of length 1, times a query's gate; those behind n mean nothing
+    present: Float[Tensor, "n"]  # squared lengths, 0 or 1
+    weights: Float[Tensor, "n"]
+    gate: Float[Tensor, "n D"] | None = None  # squared
 
 
 class Tile:
@@ -92,68 +92,62 @@ class Tile:
     """
 
     def __init__(self, gallery: Embedded, rows: Int[np.ndarray, "w"], device: str | torch.device, room: Room):
-        self.rows, visibility = rows, take(gallery.visibility, rows)
-        _numbers("gallery", rows, visibility)
-        source, places = _within_reach(gallery.parts, rows, room.images)
-        self.parts = []
-        for p in range(source.shape[1]):
-            columns = visibility[:, p].nonzero().flatten()
-            features = room.parts[p, : padded(len(columns), COLUMNS)]
-            torch.index_select(source[:, p], 0, places[columns], out=features[: len(columns)])
-            lengths = features[: len(columns)].norm(dim=1)
-            _numbers("gallery", rows[columns.numpy()], lengths[:, None])
-            present = (lengths > 0).float()
-            shown = columns, features, 2 / (lengths + (1 - present)), present, visibility[columns, p]
-            self.parts.append(_Shown(*(values.to(device) for values in shown)))
-        self.visibility = visibility.to(device)
-
-
-def _within_reach(
-    source: Features, rows: Int[np.ndarray, "taken"], room: Float[Tensor, "most P D"] | None = None
-) -> tuple[Float[Tensor, "N P D"], Int[Tensor, "taken"]]:
-    """Features in memory, and where in them those rows are; from a file, these alone are read."""
-    if isinstance(source, Stored):
-        return take(source, rows, room), torch.arange(len(rows))
-    return source.detach().cpu(), torch.from_numpy(rows)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One part of those queries of a panel that show it."""
-
-    rows: Int[Tensor, "n"]
-    features: Float[Tensor, "n_padded D"]  # of length 1, times the gate if there is one; padded with zeros
-    own: Float[Tensor, "n"]  # squared lengths, 0 or 1
-    weights: Float[Tensor, "n"]
-    gate: Float[Tensor, "n D"] | None  # squared
+        self.rows = rows
+        shown, self.visibility = _shown("gallery", gallery, rows, COLUMNS, room)
+        self.parts = [_on(part, device) for part in shown]
+        self.visibility = self.visibility.to(device)
 
 
 class Panel:
     """Some queries, ready to be compared; a part takes no memory for those that hide it."""
 
     def __init__(self, query: Embedded, rows: Int[np.ndarray, "n"], device: str | torch.device):
-        visibility = take(query.visibility, rows)
-        _numbers("query", rows, visibility)
-        source, places = _within_reach(query.parts, rows)
-        gate = None if query.gate is None else take(query.gate, rows)
-        self.parts = []
-        counts = [padded(count, ROWS) for count in (visibility != 0).sum(0).tolist()]
-        room = _zeros(sum(counts), source.shape[2]).split(counts)
-        for p, unit in enumerate(room):
-            shown = visibility[:, p].nonzero().flatten()
-            some = unit[: len(shown)]
-            torch.index_select(source[:, p], 0, places[shown], out=some)
-            lengths = some.norm(dim=1, keepdim=True)
-            own = (lengths > 0).float()
-            some /= lengths + (1 - own)
-            squared = None
-            if gate is not None:
-                some *= gate[shown, p]
-                squared = gate[shown, p].square().to(device)
-            _numbers("query", rows[shown.numpy()], some)
-            values = (value.to(device) for value in (shown, unit, own[:, 0], visibility[shown, p]))
-            self.parts.append(_Part(*values, squared))
-        self.visibility = visibility.to(device)
+        shown, self.visibility = _shown("query", query, rows, ROWS)
+        if query.gate is not None:
+            gate = take(query.gate, rows)
+            _numbers("query", rows, gate)
+            shown = [_gated(part, gate[part.places, p]) for p, part in enumerate(shown)]
+        self.parts = [_on(part, device) for part in shown]
+        self.visibility = self.visibility.to(device)
+
+
+def _shown(
+    name: str, images: Embedded, rows: Int[np.ndarray, "n"], step: int, room: Room | None = None
+) -> tuple[list[_Part], Float[Tensor, "n P"]]:
+    """The parts that some images show, in `room` if it is given, and all their visibilities."""
+    visibility = take(images.visibility, rows)
+    _numbers(name, rows, visibility)
+    source, places = _within_reach(images.parts, rows, None if room is None else room.images)
+    counts = [padded(count, step) for count in (visibility != 0).sum(0).tolist()]
+    units = _zeros(sum(counts), source.shape[2]) if room is None else room.shown[: sum(counts)]
+    lengths, first = torch.zeros(visibility.shape), np.cumsum([0, *counts[:-1]])
+    kernels.unit(source.numpy(), places, visibility.numpy(), first, units.numpy(), lengths.numpy())
+    _numbers(name, rows, lengths)
+    parts = []
+    for p, features in enumerate(units.split(counts)):
+        some = visibility[:, p].nonzero().flatten()
+        present = (lengths[some, p] > 0).float()
+        parts.append(_Part(some, features, present, visibility[some, p]))
+    return parts, visibility
+
+
+def _gated(part: _Part, gate: Float[Tensor, "n D"]) -> _Part:
+    part.features[: len(gate)] *= gate
+    return replace(part, gate=gate.square())
+
+
+def _on(part: _Part, device: str | torch.device) -> _Part:
+    values = {field.name: getattr(part, field.name) for field in fields(part)}
+    return _Part(**{name: value if value is None else value.to(device) for name, value in values.items()})
+
+
+def _within_reach(
+    source: Features, rows: Int[np.ndarray, "taken"], room: Float[Tensor, "most P D"] | None = None
+) -> tuple[Float[Tensor, "N P D"], Int[np.ndarray, "taken"]]:
+    """Features in memory, and where in them those rows are; from a file, these alone are read."""
+    if isinstance(source, Stored):
+        return take(source, rows, room), np.arange(len(rows))
+    return source.detach().cpu(), rows
 
 
 def _numbers(name: str, rows: Int[np.ndarray, "n"], values: Float[Tensor, "n *rest"]) -> None:
@@ -190,32 +184,32 @@ def _of_shape(room: Float[Tensor, "most"], rows: int, columns: int) -> Float[Ten
     return room[: rows * columns].view(rows, columns)
 
 
-def _fold(total: Tensor, part: _Part, product: Tensor, shown: _Shown, metric: Metric) -> None:
+def _fold(total: Tensor, part: _Part, product: Tensor, shown: _Part, metric: Metric) -> None:
     weights = part.weights / 2 if metric == "cosine" else part.weights
     rooted = metric == "euclidean"
     if total.device.type == "cpu" and part.gate is None:
-        given = (shown.columns, product, shown.scale, part.own, shown.present, weights, shown.weights)
-        kernels.fold(total.numpy(), part.rows.numpy(), *(tensor.numpy() for tensor in given), rooted)
+        given = (part.places, shown.places, product, part.present, shown.present, weights, shown.weights)
+        kernels.fold(total.numpy(), *(tensor.numpy() for tensor in given), rooted)
     else:
-        fold(total, part, product[: len(part.rows), : len(shown.columns)], shown, weights, rooted)
+        fold(total, part, product[: len(part.places), : len(shown.places)], shown, weights, rooted)
 
 
 def fold(
     total: Float[Tensor, "N W"],
     part: _Part,
     product: Float[Tensor, "n w"],
-    shown: _Shown,
+    shown: _Part,
     weights: Float[Tensor, "n"],
     rooted: bool,
 ) -> None:
     """`kernels.fold` in PyTorch, on any device; with a gate, the gallery's lengths are each query's own."""
-    scale, present = shown.scale, shown.present
+    present = shown.present
     if part.gate is not None:
-        lengths = (part.gate @ shown.features[: len(shown.columns)].square().T).sqrt_()
+        lengths = (part.gate @ shown.features[: len(shown.places)].square().T).sqrt_()
         present = (lengths > 0).float()
-        scale = 2 / (lengths + (1 - present))
-    square = (part.own[:, None] + present - product * scale).clamp_(min=0)
+        product = product / (lengths + (1 - present))
+    square = (part.present[:, None] + present - 2 * product).clamp_(min=0)
     distance = square.sqrt_() if rooted else square
-    spread = total.new_zeros(len(part.rows), total.shape[1])
-    spread[:, shown.columns] = distance.mul_(weights[:, None]).mul_(shown.weights)
-    total.index_add_(0, part.rows, spread)
+    spread = total.new_zeros(len(part.places), total.shape[1])
+    spread[:, shown.places] = distance.mul_(weights[:, None]).mul_(shown.weights)
+    total.index_add_(0, part.places, spread)

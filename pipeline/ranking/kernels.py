@@ -12,22 +12,46 @@ FAR = np.float32(np.inf)
 OUT = np.float32(np.nan)  # nearer than nothing and equal to nothing: an image that does not count
 
 compiled = njit(nogil=True, error_model="numpy", cache=True)
+summing = njit(nogil=True, error_model="numpy", cache=True, fastmath={"reassoc"})  # sums in any order
+
+
+@summing
+@no_type_check
+def unit(source, places, seen, first, units, lengths):
+    """Copy the parts that images show, scaled to length 1; what has no length stays zero.
+
+    Those of part p stand from units[first[p]] on, in the order of `places`, which are rows of the source.
+    """
+    behind = first.copy()
+    for i in range(len(places)):
+        for p in range(len(first)):
+            if seen[i, p] != 0:
+                part, square = source[places[i], p], np.float32(0)
+                for c in range(len(part)):
+                    square += part[c] * part[c]
+                length = np.sqrt(square)
+                scale = np.float32(1) / length if length > 0 else np.float32(0)
+                scaled = units[behind[p]]
+                for c in range(len(part)):
+                    scaled[c] = part[c] * scale
+                lengths[i, p] = length
+                behind[p] += 1
 
 
 @compiled
 @no_type_check
-def fold(total, rows, columns, product, scale, own, other, mine, theirs, rooted):
+def fold(total, rows, columns, product, own, other, mine, theirs, rooted):
     """Add a part's weighted distances to the rows and columns that show it; the product is overwritten.
 
-    |q - g|^2 = |q|^2 + |g|^2 - 2 q g; `own` (n) and `other` (w) are the squares, 0 or 1, `scale` (w) is
-    twice the reciprocal of the gallery's lengths; `mine` (n) and `theirs` (w) are the visibilities.
+    |q - g|^2 = |q|^2 + |g|^2 - 2 q g; `own` (n) and `other` (w) are the squares, 0 or 1; `mine` (n) and
+    `theirs` (w) are the visibilities.
     """
     whole = len(columns) == total.shape[1]
     for r in range(len(rows)):
         sums, row = total[rows[r]], product[r]
         square, weight = own[r], mine[r]
         for c in range(len(columns)):
-            value = square + other[c] - row[c] * scale[c]
+            value = square + other[c] - np.float32(2) * row[c]
             value = value if value > 0 else np.float32(0)
             row[c] = weight * theirs[c] * (np.sqrt(value) if rooted else value)
         if whole:  # without indices, so that it runs in the processor's wide registers

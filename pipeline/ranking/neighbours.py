@@ -1,9 +1,13 @@
-"""The nearest images of every image, queries and gallery together: what re-ranking starts from."""
+"""The nearest images of every image, queries and gallery together: what re-ranking starts from.
 
+All are numbered, queries first; a block of them is compared with itself and what comes behind it, and each
+distance is told to both images.
+"""
+
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from math import isqrt
 from pathlib import Path
 from threading import Lock
 
@@ -18,17 +22,32 @@ from pipeline.ranking import kernels, products, resume
 from pipeline.ranking.comparison import Metric, Panel
 from pipeline.ranking.embedded import Embedded
 from pipeline.ranking.protocol import empty
-from pipeline.ranking.resume import Notes
-from pipeline.ranking.search import MB, Task, refuse, spans, sweep
+from pipeline.ranking.search import MB, Task, fitting, refuse, spans, sweep
 
 
 @dataclass
 class Neighbours:
     """The k nearest of N images, themselves among them, and how far the farthest is."""
 
-    who: Int[np.ndarray, "N k"]  # by position, equal ones in this order; -1 where there are no more
+    who: Int[np.ndarray, "N k"]  # by number, equal ones in this order; -1 where there are no more
     distance: Float32[np.ndarray, "N k"]
     most: Float32[np.ndarray, "N"]  # greatest finite distance
+    done: int = 0  # images that have been compared with all others
+
+    @classmethod
+    def none(cls, images: int, k: int) -> "Neighbours":
+        """Before anything is compared."""
+        distance, who = empty(images, k)
+        return cls(who, distance, np.zeros(images, np.float32))
+
+    def hear(self, rows: slice, columns: slice, distances: Float32[np.ndarray, "n w"]) -> None:
+        """Take in the distances of images to other images, for both; they are lost."""
+        kernels.nearest(distances, _numbers(columns), self.distance[rows], self.who[rows])
+        kernels.farthest(distances, self.most[rows])
+
+
+def _numbers(images: slice) -> Int[np.ndarray, "n"]:
+    return np.arange(images.start, images.stop)
 
 
 def neighbours(
@@ -44,64 +63,102 @@ def neighbours(
 ) -> Neighbours:
     """The neighbours of all queries, then of all gallery images that are no junk, numbered in this order.
 
-    `memory`, `workers`, `title` and `notes` are those of `rank`.  Raises `BadInput` for gated features, as
-    there a distance depends on which of two images asks.
+    `workers`, `title` and `notes` are those of `rank`; `memory` bounds what is held beside the neighbours.
+    Raises `BadInput` for gated features, as there a distance depends on which of two images asks.
     """
     if query.gate is not None or gallery.gate is not None:
         raise BadInput("gated features: nearest neighbours are not mutual. Set evaluate.rerank.depth to 0.")
     sides = replace(query, pid=np.zeros_like(query.pid)), gallery  # no query is junk
-    tasks = [Task(side, side, metric, k, torch.device(device), workers or store.cores()) for side in sides]
-    total = sum(len(task.kept) for task in tasks)
+    given = metric, k, torch.device(device), workers or store.cores()
+    tasks = [
+        [fitting(Task(one, other, *given), memory) for other in sides[n:]] for n, one in enumerate(sides)
+    ]
     with (
         resume.product(notes, query.parts.shape[2], device) as product,
-        products.threads(tasks[0].workers) as pool,
-        store.progress(total=total**2, desc=title, unit="pair", unit_scale=True, disable=not title) as bar,
+        products.threads(max(task.workers for row in tasks for task in row)) as pool,
     ):
-        found = [
-            _block(one, rows, sides, pool, bar, Notes(notes, f"{product}-near-{side}-{rows[0]}"))
-            for side, one in enumerate(tasks)
-            for rows in _blocks(one, memory)
-        ]
-    names = ("who", "distance", "most")
-    return Neighbours(*(np.concatenate([getattr(some, name) for some in found]) for name in names))
-
-
-def _blocks(task: Task, memory: int) -> list[Int[np.ndarray, "n"]]:
-    each = task.image + 16 * task.top
-    room = memory * MB - task.fixed
-    if room < each:
-        refuse(memory, task.fixed + each)
-    return [task.kept[a : a + room // each] for a in range(0, len(task.kept), room // each)]
-
-
-def _block(
-    one: Task,
-    rows: Int[np.ndarray, "n"],
-    sides: tuple[Embedded, Embedded],
-    pool: ThreadPoolExecutor,
-    bar: tqdm,
-    notes: Notes,
-) -> Neighbours:
-    """The neighbours of some images of one side, in both."""
-    cuts = spans(len(rows), one.panel)
-    found = notes.read(Neighbours)
-    if found is not None:
-        bar.update(len(rows) * isqrt(bar.total))
-        return found
-    panels = [Panel(one.query, rows[cut], one.device) for cut in cuts]
-    locks = [Lock() for _ in cuts]
-    best, who = empty(len(rows), one.top)
-    found, before = Neighbours(who, best, np.zeros(len(rows), np.float32)), 0
-
-    def use(before: int, number: int, start: int, distances: np.ndarray, images: np.ndarray) -> None:
-        cut = cuts[number]
-        with locks[number]:
-            kernels.nearest(distances, before + images, found.distance[cut], found.who[cut])
-            kernels.farthest(distances, found.most[cut])
-
-    for side in sides:
-        task = replace(one, gallery=side)
-        sweep(task, panels, np.arange(len(task.kept)), partial(use, before), pool, bar)
-        before += len(task.kept)
-    notes.write(found)
+        page = resume.Notes(notes, f"{product}-near")
+        found = page.read(Neighbours) or Neighbours.none(sum(len(task.kept) for task in tasks[0]), k)
+        left = list(_blocks(tasks, found.done, memory))
+        total = sum(block.pairs for block in left)
+        with store.progress(total=total, desc=title, unit="pair", unit_scale=True, disable=not title) as bar:
+            for block in left:
+                block.compare(found, pool, bar)
+                found.done = block.stop
+                page.write(found)
     return found
+
+
+def _blocks(tasks: list[list[Task]], done: int, memory: int) -> Iterator["_Block"]:
+    """As many images at a time as fit, from number `done` on; raises `BadInput` if not even one does."""
+    before = 0
+    for row in tasks:
+        images, each, fixed = len(row[0].kept), row[0].image, max(task.fixed for task in row)
+        most = (memory * MB - fixed) // each
+        if most < 1:
+            refuse(memory, fixed + each)
+        for start in range(max(done - before, 0), images, most):
+            yield _Block(row, before, slice(start, min(start + most, images)))
+        before += images
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Images that are compared together."""
+
+    tasks: list[Task]  # with their own side for a gallery, then with the one behind it
+    before: int  # images of sides before theirs
+    some: slice  # of their side's images
+
+    @property
+    def stop(self) -> int:
+        """The number of the first image behind them."""
+        return self.before + self.some.stop
+
+    @property
+    def cuts(self) -> list[slice]:
+        """Their panels."""
+        return spans(self.some.stop - self.some.start, self.tasks[0].panel)
+
+    @property
+    def pairs(self) -> int:
+        """Pairs that pass by."""
+        own, *others = self.tasks
+        behind = sum(len(task.kept) for task in others)
+        return sum(
+            (cut.stop - cut.start)
+            * (len(own.kept) - self.some.start - cut.start // own.tile * own.tile + behind)
+            for cut in self.cuts
+        )
+
+    def compare(self, found: Neighbours, pool: ThreadPoolExecutor, bar: tqdm) -> None:
+        """Compare each with those of the block that are not before it, and with all behind the block."""
+        own = self.tasks[0]
+        rows, cuts, lock = own.kept[self.some], self.cuts, Lock()
+        panels = [Panel(own.query, rows[cut], own.device) for cut in cuts]
+        first, before = self.before + self.some.start, self.before
+
+        def tell(before: int, number: int, start: int, distances: np.ndarray, images: np.ndarray) -> None:
+            cut, columns = cuts[number], slice(before + images[0], before + images[-1] + 1)
+            _tell(found, slice(first + cut.start, first + cut.stop), columns, distances, lock)
+
+        for task in self.tasks:
+            mine = task is own
+            images = np.arange(self.some.start if mine else 0, len(task.kept))
+            since = [cut.start if mine else 0 for cut in cuts]
+            passing = replace(task)  # a twin, so that its rooms go with it
+            sweep(passing, panels, images, partial(tell, before), pool, bar, since)
+            before += len(task.kept)
+
+
+def _tell(
+    found: Neighbours, rows: slice, columns: slice, distances: Float32[np.ndarray, "n w"], lock: Lock
+) -> None:
+    """Tell each pair to both images, if the first is not behind the second."""
+    if columns.start < rows.stop:  # these images among themselves
+        distances[_numbers(rows)[:, None] > _numbers(columns)] = kernels.OUT
+    turned = distances.T.copy()
+    turned[_numbers(columns)[:, None] == _numbers(rows)] = kernels.OUT  # one's own was told
+    with lock:
+        found.hear(rows, columns, distances)
+        found.hear(columns, rows, turned)

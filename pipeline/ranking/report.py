@@ -118,19 +118,19 @@ def groups(index: pd.DataFrame, labels: Rows, truth: Rows, threshold: float) -> 
     """Group the queries by the truth if there is one, else by the cached labels."""
     row = np.flatnonzero(index["split"] == "query")
     names = labels.attrs["parts"]
-    if truth.attrs["truth"]:
+    known = bool(truth.attrs["truth"])
+    copies = not known and "occluder" in truth
+    if known:
         merged = parts.COARSE[len(names)].values()
         seen = truth["visible"][:][row]
         counts = np.stack([seen[:, np.array(fine) - 1].sum(1) for fine in merged], 1)
         hidden = occlusion.hidden(torch.from_numpy(counts), threshold, strict=True)
-        occluded, source = truth["occluder"][:][row] > 0, f"truth, parts below {threshold:g} pixels"
+        source = f"truth, parts below {threshold:g} pixels"
     else:
         hidden = torch.from_numpy(labels["occluded"][:][row])
-        occluded, source = hidden.bool().any(1).numpy(), "cached labels"
-        if "occluder" in truth:
-            occluded, source = truth["occluder"][:][row] > 0, f"{source}; occluded are those pasted upon"
-    copies = not truth.attrs["truth"] and "occluder" in truth
-    return Groups(row, occluded, occlusion.pattern(hidden).numpy(), names, source, copies)
+        source = "cached labels" + ("; occluded are those pasted upon" if copies else "")
+    covered = truth["occluder"][:][row] if known or copies else hidden.numpy().any(1)
+    return Groups(row, covered > 0, occlusion.pattern(hidden).numpy(), names, source, copies)
 
 
 def metrics(

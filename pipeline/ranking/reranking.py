@@ -27,11 +27,11 @@ from pydantic.dataclasses import dataclass as parameters
 from torch import Tensor
 
 from pipeline.params import STRICT, BadInput
-from pipeline.ranking import kernels, reciprocal
+from pipeline.ranking import reciprocal
 from pipeline.ranking.comparison import Metric
 from pipeline.ranking.embedded import Embedded, take
 from pipeline.ranking.neighbours import Neighbours, neighbours
-from pipeline.ranking.protocol import Lists, Ranking, empty, judge
+from pipeline.ranking.protocol import Lists, Ranking, judge
 
 ROWS, PAIRS = 1024, 256  # images described, and pairs compared, at a time
 
@@ -99,14 +99,11 @@ def rerank_distances(
     queries, images = query_gallery.shape
     _long_enough(ranking, min(options.depth, images))
     halves = (query_query, query_gallery), (query_gallery.T, gallery_gallery)
-    best, who = empty(queries + images, max(options.k1 + 1, options.k2))
-    found = Neighbours(who, best, np.zeros(queries + images, np.float32))
+    found = Neighbours.none(queries + images, max(options.k1 + 1, options.k2))
     for start, (left, right) in zip((0, queries), halves, strict=True):
         for a in range(0, len(left), ROWS):
             table = np.concatenate([left[a : a + ROWS], right[a : a + ROWS]], 1)
-            rows = slice(start + a, start + a + len(table))
-            kernels.nearest(table, np.arange(table.shape[1]), best[rows], who[rows])
-            kernels.farthest(table, found.most[rows])
+            found.hear(slice(start + a, start + a + len(table)), slice(0, queries + images), table)
 
     def pairs(one: Int[np.ndarray, "n"], other: Int[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
         values = np.empty(len(one), np.float32)

@@ -29,7 +29,7 @@ def product(folder: Path | None, width: int, device: str | torch.device) -> Iter
 
 
 class Notes:
-    """A page in a folder for one block of queries; without a folder, nothing is noted."""
+    """A page in a folder; without a folder, nothing is noted."""
 
     def __init__(self, folder: Path | None, name: str):
         self.path = None if folder is None else folder / f"{name}.npz"

@@ -13,7 +13,7 @@ Distances are compared as they were computed, so that no match is ranked by anot
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
@@ -45,7 +45,6 @@ from pipeline.ranking.comparison import (
 )
 from pipeline.ranking.embedded import Embedded, Stored
 from pipeline.ranking.protocol import Cast, Ranking, Rule, empty, judge, strike
-from pipeline.ranking.resume import Notes
 
 MB = 2**20
 
@@ -67,13 +66,14 @@ def rank(
     Left out of the gallery: junk (pid below 0), and for each query the images of its person by its own
     camera, if that is known.  Equal distances keep the gallery's order.  `memory` bounds in MB what is held
     beside features that are in memory already; `top` asks for so many nearest images; `workers` threads
-    compute, one a core if 0.  With a `title`, progress is shown; with a folder for `notes`, a run that was
-    stopped goes on there.  Raises `BadInput` for features that are no numbers and for too little memory.
+    compute, one a core if 0, fewer if they do not fit.  With a `title`, progress is shown; with a folder for
+    `notes`, a run that was stopped goes on there.  Raises `BadInput` for features that are no numbers and for
+    too little memory.
     """
     compatible(query, gallery)
-    task = Task(query, gallery, metric, top, torch.device(device), workers or store.cores())
+    task = fitting(Task(query, gallery, metric, top, torch.device(device), workers or store.cores()), memory)
     order = np.argsort(query.pid, kind="stable")
-    pieces = [order[some] for some in blocks(task, query.pid[order], memory)]
+    pieces = list(blocks(task, query.pid[order], memory))
     total = len(query) * len(task.kept)
     with (
         resume.product(notes, query.parts.shape[2], device) as product,
@@ -81,8 +81,10 @@ def rank(
         store.progress(total=total, desc=title, unit="pair", unit_scale=True, disable=not title) as bar,
     ):
         found = [
-            _Block(task, rows, pool, bar).answer(Notes(notes, f"{product}-{number}"))
-            for number, rows in enumerate(pieces)
+            _Block(task, order[some], pool, bar).answer(
+                resume.Notes(notes, f"{product}-{some.start}-{some.stop}")
+            )
+            for some in pieces
         ]
     return _ranking(task, order, found, rule)
 
@@ -158,9 +160,16 @@ class Task:
         wide, gated = padded(self.tile, COLUMNS), self.query.gate is not None
         read = (self.ahead + 1 + isinstance(self.gallery.parts, Stored)) * wide
         drawn = (isinstance(self.query.parts, Stored) + 2 * gated) * self.panel
-        tables = 2 if self.device.type == "cpu" and not gated else 8
+        tables = 4 if self.device.type == "cpu" and not gated else 8
         desks = self.workers * tables * 4 * padded(self.panel, ROWS) * wide
         return (read + drawn) * 4 * parts * (channels + 4) + desks + 40 * len(self.kept)
+
+
+def fitting(task: Task, memory: int) -> Task:
+    """With as many of the workers as leave room for a panel of queries, or with one."""
+    while task.workers > 1 and task.fixed + task.panel * task.image > memory * MB:
+        task = replace(task, workers=task.workers - 1)
+    return task
 
 
 def spans(queries: int, most: int) -> list[slice]:
@@ -218,7 +227,7 @@ class _Block:
         self.spans = spans(len(rows), task.panel)
         self.locks = [Lock() for _ in self.spans]
 
-    def answer(self, notes: Notes) -> Answer:
+    def answer(self, notes: resume.Notes) -> Answer:
         """Both passes; where the notes end, the second goes on."""
         found = notes.read(Answer)
         if found is not None:
@@ -284,12 +293,12 @@ def sweep(
     use: Callable[[int, int, np.ndarray, np.ndarray], None],
     pool: ThreadPoolExecutor,
     bar: tqdm,
+    since: list[int] | None = None,
 ) -> None:
-    """Let images pass by all panels, a tile at a time.
+    """Let images pass by all panels, a tile at a time; by a panel, those from place `since` on, if given.
 
     What is used: number of the panel, place of the tile's first image, distances (lost afterwards), images.
     """
-    queries = sum(len(panel.visibility) for panel in panels)
 
     def work(number: int, tile: Tile, start: int, some: np.ndarray) -> None:
         desk = task.desks.get()
@@ -299,17 +308,19 @@ def sweep(
             task.desks.put(desk)
 
     def finish() -> None:
-        futures, count = waiting.popleft()
+        futures, pairs = waiting.popleft()
         for future in futures:
             future.result()
-        bar.update(queries * count)
+        bar.update(pairs)
 
     waiting: deque[tuple[list[Future], int]] = deque()
     for start in range(0, len(images), task.tile):
         some = images[start : start + task.tile]
         room = task.rooms[start // task.tile % task.ahead]
         tile = Tile(task.gallery, task.kept[some], task.device, room)
-        waiting.append(([pool.submit(work, n, tile, start, some) for n in range(len(panels))], len(some)))
+        passed = [n for n in range(len(panels)) if since is None or since[n] < start + len(some)]
+        pairs = len(some) * sum(len(panels[n].visibility) for n in passed)
+        waiting.append(([pool.submit(work, n, tile, start, some) for n in passed], pairs))
         del tile
         if len(waiting) == task.ahead:
             finish()

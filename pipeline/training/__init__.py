@@ -10,10 +10,11 @@ with the weights of a run that was not.
 
 import hashlib
 import platform
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,7 @@ from pipeline.training.loop import Loop
 from pipeline.training.schedule import Schedule
 from pipeline.training.state import Best, Saves
 
+T = TypeVar("T")
 LIBRARIES = ("torch", "timm", "numpy", "safetensors", "opencv-python-headless", "pillow")
 
 
@@ -45,11 +47,11 @@ def record(method: Method, schedule: Schedule, seed: int, data: dict[str, str]) 
     versions = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
     return {
         "train": asdict(schedule), "seed": seed, "start": digest(method), "data": data,
-        "versions": versions, "machine": machine(), "computed": computed(schedule),
+        "versions": versions, "machine": machine(), "computed": computed(method, schedule),
     }  # fmt: skip
 
 
-def computed(schedule: Schedule) -> dict[str, str]:
+def computed(method: Method, schedule: Schedule) -> dict[str, str]:
     """What `auto` stands for on this machine."""
     device = processes.device()
     precision = arithmetic.precision(schedule.precision, device)
@@ -57,6 +59,7 @@ def computed(schedule: Schedule) -> dict[str, str]:
         "precision": str(precision).removeprefix("torch."),
         "products": arithmetic.library(schedule.products),
         "attention": arithmetic.kernel(schedule.attention, device, precision, schedule.products),
+        "compiled": str(arithmetic.compiles(schedule.compile, method, device, precision)).lower(),
     }
 
 
@@ -120,13 +123,13 @@ def train(
     images, done = schedule.identities * schedule.images, len(loop.log)
     total, silent = sum(map(len, epochs)) * images, processes.number() > 0
     steps = _from(epochs, done)
-    drawn = batches.ahead(_drawn(pictures, [rows for *_, rows in steps], schedule, device, rng))
-    products = arithmetic.products(schedule.products)
+    drawn = _timed(batches.ahead(_drawn(pictures, [rows for *_, rows in steps], schedule, device, rng)))
+    products = arithmetic.products(processes.from_first(arithmetic.library(schedule.products)))
     with products, progress(total=total, initial=done * images, desc="train", disable=silent) as bar:
-        for (epoch, step, rows), (batch, state) in zip(steps, drawn, strict=True):
+        for (epoch, step, rows), ((batch, state), waited) in zip(steps, drawn, strict=True):
             if step == 0:
                 _begin_epoch(loop, pictures, epoch, images)
-            loop.step(batch, epoch + step / len(epochs[epoch]), [names[i] for i in rows])
+            loop.step(batch, epoch + step / len(epochs[epoch]), [names[i] for i in rows], waited)
             if held_out is not None and step == len(epochs[epoch]) - 1:
                 best = _better(best, loop, held_out, epoch, images)
             if saves:
@@ -160,17 +163,27 @@ def _drawn(
         yield batch.take(processes.share(len(rows))).to(device), rng.bit_generator.state
 
 
+def _timed(made: Iterator[T]) -> Iterator[tuple[T, float]]:
+    """Each, and the seconds that it was waited for."""
+    began = time.perf_counter()
+    for one in made:
+        yield one, time.perf_counter() - began
+        began = time.perf_counter()
+
+
 def _begin_epoch(loop: Loop, pictures: Pictures, epoch: int, images: int) -> None:
     processes.agree_on_weights(loop.method)
     loop.method.eval()
-    loop.method.begin_epoch(
-        epoch, lambda: (b.to(loop.device) for b in batches.plain_batches(pictures, images))
-    )
+    with loop.cast():
+        loop.method.begin_epoch(
+            epoch, lambda: (b.to(loop.device) for b in batches.plain_batches(pictures, images))
+        )
     loop.method.train()
 
 
 def _better(best: Best | None, loop: Loop, held_out: Pictures, epoch: int, images: int) -> Best:
-    score = selection.score(loop.method, held_out, images, loop.device)
+    with loop.cast():
+        score = selection.score(loop.method, held_out, images, loop.device)
     loop.log[-1]["held_out_mAP"] = 100 * score
     if best and best.score >= score:
         return best

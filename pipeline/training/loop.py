@@ -24,8 +24,8 @@ class Loop:
         self.method, self.schedule, self.device = method, schedule, device
         self.precision = arithmetic.precision(schedule.precision, device)
         kernel = arithmetic.kernel(schedule.attention, device, self.precision, schedule.products)
-        arithmetic.attend_by(method, kernel)
-        if schedule.compile:
+        arithmetic.attend_by(method, processes.from_first(kernel))
+        if processes.from_first(arithmetic.compiles(schedule.compile, method, device, self.precision)):
             arithmetic.compile_layers(method)
         self.players = method.players()
         self.optimisers = {name: _optimiser(p, schedule) for name, p in self.players.items()}
@@ -38,10 +38,10 @@ class Loop:
             processes.share_statistics(method)
         self.clock = time.perf_counter()
 
-    def step(self, batch: Batch, progress: float, names: Sequence[str] = ()) -> None:
+    def step(self, batch: Batch, progress: float, names: Sequence[str] = (), waited: float = 0.0) -> None:
         """One batch, or this process's share of it: an optimiser step at each objective.
 
-        `progress` is in epochs.
+        `progress` is in epochs; `waited` are the seconds that the batch was waited for.
 
         Raises `BadInput` that names the term, the step and `names`, the batch's images, if a loss or a
         gradient is no number; the weights stay as they were.
@@ -57,7 +57,8 @@ class Loop:
                 "step": len(self.log),
                 "epoch": round(progress, 4),
                 "lr": self.schedule.lr * share,
-                "seconds": round(self.clock - began, 4),  # since the step before: with the batch's making
+                "seconds": round(self.clock - began, 4),  # since the step before
+                "waited": round(waited, 4),
                 "images_per_s": round(processes.count() * len(batch.pid) / (self.clock - began), 1),
                 "memory": memory(self.device),
                 "loss": self.loss,
@@ -65,31 +66,33 @@ class Loop:
             }
         )
 
-    def _next(self, objectives: Iterator[Objective]) -> Objective | None:
-        # autocast around the method's code alone: the step belongs to full precision
+    def cast(self) -> torch.autocast:
+        """The precision of the method's code; the step itself is taken in float32."""
         half = self.precision != torch.float32
-        cast = torch.autocast(self.device.type, self.precision if half else None, half)
-        with cast, processes.mined(self.schedule.mining):
+        return torch.autocast(self.device.type, self.precision if half else None, half)
+
+    def _next(self, objectives: Iterator[Objective]) -> Objective | None:
+        with self.cast(), processes.mined(self.schedule.mining):
             return next(objectives, None)
 
     def _take(self, objective: Objective, share: float, names: Sequence[str]) -> Row:
-        loss = objective.loss
-        values = _values({**objective.terms, **objective.noted, "": loss})
-        for name in objective.terms:
-            if not math.isfinite(values[name]):
-                raise self._fault(f"the loss '{name}' of '{objective.player}' is {values[name]}", names)
         optimiser, player = self.optimisers[objective.player], self.players[objective.player]
-        scaler = self.scalers[objective.player]
+        scaler, loss, length = self.scalers[objective.player], objective.loss, f"norm_{objective.player}"
+        for p in player.parameters:
+            p.grad = None
         # of the player's own parameters: an objective cannot move anybody else's
-        gradients = torch.autograd.grad(scaler.scale(loss), player.parameters, allow_unused=True)
-        gradients = processes.mean_gradients(gradients, player.parameters)
+        scaler.scale(loss).backward(inputs=player.parameters)
+        gradients = processes.mean_gradients([p.grad for p in player.parameters], player.parameters)
         for p, g in zip(player.parameters, gradients, strict=True):
             p.grad = g
         scaler.unscale_(optimiser)
         norm = nn.utils.get_total_norm([p.grad for p in player.parameters if p.grad is not None])
-        length = float(norm)
-        if not scaler.is_enabled() and not math.isfinite(length):
-            raise self._fault(f"the gradient of '{objective.player}' has the norm {length}", names)
+        values = _values({**objective.terms, **objective.noted, length: norm, "": loss})
+        for name in objective.terms:
+            if not math.isfinite(values[name]):
+                raise self._fault(f"the loss '{name}' of '{objective.player}' is {values[name]}", names)
+        if not scaler.is_enabled() and not math.isfinite(values[length]):
+            raise self._fault(f"the gradient of '{objective.player}' has the norm {values[length]}", names)
         if self.schedule.clip:
             nn.utils.clip_grads_with_norm_(player.parameters, self.schedule.clip, norm)
         for group in optimiser.param_groups:
@@ -101,7 +104,7 @@ class Loop:
             if scaler.get_scale() < 1:
                 raise self._fault(f"the gradient of '{objective.player}' overflows float16", names)
         self.loss += values.pop("")
-        return {**values, f"norm_{objective.player}": length}
+        return values
 
     def _fault(self, what: str, names: Sequence[str]) -> BadInput:
         return BadInput(

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from pipeline.arithmetic import Attention, Precision, Products
+from pipeline.arithmetic import Attention, Compile, Precision, Products
 from pipeline.obstacles import Obstacles
 from pipeline.params import STRICT
 from pipeline.processes import Scope
@@ -30,7 +30,7 @@ class Schedule:
     precision: Precision
     products: Products
     attention: Attention
-    compile: bool  # each layer of the ViT as one program: see `arithmetic.compile_layers`
+    compile: Compile  # each layer as one program: see `arithmetic.compile_layers`
     processes: int = Field(ge=1)  # that share each batch, on this machine; under torchrun its number counts
     mining: Scope  # where a triplet loss seeks: the batch, or a process's share of it
     statistics: Scope  # what a batch norm normalises by, likewise

@@ -9,6 +9,7 @@ import os
 import pickle
 import time
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,16 @@ class Saves:
         processes.agree("the steps that were saved", len(held["log"]) if held else 0)
         loop.log[:] = held["log"] if held else []
         if processes.number() == 0:
-            self.rows.write_text("".join(json.dumps(row) + "\n" for row in loop.log))
+            self._cut(len(loop.log))
         if held is None:
             return None
         _restore(held, loop, rng)
         return Best(**held["best"]) if held["best"] else None
+
+    def _cut(self, steps: int) -> None:
+        with open(self.rows, "ab+") as file:  # never shorter than that, should this be killed too
+            file.seek(0)
+            file.truncate(sum(map(len, islice(file, steps))))
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -81,7 +87,7 @@ class Saves:
 
     def write(self, loop: Loop, drawn: dict[str, Any], best: Best | None) -> None:
         """Replace the state by the one after the last step of the log."""
-        with open(self.rows, "a") as file:
+        with store.room(self.rows), open(self.rows, "a") as file:
             os.fsync(file.fileno())  # the log must reach as far as the state does
         with store.replace(self.state) as beside, store.Output(beside, "w") as file:
             torch.save(_state(loop, drawn, best), file)
