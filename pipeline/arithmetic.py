@@ -37,6 +37,7 @@ class Computing(NamedTuple):
 
 ROUNDING = 1e-5  # of the largest number in a product: float32 stays below 2e-6, bfloat16 is near 1e-3
 FASTER = 1.5  # times, or the choice would hang on the load of the moment
+WORTH = 1.1  # times, for half a minute of compiling
 ROWS, CHANNELS = 1024, 768  # of a ViT-B and some images
 HEADS = {"cpu": (4, 12, 137, 64), "cuda": (64, 12, 137, 64)}  # images, heads, tokens, channels, likewise
 ROUNDS = 9
@@ -60,18 +61,18 @@ def computes_in_bfloat16(device: torch.device) -> bool:
 
 def settled(how: Computing, device: torch.device) -> Computing:
     """The same, with what each `auto` stands for on a device."""
-    number = precision(how.precision, device)
-    name = str(number).removeprefix("torch.")
-    return Computing(name, library(how.products), kernel(how.attention, device, number, how.products))
+    dtype = precision(how.precision, device)
+    name = str(dtype).removeprefix("torch.")
+    return Computing(name, library(how.products), kernel(how.attention, device, dtype, how.products))
 
 
 @contextlib.contextmanager
 def computing(model: nn.Module, device: torch.device, how: Computing) -> Iterator[None]:
     """Within it, a model that does not learn computes on a device as it is told, its attention for good."""
     how = settled(how, device)
-    number = getattr(torch, how.precision)
+    dtype = getattr(torch, how.precision)
     attend_by(model, how.attention)
-    with products(how.products), torch.autocast(device.type, number, number != torch.float32):
+    with products(how.products), torch.autocast(device.type, dtype, dtype != torch.float32):
         yield
 
 
@@ -222,9 +223,8 @@ def compiles(name: Compile, model: nn.Module, device: torch.device, precision: t
         return name
     if device.type == "cpu":
         return False
-    return (
-        times_faster_compiled(next(m for m in model.modules() if isinstance(m, Block)), device, precision) > 1
-    )
+    first = next(module for module in model.modules() if isinstance(module, Block))
+    return times_faster_compiled(first, device, precision) > WORTH
 
 
 @cache
