@@ -134,9 +134,9 @@ class Ours:
         chosen = method.resolve(chosen, ogfr.PRESETS, "recommended", "ogfr")
         self.plan = method.resolve(_read("train", training.Schedule), ogfr.PRESETS, "paper", "train")
         self.model = ogfr.build(chosen, OCCLUDED_DUKE, vit.empty({"name": VIT})).to(DEVICE)
-        self.batch = batches.pairs(
-            pictures(images), np.arange(images), 0.5, 10, self.plan.obstacles, [], np.random.default_rng(0)
-        ).to(DEVICE)
+        made, rows = pictures(images), np.arange(images)
+        chances = batches.draw(made, rows, 0.5, 10, self.plan.obstacles, [], np.random.default_rng(0))
+        self.batch = batches.pairs(made, rows, chances).to(DEVICE)
         self.loops = {}
         for precision in {mode[1] for mode in SHARED.values()}:
             plan = replace(self.plan, precision=str(precision).removeprefix("torch."))
@@ -360,13 +360,15 @@ def inputs(checkout: Path, rounds: int) -> dict[str, Any]:
             batches.resize_all([datasets.decode_again(jpeg) for jpeg in made], resized)
             return resized
 
+        def pairs() -> batches.Batch:
+            chances = batches.draw(cached, every, plan.flip, plan.pad, plan.obstacles, [], rng)
+            return batches.pairs(cached, every, chances)
+
         runs: dict[str, Callable[[], Any]] = {
             "theirs": lambda: torch.stack([dataset[n][0] for n in range(CROPS)]),
             "ours_cached_view": lambda: views(cached.image),
             "ours_decoded_view": lambda: views(decoded()),
-            "ours_cached_pair": lambda: batches.pairs(
-                cached, every, plan.flip, plan.pad, plan.obstacles, [], rng
-            ),
+            "ours_cached_pair": pairs,
         }
         taken = {name: [] for name in runs}
         for _ in range(3 * rounds):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -250,21 +250,31 @@ def _moved(by: int, length: int) -> tuple[slice, slice]:
     return slice(max(by, 0), length + min(by, 0)), slice(max(-by, 0), length - max(by, 0))
 
 
-def augment(
+class Turn(NamedTuple):
+    """How an image is shown: mirrored or not, then moved by so many pixels inside its frame."""
+
+    mirrored: bool
+    down: int
+    right: int
+
+
+def turn(mirror: float, pad: int, rng: np.random.Generator) -> Turn:
+    """Mirrored with probability `mirror`, padded by `pad` pixels and cropped at random."""
+    mirrored = rng.random() < mirror
+    return Turn(mirrored, *rng.integers(-pad, pad + 1, 2).tolist())
+
+
+def turned(
     image: UInt8[np.ndarray, "H W 3"],
     parsing: UInt8[np.ndarray, "H W"],
-    mirror: float,
-    pad: int,
-    rng: np.random.Generator,
+    how: Turn,
     shown: tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]],
 ) -> None:
-    """Draw an image and its parsing map into `shown`, two arrays of zeros; one draw of chance for both.
+    """Draw an image and its parsing map into `shown`, two arrays of zeros.
 
-    Mirrored with probability `mirror`: what was a left arm is a right arm then.  Padded by `pad` pixels and
-    cropped at random.
+    What was a left arm is a right arm in a mirror.
     """
-    mirrored = rng.random() < mirror
-    down, right = rng.integers(-pad, pad + 1, 2).tolist()
+    mirrored, down, right = how
     shift(image, mirrored, down, right, shown[0])
     shift(parts.flip(parsing) if mirrored else parsing, False, down, right, shown[1])
 
@@ -280,11 +290,19 @@ def augmented(
     """Some images and their parsing maps, each flipped, padded and cropped at random."""
     shown = tuple(np.zeros((len(rows), *whole.shape[1:]), np.uint8) for whole in (images, parsing))
     for row, image, labels in zip(rows.tolist(), *shown, strict=True):
-        augment(images[row], parsing[row], mirror, pad, rng, (image, labels))
+        turned(images[row], parsing[row], turn(mirror, pad, rng), (image, labels))
     return shown
 
 
-def pairs(
+class Chance(NamedTuple):
+    """What chance decides for a pair of views."""
+
+    turn: Turn
+    obstacle: Obstacle | None
+    place: tuple[int, int]  # of the obstacle: top, left
+
+
+def draw(
     pictures: Pictures,
     rows: np.ndarray,
     mirror: float,
@@ -292,21 +310,31 @@ def pairs(
     params: Obstacles,
     cutouts: Sequence[Obstacle],
     rng: np.random.Generator,
-) -> Batch:
-    """A training batch; each obstacle comes from an image of another identity."""
+) -> list[Chance]:
+    """What chance decides for each image of a batch; an obstacle comes from an image of another identity."""
+    size = pictures.parsing.shape[1:]
+    chances = []
+    for row in rows.tolist():
+        donor = _stranger(pictures.pid, row, rng)
+        how, obstacle, place = turn(mirror, pad, rng), None, (0, 0)
+        if rng.random() < params.probability:
+            obstacle = obstacles.draw(params, pictures.image[donor], pictures.parsing[donor], cutouts, rng)
+            place = obstacles.place(obstacle, *size, rng)
+        chances.append(Chance(how, obstacle, place))
+    return chances
+
+
+def pairs(pictures: Pictures, rows: np.ndarray, chances: Sequence[Chance]) -> Batch:
+    """A training batch of what was drawn."""
     size = pictures.parsing.shape[1:]
     image, occluded = np.zeros((2, len(rows), *size, 3), np.uint8)
     parsing, covered = np.zeros((len(rows), *size), np.uint8), np.zeros((len(rows), *size), bool)
-    for n, row in enumerate(rows.tolist()):
-        donor = _stranger(pictures.pid, row, rng)
-        shown = image[n], parsing[n]
-        augment(pictures.image[row], pictures.parsing[row], mirror, pad, rng, shown)
-        if rng.random() >= params.probability:
+    for n, (row, chance) in enumerate(zip(rows.tolist(), chances, strict=True)):
+        turned(pictures.image[row], pictures.parsing[row], chance.turn, (image[n], parsing[n]))
+        if chance.obstacle is None:
             occluded[n] = image[n]
-            continue
-        obstacle = obstacles.draw(params, pictures.image[donor], pictures.parsing[donor], cutouts, rng)
-        top, left = obstacles.place(obstacle, *size, rng)
-        occluded[n], covered[n] = obstacles.paste(image[n], obstacle, top, left)
+        else:
+            occluded[n], covered[n] = obstacles.paste(image[n], chance.obstacle, *chance.place)
     return Batch(
         holistic=view(image, parsing, pictures),
         occluded=view(occluded, parsing * ~covered, pictures),

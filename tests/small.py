@@ -91,4 +91,5 @@ def batch(pictures=None, seed=0, rows=None, preset="recommended"):
     rows = np.arange(len(pictures)) if rows is None else rows
     plan = schedule(preset)
     rng = np.random.default_rng(seed)
-    return batches.pairs(pictures, rows, plan.flip, plan.pad, plan.obstacles, [], rng)
+    chances = batches.draw(pictures, rows, plan.flip, plan.pad, plan.obstacles, [], rng)
+    return batches.pairs(pictures, rows, chances)

@@ -89,7 +89,8 @@ def test_what_is_pasted_is_background_in_the_students_map_and_counts_in_its_z():
 def test_without_an_obstacle_both_views_are_the_same():
     people, plan = small.people(), small.schedule()
     none = replace(plan.obstacles, probability=0.0)
-    batch = batches.pairs(people, np.arange(4), 0.5, 2, none, [], RNG(0))
+    rows = np.arange(4)
+    batch = batches.pairs(people, rows, batches.draw(people, rows, 0.5, 2, none, [], RNG(0)))
     assert (batch.holistic.image == batch.occluded.image).all() and not batch.covered.any()
     assert (batch.holistic.hidden == batch.occluded.hidden).all()
 

@@ -90,7 +90,8 @@ def tiny(preset="recommended", **changes):
 
 
 def batch():
-    return batches.pairs(pictures(), np.arange(4), 0.5, 1, small.schedule().obstacles, [], RNG(0))
+    rows, plan = np.arange(4), small.schedule().obstacles
+    return batches.pairs(pictures(), rows, batches.draw(pictures(), rows, 0.5, 1, plan, [], RNG(0)))
 
 
 # ------------------------------------------------------------------ Eq. 1-3: occlusion types

@@ -19,6 +19,7 @@ from pipeline import (
     pose,
     processes,
     ranking,
+    resident,
     segmentation,
     training,
 )
@@ -140,6 +141,40 @@ def test_a_run_that_was_stopped_there_goes_on(tmp_path, there):
     again = training.train(model, small.people(), plan, 1, None, small.people(seed=3), saves)
     assert all(torch.equal(whole[name], tensor) for name, tensor in model.state_dict().items())
     assert again["loss"].tolist() == log["loss"].tolist()
+
+
+@pytest.mark.parametrize("pad", [0, 3, 40])
+def test_views_are_made_there_byte_for_byte_as_here(pad):
+    pictures = replace(
+        small.people(), image=np.random.default_rng(0).integers(0, 256, (16, *small.SIZE, 3), np.uint8)
+    )
+    rows, plan = np.array([3, 0, 15, 3, 7, 9]), replace(small.schedule().obstacles, probability=0.7)
+    chances = batches.draw(pictures, rows, 0.5, pad, plan, [], np.random.default_rng(1))
+    assert (
+        {chance.turn.mirrored for chance in chances}
+        == {chance.obstacle is None for chance in chances}
+        == {True, False}
+    )
+    here = batches.pairs(pictures, rows, chances)
+    with gpu.stand_in():
+        there = resident.of(pictures, processes.device()).pairs(rows, chances)
+    pairs = list(zip(tensors(here), tensors(there), strict=True))
+    assert len(pairs) == 9 and all(gpu.lies_there(found) for _, found in pairs)
+    for wanted, found in pairs:
+        assert wanted.dtype == found.dtype and torch.equal(wanted, found)
+
+
+def tensors(batch):
+    views = [(view.image, view.parsing, view.hidden) for view in (batch.holistic, batch.occluded)]
+    return [*sum(views, ()), batch.covered, batch.camid, batch.pid]
+
+
+def test_a_set_that_is_too_large_for_the_gpu_stays_here(there, monkeypatch):
+    pictures = small.people()
+    assert resident.of(pictures, torch.device("cpu")) is None
+    for free, fits in ((pictures.image.nbytes * 5, False), (pictures.image.nbytes * 6, True)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, free))
+        assert (resident.of(pictures, CUDA) is not None) == fits
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])

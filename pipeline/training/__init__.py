@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline import arithmetic, batches, obstacles, processes
+from pipeline import arithmetic, batches, obstacles, processes, resident
 from pipeline.batches import Batch, Pictures
 from pipeline.method import Method
 from pipeline.params import BadInput
@@ -157,10 +157,15 @@ def _drawn(
     rng: np.random.Generator,
 ) -> Iterator[tuple[Batch, dict[str, Any]]]:
     """Each step's batch, or this process's share of it, and the state that the next one is drawn from."""
-    cutouts = obstacles.read_cutouts(schedule.obstacles.cutouts)
+    cutouts, there = obstacles.read_cutouts(schedule.obstacles.cutouts), resident.of(pictures, device)
     for rows in steps:
-        batch = batches.pairs(pictures, rows, schedule.flip, schedule.pad, schedule.obstacles, cutouts, rng)
-        yield batch.take(processes.share(len(rows))).to(device), rng.bit_generator.state
+        chances = batches.draw(pictures, rows, schedule.flip, schedule.pad, schedule.obstacles, cutouts, rng)
+        own = processes.share(len(rows))
+        if there:
+            batch = there.pairs(rows[own], chances[own])
+        else:
+            batch = batches.pairs(pictures, rows[own], chances[own]).to(device)
+        yield batch, rng.bit_generator.state
 
 
 def _timed(made: Iterator[T]) -> Iterator[tuple[T, float]]:
