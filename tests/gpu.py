@@ -132,6 +132,7 @@ def stand_in() -> Iterator[None]:
         "is_available": lambda: True,
         "device_count": lambda: 1,
         "current_device": lambda: 0,
+        "set_device": lambda _: None,
         "synchronize": lambda *_: None,
         "is_bf16_supported": lambda *_, **__: True,
         "max_memory_allocated": lambda *_: 0,

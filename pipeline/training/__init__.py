@@ -157,6 +157,8 @@ def _drawn(
     rng: np.random.Generator,
 ) -> Iterator[tuple[Batch, dict[str, Any]]]:
     """Each step's batch, or this process's share of it, and the state that the next one is drawn from."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # a thread of its own would take memory of the first GPU, too
     cutouts, there = obstacles.read_cutouts(schedule.obstacles.cutouts), resident.of(pictures, device)
     for rows in steps:
         chances = batches.draw(pictures, rows, schedule.flip, schedule.pad, schedule.obstacles, cutouts, rng)
