@@ -61,13 +61,16 @@ def main() -> None:
     words = argparse.ArgumentParser(prog="python -m benchmarks.training")
     words.add_argument("--transreid", type=Path, required=True)
     words.add_argument("--strides", type=int, nargs="+", default=[11, 16])
-    words.add_argument("--images", type=int, default=4)
+    usual = 4 if DEVICE.type == "cpu" else 64
+    words.add_argument("--images", type=int, default=usual, help="in a batch, two of each person")
     words.add_argument("--rounds", type=int, default=3)
     given = words.parse_args()
     if not (given.transreid / SETTINGS).is_file():
         raise BadInput(
             f"{given.transreid}: no {SETTINGS}. Give the folder of a checkout of damo-cv/TransReID."
         )
+    if given.images < 4:
+        raise BadInput(f"--images {given.images}: TransReID's triplets need two people. Give 4 or more.")
     torch.set_num_threads(1)
     with contextlib.redirect_stdout(sys.stderr):  # where TransReID's prints go
         found = {
