@@ -140,13 +140,13 @@ class Ours:
         made, rows = pictures(images), np.arange(images)
         chances = batches.draw(made, rows, 0.5, 10, self.plan.obstacles, [], np.random.default_rng(0))
         self.batch = batches.pairs(made, rows, chances).to(DEVICE)
-        self.loops = {}
-        for precision in {mode[1] for mode in SHARED.values()}:
-            plan = replace(self.plan, precision=str(precision).removeprefix("torch."))
-            self.loops[precision] = training.Loop(self.model, plan, DEVICE)
+        self.loops: dict[torch.dtype, training.Loop] = {}
 
     def step(self, precision: torch.dtype) -> None:
         """A step of training."""
+        if precision not in self.loops:
+            plan = replace(self.plan, precision=str(precision).removeprefix("torch."))
+            self.loops[precision] = training.Loop(self.model, plan, DEVICE)
         self._attend(precision)
         self.model.train()
         self.loops[precision].step(self.batch, 0.5)
@@ -316,7 +316,7 @@ def _seconds(run: Callable[[], None]) -> float:
 
 
 def _peak(side: str, checkout: Path, stride: int, images: int) -> float:
-    """What a step adds to a process of its own, model and optimiser included, in MB."""
+    """What two steps add to a process of its own, model and optimiser included, in MB."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as process:
         return round(process.apply(_step_alone, (side, checkout, stride, images)) / MB, 1)
@@ -327,7 +327,9 @@ def _step_alone(side: str, checkout: Path, stride: int, images: int) -> float:
     kind = {"theirs": Theirs, "ours": Ours}[side]
     with contextlib.redirect_stdout(sys.stderr):
         before = _memory("VmRSS")
-        kind(checkout, stride, images).step(MODES[next(iter(SHARED))][1])
+        one = kind(checkout, stride, images)
+        for _ in range(2):  # momentum is there from the second on
+            one.step(MODES[next(iter(SHARED))][1])
     if DEVICE.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return _memory("VmHWM") - before
