@@ -13,7 +13,7 @@ Unusual here:
 
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -59,24 +59,23 @@ class Batch:
     covered: Bool[Tensor, "B H W"] | None = None  # pixels that the obstacle covers
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The batch on another device; a GPU fetches it by itself, while the next one is made."""
-        pin = torch.device(device).type == "cuda"
-        return _each(self, lambda part: (part.pin_memory() if pin else part).to(device, non_blocking=True))
-
-    def take(self, rows: slice) -> "Batch":
-        """Some of the images."""
-        return _each(self, lambda part: part[rows])
+        """The batch on another device."""
+        return _sent(self, device)
 
 
-def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    # a batch or view with every tensor changed
-    changed = {f.name: getattr(value, f.name) for f in fields(value)}
-    for name, part in changed.items():
-        if isinstance(part, View):
-            changed[name] = _each(part, change)
-        elif part is not None:
-            changed[name] = change(part)
-    return replace(value, **changed)
+def sent(part: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor on another device; a GPU fetches it by itself, while the next one is made."""
+    there = torch.device(device)
+    return (part.pin_memory() if there.type == "cuda" else part).to(there, non_blocking=True)
+
+
+def _sent(value: Any, device: torch.device | str) -> Any:
+    # a batch or view with every tensor on another device
+    held = {f.name: getattr(value, f.name) for f in fields(value)}
+    for name, part in held.items():
+        if part is not None:
+            held[name] = _sent(part, device) if isinstance(part, View) else sent(part, device)
+    return replace(value, **held)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from pipeline import obstacles, occlusion, parts
-from pipeline.batches import Batch, Chance, Pictures, View
+from pipeline.batches import Batch, Chance, Pictures, View, sent
 
 ROOM = 0.25  # of the GPU's free memory, at most
 
@@ -44,7 +44,8 @@ class Resident:
             if chance.obstacle is not None:
                 pasted[n], covered[n] = obstacles.paste(pasted[n], chance.obstacle, *chance.place)
         turns = np.array([chance.turn for chance in chances], np.int64)
-        which, turn, obstacle, hides = (self._sent(a) for a in (rows, turns, pasted, covered))
+        arrays = (rows, turns, pasted, covered)
+        which, turn, obstacle, hides = (sent(torch.from_numpy(a), self.device) for a in arrays)
         image, parsing = self._turned(which, *turn.unbind(1))
         return Batch(
             holistic=self._view(image, parsing),
@@ -53,9 +54,6 @@ class Resident:
             camid=self.camid[which],
             pid=self.pid[which],
         )
-
-    def _sent(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).pin_memory().to(self.device, non_blocking=True)
 
     def _turned(
         self,

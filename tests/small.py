@@ -85,11 +85,11 @@ def trained(folder, name="ogfr", seed=0, **changes):
     return Path(folder)
 
 
-def batch(pictures=None, seed=0, rows=None, preset="recommended"):
-    """A training batch: both views of some rows, all by default."""
+def batch(pictures=None, seed=0, rows=None, preset="recommended", own=slice(None)):
+    """A training batch: both views of some rows, all by default; of what is drawn, `own` is made."""
     pictures = people() if pictures is None else pictures
     rows = np.arange(len(pictures)) if rows is None else rows
     plan = schedule(preset)
     rng = np.random.default_rng(seed)
     chances = batches.draw(pictures, rows, plan.flip, plan.pad, plan.obstacles, [], rng)
-    return batches.pairs(pictures, rows, chances)
+    return batches.pairs(pictures, rows[own], chances[own])

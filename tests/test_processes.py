@@ -42,8 +42,7 @@ def learn(build, **changes):
     torch.manual_seed(7)
     loop = Loop(model, small.schedule(optimiser="sgd", lr=1e-5, **changes), torch.device("cpu"))
     for seed in (1, 2):
-        batch = small.batch(PEOPLE, seed)
-        loop.step(batch.take(processes.share(len(batch.pid))), 1.0)
+        loop.step(small.batch(PEOPLE, seed, own=processes.share(len(PIDS))), 1.0)
     gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     return {"log": loop.log, "gradients": gradients, "weights": model.state_dict()}
 

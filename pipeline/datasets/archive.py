@@ -27,8 +27,7 @@ DAMAGED = (
     zlib.error,
     EOFError,
     OSError,
-    RuntimeError,  # zipfile: encrypted
-    NotImplementedError,  # zipfile: a compression it does not know
+    RuntimeError,  # zipfile: encrypted, or of a compression it does not know
 )
 
 

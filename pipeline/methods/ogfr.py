@@ -724,5 +724,5 @@ def _sequence(tokens: Tokens) -> Float[Tensor, "B L D"]:
 
 def _share(values: Float[Tensor, "B N"], where: Bool[Tensor, "B N"]) -> Float[Tensor, ""]:
     # of all processes' images, as one process has it
-    kept, all = processes.mean(torch.stack([(values * where).sum(), where.sum()]))
-    return kept / all.clamp(min=1e-6)
+    total, count = processes.mean(torch.stack([(values * where).sum(), where.sum()]))
+    return total / count.clamp(min=1e-6)

@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 
 from pipeline import arithmetic, batches, obstacles, processes, resident
+from pipeline.arithmetic import Computing
 from pipeline.batches import Batch, Pictures
 from pipeline.method import Method
 from pipeline.params import BadInput
@@ -54,13 +55,11 @@ def record(method: Method, schedule: Schedule, seed: int, data: dict[str, str]) 
 def computed(method: Method, schedule: Schedule) -> dict[str, str]:
     """What `auto` stands for on this machine."""
     device = processes.device()
-    precision = arithmetic.precision(schedule.precision, device)
-    return {
-        "precision": str(precision).removeprefix("torch."),
-        "products": arithmetic.library(schedule.products),
-        "attention": arithmetic.kernel(schedule.attention, device, precision, schedule.products),
-        "compiled": str(arithmetic.compiles(schedule.compile, method, device, precision)).lower(),
-    }
+    how = Computing(schedule.precision, schedule.products, schedule.attention)
+    compiled = arithmetic.compiles(
+        schedule.compile, method, device, arithmetic.precision(how.precision, device)
+    )
+    return arithmetic.settled(how, device)._asdict() | {"compiled": str(compiled).lower()}
 
 
 def digest(method: Method) -> str:

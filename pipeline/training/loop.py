@@ -48,6 +48,8 @@ class Loop:
         """
         share = rate(progress, self.schedule.epochs, self.schedule.warmup, self.schedule.floor)
         row, self.loss = {}, 0.0
+        for optimiser in self.optimisers.values():
+            optimiser.zero_grad()  # or the last step's gradients would lie beside this one's activations
         objectives = self.method.objectives(batch)
         while (objective := self._next(objectives)) is not None:
             row |= self._take(objective, share, names)
@@ -78,8 +80,7 @@ class Loop:
     def _take(self, objective: Objective, share: float, names: Sequence[str]) -> Row:
         optimiser, player = self.optimisers[objective.player], self.players[objective.player]
         scaler, loss, length = self.scalers[objective.player], objective.loss, f"norm_{objective.player}"
-        for p in player.parameters:
-            p.grad = None
+        optimiser.zero_grad()
         # of the player's own parameters: an objective cannot move anybody else's
         scaler.scale(loss).backward(inputs=player.parameters)
         gradients = processes.mean_gradients([p.grad for p in player.parameters], player.parameters)
