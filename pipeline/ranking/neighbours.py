@@ -41,7 +41,7 @@ class Neighbours:
         return cls(who, distance, np.zeros(images, np.float32))
 
     def hear(self, rows: slice, columns: slice, distances: Float32[np.ndarray, "n w"]) -> None:
-        """Take in the distances of images to other images, for both; they are lost."""
+        """Tell the images `rows` how far away the images `columns` are."""
         kernels.nearest(distances, _numbers(columns), self.distance[rows], self.who[rows])
         kernels.farthest(distances, self.most[rows])
 
