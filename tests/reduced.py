@@ -7,18 +7,28 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 
 KEYS = ("rank1", "rank5", "rank10", "mAP")
 
 
-def reduce(path: str) -> None:
+def reduce(path: str | Path) -> None:
     """Few identities, few steps; everything else as it is."""
+    render = {"train_identities": 16, "test_identities": 10, "distractors": 12}
+    change(path, {"render": render, "train": {"epochs": 1}})
+
+
+def change(path: str | Path, settings: dict[str, Any]) -> None:
+    """Put settings into a params file: values, or some of a section's."""
     yaml = YAML()
     values = yaml.load(Path(path))
-    values["render"].update(train_identities=16, test_identities=10, distractors=12)
-    values["train"].update(epochs=1)
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            values[name].update(value)
+        else:
+            values[name] = value
     yaml.dump(values, Path(path))
 
 

@@ -1,11 +1,13 @@
 """The whole DAG on a reduced embedded dataset, with real networks, DVC and files: what a team does."""
 
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,16 @@ def ran(said: str) -> list[str]:
     return [line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage '")]
 
 
+def kill(where: Path, stop: signal.Signals, when: Callable[[], object], *words: str) -> None:
+    """Stop DVC and all that it started as soon as something holds."""
+    run = subprocess.Popen([sys.executable, "-m", "dvc", *words], cwd=where, start_new_session=True, env=ENV)
+    deadline = time.monotonic() + 120
+    while not when() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(run.pid, stop)
+    run.wait()
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A copy of the project with a reduced dataset, a folder as remote, and one finished run."""
@@ -57,7 +69,7 @@ def world(tmp_path_factory):
         if name and (ROOT / name).is_file() and not name.endswith("dvc.lock"):
             (where / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, where / name)
-    reduced.reduce(str(where / "params.yaml"))
+    reduced.reduce(where / "params.yaml")
     command(where, "git", "init", "--quiet", "--initial-branch=main")
     dvc(where, "remote", "add", "--default", "shared", str(where.parent / "remote"))
     commit(where, "A reduced embedded dataset")
@@ -148,14 +160,38 @@ def test_a_parser_killed_at_any_moment_goes_on_from_its_last_shard(world, stage)
     out = fourth / "data/embedded" / {"segment": "instances.h5", "pose": "fields.h5"}[stage]
     before = out.read_bytes()
     words = ("repro", "--force", "--no-run-cache", "--single-item", f"{stage}@embedded")
-    run = subprocess.Popen([sys.executable, "-m", "dvc", *words], cwd=fourth, start_new_session=True, env=ENV)
-    shards, deadline = fourth / ".scratch", time.monotonic() + 120
-    while not list(shards.glob("*/0*.h5")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
+    shards = fourth / ".scratch"
+    kill(fourth, signal.SIGKILL, lambda: list(shards.glob("*/0*.h5")), *words)
     kept = list(shards.glob("*/0*.h5"))
     assert kept and not out.exists()
     lone.write_text(lone.read_text().replace("processes: 1 ", "processes: 2 "))
     assert f" {128 * len(kept)}/" in dvc(fourth, *words)  # the bar starts where the killed run stopped
     assert out.read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def longer(world):
+    """A clone that trains for sixteen steps, with a state saved after each, and the model it ends with."""
+    where = clone(world[0], "longer")
+    reduced.change(where / "params.yaml", {"train": {"identities": 4, "epochs": 4}, "checkpoint": 0})
+    commit(where, "A longer training")
+    dvc(where, "pull")
+    dvc(where, "repro", "--single-item", "train")
+    return where, (where / "models/trained/model.safetensors").read_bytes()
+
+
+def steps(where: Path) -> int:
+    """How many a training has taken that is under way, or was killed."""
+    return sum(len(log.read_text().splitlines()) for log in where.glob(".scratch/train-*/log.jsonl"))
+
+
+@pytest.mark.parametrize(("words", "stop"), [(("repro",), signal.SIGKILL), (("exp", "run"), signal.SIGTERM)])
+def test_a_training_killed_at_any_step_goes_on_and_ends_with_the_same_model(longer, words, stop):
+    fifth = clone(longer[0], f"killed-{words[0]}")
+    dvc(fifth, "pull")
+    words = (*words, "--single-item", "train")
+    until = random.randint(2, 12)
+    kill(fifth, stop, lambda: steps(fifth) >= until, *words)
+    assert until <= steps(fifth) < 16 and not (fifth / "models/trained").exists()
+    assert " 0/256" not in dvc(fifth, *words)  # images, at the start of the bar
+    assert (fifth / "models/trained/model.safetensors").read_bytes() == longer[1]
