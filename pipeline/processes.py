@@ -7,9 +7,7 @@ mean of the processes' losses is the loss of the whole batch, and the mean of th
   gradients going back to where it came from;
 - what is random is drawn for the whole batch everywhere, by equal generators, and each takes its share.
 
-Unusual here: gradients are averaged explicitly.  DistributedDataParallel averages what `backward` adds up, in
-one forward and one backward pass a step; objectives are several, and each takes `torch.autograd.grad` of its
-own player's parameters.
+Gradients are averaged by torch's DistributedDataParallel while they come into being, a player's at a time.
 
 A process that is alone is all of them: then every function here gives back what it was given.
 
@@ -19,6 +17,7 @@ The parsers' processes are started in the same way, and share a file's shards in
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -28,6 +27,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from pipeline import store
 from pipeline.params import BadInput
@@ -168,15 +168,32 @@ def mean(values: Tensor) -> Tensor:
     return values / count()
 
 
-def mean_gradients(gradients: Sequence[Tensor | None], like: Sequence[Tensor]) -> Sequence[Tensor | None]:
-    """The mean of each gradient over processes, in one message; None where no process has one."""
+class _Player(nn.Module):
+    """Somebody's parameters, as a network that hands on a loss."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]):
+        super().__init__()
+        self.own = nn.ParameterList(parameters)
+        # one that no loss depends on, or torch warns that there is none
+        self.idle = nn.Parameter(torch.zeros(1, device=parameters[0].device))
+
+    def forward(self, loss: Tensor) -> Tensor:
+        return loss
+
+
+def averaged(parameters: Sequence[nn.Parameter]) -> nn.Module:
+    """What hands on a loss, and lets its `backward` leave the mean of all processes' gradients.
+
+    A parameter that no process's loss depends on has none.
+    """
+    player = _Player(parameters)
     if count() == 1:
-        return gradients
-    has = torch.tensor([g is not None for g in gradients], device=like[0].device, dtype=like[0].dtype)
-    flat = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, like, strict=True)]
-    message = mean(torch.cat([has, *(g.flatten() for g in flat)]))
-    has, *parts = message.split([len(has), *(p.numel() for p in like)])
-    return [g.view_as(p) if h else None for h, g, p in zip(has.tolist(), parts, like, strict=True)]
+        return player
+    # torch compares strides, even of dimensions of size 1, where they mean nothing
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    return DistributedDataParallel(
+        player, find_unused_parameters=True, gradient_as_bucket_view=True, init_sync=False
+    )
 
 
 # ------------------------------------------------------------------ where images meet

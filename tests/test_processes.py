@@ -75,10 +75,13 @@ def odd():
 
 
 def missing():
-    """Gradients, of which a parameter has one in process 1 alone and another in none."""
-    like = [torch.zeros(2), torch.zeros(2, 2), torch.zeros(1)]
+    """Gradients of three parameters: of the second the loss of process 1 alone is made, of the third none."""
+    parameters = [nn.Parameter(torch.zeros(size)) for size in (2, (2, 2), 1)]
     n = processes.number()
-    return processes.mean_gradients([torch.full((2,), 1.0 + n), torch.ones(2, 2) if n else None, None], like)
+    loss = (1.0 + n) * parameters[0].sum() + (parameters[1].sum() if n else 0)
+    averaged = processes.averaged(parameters)
+    averaged(loss).backward(inputs=parameters)
+    return [p.grad for p in parameters]
 
 
 def all_of_it():

@@ -28,6 +28,7 @@ class Loop:
         if processes.from_first(arithmetic.compiles(schedule.compile, method, device, self.precision)):
             arithmetic.compile_layers(method)
         self.players = method.players()
+        self.averaged = {name: processes.averaged(p.parameters) for name, p in self.players.items()}
         self.optimisers = {name: _optimiser(p, schedule) for name, p in self.players.items()}
         half = self.precision == torch.float16
         self.scalers = {name: torch.amp.GradScaler(device.type, enabled=half) for name in self.players}
@@ -82,10 +83,7 @@ class Loop:
         scaler, loss, length = self.scalers[objective.player], objective.loss, f"norm_{objective.player}"
         optimiser.zero_grad()
         # of the player's own parameters: an objective cannot move anybody else's
-        scaler.scale(loss).backward(inputs=player.parameters)
-        gradients = processes.mean_gradients([p.grad for p in player.parameters], player.parameters)
-        for p, g in zip(player.parameters, gradients, strict=True):
-            p.grad = g
+        scaler.scale(self.averaged[objective.player](loss)).backward(inputs=player.parameters)
         scaler.unscale_(optimiser)
         norm = nn.utils.get_total_norm([p.grad for p in player.parameters if p.grad is not None])
         values = _values({**objective.terms, **objective.noted, length: norm, "": loss})
