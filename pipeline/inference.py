@@ -11,9 +11,10 @@ another batch size to the last digits.  Without parsing maps nobody knows what a
 What either costs is among the scores that the stage `evaluate` prints (z_unknown, z_guessed).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from pipeline.params import BadInput
 
 Picture = str | Path | np.ndarray  # a file, or (height, width, 3) uint8, RGB, of any size
 Map = np.ndarray  # (height, width) uint8, of any size: 0 background, 1..K the parts
+ALONE = {"pictures": 3, "maps": 2}  # dimensions of an array that is one of them
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,9 @@ class Trained:
 
     def embed(
         self,
-        pictures: Sequence[Picture] | np.ndarray,
-        cameras: Sequence[int] | np.ndarray | None = None,
-        maps: Sequence[Map] | np.ndarray | None = None,
+        pictures: Iterable[Picture] | np.ndarray,
+        cameras: Iterable[int] | np.ndarray | None = None,
+        maps: Iterable[Map] | np.ndarray | None = None,
         threshold: float | None = None,
         guess: bool = False,
         strict: bool = True,
@@ -56,6 +58,9 @@ class Trained:
         `strict` (`label.strict`) one with just as many, too.  `guess` says what to do without maps.  Each may
         be an array.  Raises `BadInput` that lists all pictures, cameras and maps that cannot be used.
         """
+        pictures = _listed("pictures", pictures)
+        maps = None if maps is None else _listed("maps", maps)
+        cameras = [-1] * len(pictures) if cameras is None else list(cameras)
         self._check(pictures, cameras, maps, threshold)
         found = []
         for start in range(0, len(pictures), self.batch):
@@ -63,7 +68,7 @@ class Trained:
             image = torch.from_numpy(_read(pictures[some], start, self.world.size))
             given = None if maps is None else maps[some]
             parsing, hidden = self._labels(given, threshold, strict, len(image))
-            camid = torch.tensor([-1] * len(image) if cameras is None else cameras[some])
+            camid = torch.tensor(cameras[some], dtype=torch.int64)
             view = View(image.permute(0, 3, 1, 2), parsing, hidden)
             batch = Batch(view, camid, torch.zeros_like(camid)).to(self.device)
             found.append(self._see(batch, guess and maps is None))
@@ -93,14 +98,14 @@ class Trained:
             if given is not None and len(given) != len(pictures):
                 raise BadInput(f"{name}: {len(given)} for {len(pictures)} pictures. Give one for each.")
         known = self.world.trained_cameras
-        strange = sorted({int(c) for c in (() if cameras is None else cameras)} - {-1, *known})
+        strange = [str(camera) for camera in dict.fromkeys(cameras) if camera not in (-1, *known)]
         if strange:
             raise BadInput(
-                f"cameras: {strange}, but the model was trained with {', '.join(map(str, known)) or 'none'}. "
-                "Give -1 where the camera is unknown."
+                f"cameras: {', '.join(strange)}, but the model was trained with "
+                f"{', '.join(map(str, known)) or 'none'}. Give -1 where the camera is unknown."
             )
         labels = () if maps is None else maps
-        faulty = [n for n, m in enumerate(labels) if m.dtype != np.uint8 or m.ndim != 2 or m.size == 0]
+        faulty = [n for n, m in enumerate(labels) if not _is_map(m)]
         if faulty:
             raise BadInput(f"maps: number {faulty} not (height, width) of bytes. Give label maps as cached.")
         if maps is not None and threshold is None:
@@ -138,6 +143,17 @@ def distances(
 def _embedded(seen: Embedding) -> ranking.Embedded:
     nobody = np.zeros(len(seen.parts), np.int64)
     return ranking.Embedded(seen.parts, seen.visibility, nobody, nobody, seen.gate)
+
+
+def _listed(name: str, given: Iterable[Any] | np.ndarray) -> list[Any] | np.ndarray:
+    """What can be counted and sliced; raises `BadInput` for a picture or a map that comes alone."""
+    if isinstance(given, str | Path) or (isinstance(given, np.ndarray) and given.ndim == ALONE[name]):
+        raise BadInput(f"{name}: one alone. Give a list, of one if need be.")
+    return given if isinstance(given, np.ndarray) else list(given)
+
+
+def _is_map(given: Any) -> bool:
+    return isinstance(given, np.ndarray) and given.dtype == np.uint8 and given.ndim == 2 and given.size > 0
 
 
 def _read(

@@ -113,11 +113,17 @@ def test_without_maps_they_are_seen_as_the_stage_sees_them_without(world, traine
     assert torch.equal(seen.visibility, visibility)
 
 
-def test_arrays_serve_as_lists_do(trained):
-    images, maps = small.people().image[:4], small.people().parsing[:4]
+@pytest.mark.parametrize("kind", [np.array, iter, tuple])
+def test_arrays_and_iterators_serve_as_lists_do(trained, kind):
+    images, maps = list(small.people().image[:4]), list(small.people().parsing[:4])
     known = [0, 1, -1, 0]
-    listed = trained.embed(list(images), known, list(maps), LAMBDA)
-    assert torch.equal(trained.embed(images, np.array(known), maps, LAMBDA).parts, listed.parts)
+    listed = trained.embed(images, known, maps, LAMBDA)
+    assert torch.equal(trained.embed(kind(images), kind(known), kind(maps), LAMBDA).parts, listed.parts)
+
+
+def test_cameras_may_be_a_column(trained):
+    known = pd.Series([0, 1, -1], index=[7, 8, 9])
+    assert torch.equal(trained.embed([GOOD] * 3, known).parts, trained.embed([GOOD] * 3, [0, 1, -1]).parts)
 
 
 def test_with_just_as_many_pixels_as_the_threshold_a_part_is_shown_unless_told_else(world, trained):
@@ -214,9 +220,14 @@ REFUSED = {  # pictures, cameras, maps, threshold: what the user reads
     "gray": ([MAP], None, None, None, r"picture 0: .* uint8 \(4, 2\)"),
     "no pixels": ([GOOD[:0]], None, None, None, r"picture 0: .* \(0, 2, 3\)"),
     "too few cameras": ([GOOD, GOOD], [0], None, None, "cameras: 1 for 2 pictures"),
-    "unknown cameras": ([GOOD] * 4, [0, 2, -2, 9], None, None, r"cameras: \[-2, 2, 9\].* with 0, 1\. .* -1"),
+    "unknown cameras": ([GOOD] * 4, [0, 2, -2, 2], None, None, r"cameras: 2, -2, but .* with 0, 1\. .* -1"),
+    "missing cameras": ([GOOD] * 3, np.array([np.nan, 0, 0.5]), None, None, r"cameras: nan, 0\.5, but .* -1"),
     "too few maps": ([GOOD, GOOD], None, [MAP], 5.0, "maps: 1 for 2 pictures"),
     "no threshold": ([GOOD], None, [MAP], None, "threshold: none given"),
+    "a file alone": ("a.jpg", None, None, None, "pictures: one alone. Give a list"),
+    "a picture alone": (GOOD, None, None, None, "pictures: one alone"),
+    "a map alone": ([GOOD], None, MAP, 5.0, "maps: one alone"),
+    "a list for a map": ([GOOD], None, iter([[[0, 1]]]), 5.0, r"maps: number \[0\]"),
     "no map": ([GOOD, GOOD], None, [MAP, GOOD], 5.0, r"maps: number \[1\]"),
     "an array of no maps": ([GOOD], None, MAP[None].astype(np.int64), 5.0, r"maps: number \[0\]"),
     "no such part": ([GOOD], None, [MAP + 9], 5.0, "label 9"),
@@ -236,7 +247,7 @@ def test_a_camera_that_nobody_in_training_passed_is_refused(tmp_path, known, sai
     record = json.loads((folder / "record.json").read_text())
     record["world"]["trained_cameras"] = known
     (folder / "record.json").write_text(json.dumps(record))
-    with pytest.raises(BadInput, match=rf"cameras: \[0\], but the model was trained with {said}\. .* -1"):
+    with pytest.raises(BadInput, match=rf"cameras: 0, but the model was trained with {said}\. .* -1"):
         inference.load(folder).embed([GOOD] * 3, [0, -1, -1])
 
 
