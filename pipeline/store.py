@@ -12,6 +12,7 @@ Unusual here:
 
 import errno
 import fcntl
+import glob
 import hashlib
 import importlib.metadata
 import inspect
@@ -20,6 +21,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import socket
 import sys
 import threading
 import time
@@ -77,22 +79,40 @@ def sha256(path: str | Path) -> str:
 def replace(path: str | Path) -> Iterator[Path]:
     """A path to write to, which becomes `path` when the block ends and vanishes if it fails.
 
-    Works for a file or a folder.  A full disk becomes a `BadInput` (see `room`).
+    Works for a file or a folder; what a killed run left beside goes, too.  Raises `BadInput` if a file would
+    take the place of a folder, or if the disk is full (see `room`).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    _sweep(path)
+    beside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
     try:
         with room(path):
             yield beside
-            _sync(beside)
+            for part in (*beside.rglob("*"), beside):
+                _sync(part)
             if path.is_dir():
+                if not beside.is_dir():
+                    raise BadInput(
+                        f"{path}: is a folder, and a file would take its place. Name a file in it."
+                    )
                 shutil.rmtree(path)
             os.replace(beside, path)
             _sync(path.parent)
     except BaseException:
-        shutil.rmtree(beside) if beside.is_dir() else beside.unlink(missing_ok=True)
+        _remove(beside)
         raise
+
+
+def _sweep(path: Path) -> None:
+    # only of this machine's processes can be told whether they live
+    for left in path.parent.glob(f".{glob.escape(f'{path.name}.{socket.gethostname()}')}.*.part"):
+        if not Path("/proc", left.name.split(".")[-2]).exists():
+            _remove(left)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @contextmanager

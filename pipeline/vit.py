@@ -6,7 +6,7 @@ C_e camera embeddings; F = {f^g, f^0 ... f^K, f^p} the encoder's output; S strid
 Unusual here:
 - Patches may overlap: the pre-trained kernel keeps its size, only its stride changes (Eq. 4).
 - Position embeddings are resized to the grid at hand, which need not be square.
-- Camera -1 means unknown: the mean of all cameras' embeddings stands in.
+- Camera -1 means unknown: the mean embedding of the cameras that were trained stands in.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from safetensors import SafetensorError
-from timm.layers import Attention
+from timm.layers import Attention, PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
@@ -65,6 +65,7 @@ def read(path: str | Path) -> VisionTransformer:
 def named(name: str, file: str = "") -> VisionTransformer:
     """A ViT of timm with its pre-trained weights: from `file`, or downloaded under its tag.
 
+    Its tag says which colours it was trained with; its first layer is told to take ours (`batches.colours`).
     Raises `BadInput` if timm knows no such ViT, or the weights are out of reach or of another shape.
     """
     model = empty({"name": name})  # before any download: is it one that we can use?
@@ -79,7 +80,23 @@ def named(name: str, file: str = "") -> VisionTransformer:
             f"https://huggingface.co/timm/{name} at {place} and set the method's weights to it."
         ) from None
     model.architecture = {"name": name, "weights": _digest(model)}
+    _take_our_colours(model)
     return model
+
+
+@torch.no_grad()
+def _take_our_colours(model: VisionTransformer) -> None:
+    # (colour - mean) / deviation = (ours / 2 + 1 / 2 - mean) / deviation, in the layer that comes first
+    mean, deviation = (torch.tensor(model.pretrained_cfg[n])[:, None, None] for n in ("mean", "std"))
+    first = _with_bias(model.patch_embed.proj)
+    first.bias += (first.weight * ((0.5 - mean) / deviation)).sum((1, 2, 3))
+    first.weight *= 0.5 / deviation
+
+
+def _with_bias(layer: nn.Conv2d) -> nn.Conv2d:
+    if layer.bias is None:
+        layer.bias = nn.Parameter(torch.zeros(layer.out_channels))
+    return layer
 
 
 def _digest(model: VisionTransformer) -> str:
@@ -102,16 +119,26 @@ def empty(architecture: dict[str, Any]) -> VisionTransformer:
         return small(**{key: architecture[key] for key in OWN})
     if not timm.is_model(name.split(".")[0]):
         raise BadInput(f"params.yaml: vit = {name}: timm has no such model. Try vit_small_patch16_224.")
-    model = timm.create_model(name, pretrained=False, num_classes=0)
-    if not isinstance(model, VisionTransformer) or not _has_one_class_token(model):
-        raise BadInput(f"params.yaml: vit = {name}: not a ViT with one class token. Choose another one.")
+    try:
+        model = timm.create_model(name, pretrained=False, num_classes=0)
+    except RuntimeError as error:
+        raise BadInput(f"params.yaml: vit = {name}: {error} Leave the tag out, or correct it.") from None
+    if not isinstance(model, VisionTransformer) or not _is_plain(model):
+        raise BadInput(
+            f"params.yaml: vit = {name}: not a plain ViT with one class token. Choose another one."
+        )
+    _with_bias(model.patch_embed.proj)
     model.architecture = dict(architecture)
     return model
 
 
-def _has_one_class_token(model: VisionTransformer) -> bool:
+def _is_plain(model: VisionTransformer) -> bool:
+    # patches straight from the image, a class token with a place, layers one after the other
     placed = model.pos_embed is not None and not model.no_embed_class
-    return placed and model.cls_token is not None and model.num_prefix_tokens == 1
+    token = model.cls_token is not None and model.num_prefix_tokens == 1
+    patches = type(model.patch_embed) is PatchEmbed and model.patch_embed.proj.in_channels == 3
+    layers = all(type(layer) is Block and isinstance(layer.attn, Attention) for layer in model.blocks)
+    return placed and token and patches and layers
 
 
 # ------------------------------------------------------------------ geometry
@@ -201,7 +228,7 @@ class OcclusionAwareViT(nn.Module):
     """OA-ViT: a ViT with part tokens that is told where it looks, which camera, and what is hidden (Eq. 3-5).
 
     `parts` is K + 1 (0 for none), `coarse` is C.  gamma_1 and gamma_2 weigh the occlusion pattern's and the
-    camera's embedding.
+    camera's embedding.  Of the `cameras`, training images are from those that are `trained`; () means all.
     """
 
     def __init__(
@@ -214,6 +241,7 @@ class OcclusionAwareViT(nn.Module):
         cameras: int,
         gamma_pattern: float = 3.0,
         gamma_camera: float = 3.0,
+        trained: tuple[int, ...] = (),
     ):
         super().__init__()
         self.patch = vit.patch_embed.patch_size[0]
@@ -232,6 +260,7 @@ class OcclusionAwareViT(nn.Module):
         )
         self.pattern = nn.Parameter(_embedding(2**coarse, width))  # O_e
         self.camera = nn.Parameter(_embedding(cameras, width))
+        self.trained = list(trained or range(cameras))
         attend_by(self, "written")
 
     @property
@@ -265,7 +294,7 @@ class OcclusionAwareViT(nn.Module):
         return torch.cat([learned.to(patch.dtype), patch], 1) + self.position + given[:, None]
 
     def camera_rows(self, camid: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
-        """C_e of each image, Eq. 5.  Departs: the mean row where the camera is unknown (-1).
+        """C_e of each image, Eq. 5.  Departs: the mean trained row where the camera is unknown (-1).
 
         Raises `ValueError` for a camera that the model was not trained with; an exported graph, which
         cannot, is left to its runtime's own error.
@@ -274,7 +303,7 @@ class OcclusionAwareViT(nn.Module):
             raise ValueError(
                 f"camera {int(camid.max())}, but the model knows {len(self.camera)}; pass -1 if unknown"
             )
-        table = torch.cat([self.camera.mean(0, keepdim=True), self.camera])
+        table = torch.cat([self.camera[self.trained].mean(0, keepdim=True), self.camera])
         return table[camid.clamp(min=-1) + 1]
 
 

@@ -6,6 +6,7 @@ import os
 import pickle
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -221,6 +222,43 @@ def test_an_error_leaves_the_old_file_as_it_was(tmp_path):
         beside.write_text("half")
         _ = 1 / 0
     assert (tmp_path / "a.txt").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_never_takes_the_place_of_a_folder(tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/kept.txt").touch()
+    with (
+        pytest.raises(BadInput, match=r"models: is a folder.*Name a file in it"),
+        store.replace(tmp_path / "models") as beside,
+    ):
+        beside.write_text("new")
+    assert [path.name for path in tmp_path.rglob("*")] == ["models", "kept.txt"]
+
+
+def test_all_that_a_folder_holds_is_on_the_disk_before_it_appears(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: synced.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+    )
+    with store.replace(tmp_path / "model") as beside:
+        (beside / "in").mkdir(parents=True)
+        (beside / "in/weights").touch()
+    assert set(synced[:-2]) == {"in", "weights"} and synced[-1] == tmp_path.name
+
+
+def test_what_a_killed_run_left_beside_goes_and_what_a_living_one_writes_stays(tmp_path):
+    host = socket.gethostname()
+    names = [
+        f".a.h5.{host}.{2**22 + 1}.part",
+        f".a.h5.{host}.1.part",
+        ".a.h5.elsewhere.7.part",
+        f".b.h5.{host}.7.part",
+    ]
+    for name in names:
+        (tmp_path / name).touch()
+    with store.replace(tmp_path / "a.h5") as beside:
+        beside.touch()
+    assert {path.name for path in tmp_path.iterdir()} == {"a.h5", *names[1:]}
 
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path):

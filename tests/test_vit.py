@@ -5,7 +5,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from pipeline import vit
+from pipeline import batches, vit
 from pipeline.params import BadInput
 from tests import small
 
@@ -72,6 +72,11 @@ def test_the_sequence_is_tokens_plus_position_plus_pattern_plus_camera():
             )
             assert torch.allclose(found[image], wanted, atol=1e-6)
     assert encoder.pattern.shape == (16, 16) and encoder.position.shape == (1, 8 + 10, 16)
+
+
+def test_an_unknown_camera_is_the_mean_of_those_that_were_trained():
+    encoder = oa_vit(trained=(0, 2))
+    assert torch.equal(encoder.camera_rows(UNKNOWN[:1])[0], encoder.camera[[0, 2]].mean(0))
 
 
 def test_an_unknown_camera_is_the_mean_of_all_and_one_never_seen_is_an_error():
@@ -179,7 +184,30 @@ def test_weights_out_of_reach_name_the_file_to_bring(tmp_path):
         vit.named("vit_tiny_patch16_224", str(tmp_path / "missing.safetensors"))
 
 
-@pytest.mark.parametrize("name", ["vit_enormous", "resnet18", "vit_dwee_patch16_reg1_gap_256"])
-def test_only_vits_with_one_class_token_are_taken(name):
+@pytest.mark.parametrize(
+    "name", ["deit_tiny_patch16_224.fb_in1k", "vit_xsmall_patch16_clip_224.tinyclip_yfcc15m"]
+)
+def test_a_vit_of_other_colours_takes_ours(tmp_path, name):
+    theirs = timm.create_model(name)  # of ImageNet's mean and deviation; of CLIP's, and without a bias
+    mean, deviation = (torch.tensor(theirs.pretrained_cfg[n])[:, None, None] for n in ("mean", "std"))
+    save_file(theirs.state_dict(), tmp_path / "theirs.safetensors")
+    ours = vit.named(name, str(tmp_path / "theirs.safetensors"))
+    image = torch.randint(256, (1, 3, 224, 224), dtype=torch.uint8)
+    wanted = theirs.patch_embed((image / 255 - mean) / deviation)
+    assert torch.allclose(ours.patch_embed(batches.colours(image)), wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_enormous",
+        "resnet18",
+        "vit_dwee_patch16_reg1_gap_256",
+        "vit_tiny_patch16_224.nonsense",
+        "vit_tiny_r_s16_p8_224",
+        "vit_small_patch16_18x2_224",
+    ],
+)
+def test_only_plain_vits_with_one_class_token_are_taken(name):
     with pytest.raises(BadInput, match=f"vit = {name}"):
         vit.empty({"name": name})

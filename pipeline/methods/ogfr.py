@@ -361,7 +361,7 @@ class OGFR(Method):
         self.params, self.coarse = params, world.coarse
         self.encoder = OcclusionAwareViT(
             vit, world.size, params.stride, K + 1, world.coarse, world.cameras,
-            params.gamma_pattern, params.gamma_camera,
+            params.gamma_pattern, params.gamma_camera, world.trained_cameras,
         )  # fmt: skip
         width, heads = self.encoder.width, vit.blocks[0].attn.num_heads
         self.agent = Agent(params.agent_bias, params.agent_keep)

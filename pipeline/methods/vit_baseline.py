@@ -75,8 +75,9 @@ class Baseline(Method):
         super().__init__()
         self.params = params
         self.encoder = OcclusionAwareViT(
-            vit, world.size, params.stride, 0, world.coarse, world.cameras, 0.0, params.gamma_camera
-        )
+            vit, world.size, params.stride, 0, world.coarse, world.cameras,
+            0.0, params.gamma_camera, world.trained_cameras,
+        )  # fmt: skip
         self.neck = nn.BatchNorm1d(self.encoder.width)
         self.neck.bias.requires_grad_(False)
         start = torch.randn(world.identities, self.encoder.width) * (0.001 / params.head_gain)
