@@ -25,17 +25,14 @@ def distances(a: Float[Tensor, "*P B D"], b: Float[Tensor, "*P G D"]) -> Float[T
 
 
 def triplet(
-    features: Float[Tensor, "*P B D"],
-    pid: Int[Tensor, "B"],
-    margin: float | None = None,
-    average: bool = False,
+    features: Float[Tensor, "*P B D"], pid: Int[Tensor, "B"], average: bool = False
 ) -> Float[Tensor, "*P"]:
     """Batch-hard triplet loss L_tri of Eq. 22: each image against its farthest match and nearest stranger.
 
     Leading axes are independent.  Where processes share a batch, matches and strangers are sought as
     `processes.mined` says.  With `average` a distance is the root of the mean over channels, not of the
     sum, so that the loss weighs the same at any width.
-    Departs: the margin is not printed; without one it is soft, log(1 + exp(d_match - d_stranger)).
+    Departs: the margin is not printed; it is soft, log(1 + exp(d_match - d_stranger)).
     """
     others = processes.met(features, -2)
     gap = distances(features, others) / (features.shape[-1] ** 0.5 if average else 1)
@@ -43,27 +40,20 @@ def triplet(
     match = gap.masked_fill(~same, 0).amax(-1)
     stranger = gap.masked_fill(same, float("inf")).amin(-1)
     stranger = torch.where(stranger.isinf(), match.detach(), stranger)  # a batch of one identity
-    if margin is None:
-        return F.softplus(match - stranger).mean(-1)
-    return F.relu(match - stranger + margin).mean(-1)
+    return F.softplus(match - stranger).mean(-1)
 
 
-def identity(
-    logits: Float[Tensor, "B *P I"], pid: Int[Tensor, "B"], smoothing: float = 0.0
-) -> Float[Tensor, "*P"]:
+def identity(logits: Float[Tensor, "B *P I"], pid: Int[Tensor, "B"]) -> Float[Tensor, "*P"]:
     """L_id of Eq. 19 and 20: cross-entropy against the true identity, the mean over images, for each part."""
     moved = logits.float().movedim(-1, 1)  # classes second
     target = pid.reshape(-1, *[1] * (moved.ndim - 2)).expand(len(pid), *moved.shape[2:])
-    return F.cross_entropy(moved, target, reduction="none", label_smoothing=smoothing).mean(0)
+    return F.cross_entropy(moved, target, reduction="none").mean(0)
 
 
-def divergence(
-    teacher: Float[Tensor, "B *P I"], student: Float[Tensor, "B *P I"], temperature: float = 1.0
-) -> Float[Tensor, "*P"]:
+def divergence(teacher: Float[Tensor, "B *P I"], student: Float[Tensor, "B *P I"]) -> Float[Tensor, "*P"]:
     """KL(teacher || student) of Eq. 19: sum over classes, mean over images; the teacher is detached."""
-    target = (teacher.detach().float() / temperature).log_softmax(-1)
-    guess = (student.float() / temperature).log_softmax(-1)
-    return (target.exp() * (target - guess)).sum(-1).mean(0) * temperature**2
+    target, guess = teacher.detach().float().log_softmax(-1), student.float().log_softmax(-1)
+    return (target.exp() * (target - guess)).sum(-1).mean(0)
 
 
 def cosine(teacher: Float[Tensor, "B P D"], student: Float[Tensor, "B P D"]) -> Float[Tensor, ""]:

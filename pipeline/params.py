@@ -8,14 +8,16 @@ import json
 from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 T = TypeVar("T")
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class BadInput(ValueError):
@@ -35,10 +37,10 @@ def load(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def read(path: str | Path, section: str | None, schema: type[T]) -> T:
+def read(path: str | Path, section: str | None, schema: type[T] | Any) -> T:
     """The parameters under `section` (all of them if none), validated as `schema`.
 
-    `schema` is a plain type (`float`, `list[str]`) or a frozen pydantic dataclass with `STRICT`.
+    `schema` is a plain type (`Amount`, `list[str]`) or a frozen pydantic dataclass with `STRICT`.
     Raises `BadInput` that lists every misspelt, missing, wrongly typed or out-of-range value.
     """
     values = load(path)
@@ -48,10 +50,10 @@ def read(path: str | Path, section: str | None, schema: type[T]) -> T:
     return validate(value, schema, f"{path}: ", section)
 
 
-def validate(value: Any, schema: type[T], source: str, section: str | None = None) -> T:
+def validate(value: Any, schema: type[T] | Any, source: str, section: str | None = None) -> T:
     """`value` as `schema`, or `BadInput` with every fault, each behind `source` and its dotted name."""
-    try:  # by way of JSON, where a list may become a tuple and nothing else is converted
-        return TypeAdapter(schema).validate_json(json.dumps(value), strict=True)
+    try:  # by way of JSON, where a list may become a tuple, a date its text, and nothing else is converted
+        return TypeAdapter(schema).validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as error:
         raise BadInput("\n".join(source + _fault(e, section, schema) for e in error.errors())) from None
 

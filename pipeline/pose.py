@@ -20,13 +20,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from pipeline import processes, weights
-from pipeline.datasets import Images
+from pipeline.datasets import Crop, Images, resized
 from pipeline.params import STRICT, BadInput
 
 with warnings.catch_warnings():
@@ -40,8 +39,6 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of openpifpaf's netw
 KEYPOINTS, LIMBS = 17, 19
 PACKAGES = ("openpifpaf.", "torch.nn.modules.", "torchvision.models.", "torchvision.ops.")
 LIBRARIES = ("torch", "torchvision", "openpifpaf")
-
-Crop = UInt8[np.ndarray, "_ _ 3"]  # height, width; crops of one batch differ in size
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -156,13 +153,6 @@ def grid(network: nn.Module, size: tuple[int, int]) -> Grid:
     over = [-(-(side - 1) // network.base_net.stride) * network.base_net.stride + 1 - side for side in size]
     top, left = over[0] // 2, over[1] // 2
     return Grid(network.head_metas[0].stride, size, (left, top, over[1] - left, over[0] - top))
-
-
-def resized(crops: Sequence[Crop], size: tuple[int, int]) -> UInt8[np.ndarray, "B h w 3"]:
-    """Every crop at `size` (height, width), whatever its shape was: bilinear, averaging where it shrinks."""
-    wanted = size[::-1]
-    images = (Image.fromarray(crop) for crop in crops)
-    return np.stack([np.asarray(i.resize(wanted, Image.Resampling.BILINEAR)) for i in images])
 
 
 def normalised(crops: UInt8[np.ndarray, "B h w 3"], pad: tuple[int, int, int, int]) -> Tensor:

@@ -7,7 +7,7 @@ from pipeline import occlusion, params, parts, store
 
 def main(parsing: str, out: str, config: str = "params.yaml") -> None:
     label = params.read(config, "label", occlusion.Label)
-    threshold = params.read(config, "lambda", float)
+    threshold = params.read(config, "lambda", params.Amount)
     rows = store.Rows(parsing, "parsing")
     arrays = occlusion.label(rows["map"], label, threshold)
     names = list(parts.COARSE[label.parts])

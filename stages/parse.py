@@ -9,7 +9,7 @@ from pipeline import datasets, params, parsing, parts, store
 
 def main(index: str, instances: str, fields: str, out: str, config: str = "params.yaml") -> None:
     rule = params.read(config, "parse", parsing.Parse)
-    workers = params.read(config, "workers", int)
+    workers = params.read(config, "workers", params.Count)
     table = datasets.read_index(index)
     own = datasets.index_hash(table)
     sizes = table[["height", "width"]].to_numpy()

@@ -8,7 +8,7 @@ from pipeline.synthetic import dataset
 
 def main(out: str, config: str = "params.yaml") -> None:
     render = params.read(config, "render", dataset.Render)
-    dataset.write(out, render, params.read(config, "workers", int))
+    dataset.write(out, render, params.read(config, "workers", params.Count))
 
 
 if __name__ == "__main__":

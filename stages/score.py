@@ -21,7 +21,7 @@ def main(
 ) -> None:
     score = params.read(config, "score", scoring.Score)
     label = params.read(config, "label", occlusion.Label)
-    threshold = params.read(config, "lambda", float)
+    threshold = params.read(config, "lambda", params.Amount)
     table = datasets.read_index(index)
     own = datasets.index_hash(table)
     kinds = {instances: "instances", parsing: "parsing", occlusions: "occlusion", truth: "truth"}

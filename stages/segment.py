@@ -17,7 +17,7 @@ def main(index: str, images: str, weights: str, out: str, config: str = "params.
     if processes.launch(settings.processes, "stages.segment", words, settings.device):
         return  # they have done it
     settings = segmentation.on(settings, params.read(config, "parsers", str))
-    workers = params.read(config, "workers", int)
+    workers = params.read(config, "workers", params.Count)
     table = datasets.read_index(index)
     own = datasets.index_hash(table)
     work = segmentation.Over(settings, weights, datasets.Images(images, own))

@@ -38,7 +38,7 @@ def train(
     schedule = params.read(config, "train", training.Schedule)
     schedule = method.resolve(schedule, module.PRESETS, settings.preset, "train")
     settings = method.resolve(settings, module.PRESETS, settings.preset, name)
-    seed, every = params.read(config, "seed", int), params.read(config, "checkpoint", float)
+    seed, every = params.read(config, "seed", params.Count), params.read(config, "checkpoint", params.Amount)
 
     table = datasets.read_index(index)
     key = datasets.index_hash(table)

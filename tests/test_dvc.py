@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from dvc.repo import Repo
 from dvc.stage.serialize import to_pipeline_file
 from ruamel.yaml import YAML
+from scmrepo.git import Git
 
 ROOT = Path(__file__).parent.parent
 DAG = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
@@ -89,7 +91,7 @@ def test_training_depends_on_the_params_of_the_chosen_method_alone():
 @pytest.mark.parametrize("name", STAGES)
 def test_the_words_of_a_command_are_its_data_dependencies_then_its_outputs(name):
     stage = STAGES[name]
-    words = stage["cmd"].split()
+    words = shlex.split(stage["cmd"])
     assert words[:3] == ["python", "-m", f"stages.{name}"]  # -m: an experiment's copy imports itself
     data = [d for d in names_of(stage["deps"]) if not d.endswith(".py")]
     outs = names_of(stage.get("metrics")) + names_of(stage.get("outs"))
@@ -167,6 +169,18 @@ def test_another_dataset_and_test_set_leave_the_training_as_it_is(tmp_path):
     new = after["index@occreid"]["index@occreid"]
     assert "pipeline/datasets/layouts/occluded_reid.py" in new["deps"]
     assert "models/trained" in after["embed@occreid"]["embed@occreid"]["deps"]
+
+
+def test_the_cmc_curve_is_that_of_the_first_test_set(tmp_path):
+    (curve,) = DAG["plots"]
+    assert list(curve["CMC"]["y"]) == ["data/${test_on[0]}/cmc.csv"]
+
+
+def test_archives_are_ignored_by_git_and_what_dvc_knows_of_them_is_not():
+    # DVC does not look into a folder that is ignored as such
+    git = Git(str(ROOT))
+    ignored = [path for path in ("", "a.zip", "a.zip.dvc", "a/b.png") if git.is_ignored(f"data/raw/{path}")]
+    assert ignored == ["a.zip", "a/b.png"]
 
 
 def test_training_follows_train_on(tmp_path):

@@ -73,6 +73,25 @@ def test_a_fault_is_named_with_file_value_and_remedy(tmp_path, right):
     assert all(word in str(error.value) for word in [str(tmp_path / "params.yaml"), *words])
 
 
+@pytest.mark.parametrize(
+    ("text", "schema"),
+    [
+        ("-3", params.Amount),
+        (".nan", params.Amount),
+        (".inf", params.Amount),
+        ("-1", params.Count),
+        ("0.5", params.Count),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused(tmp_path, text, schema):
+    with pytest.raises(BadInput, match=r"params\.yaml: seed = .*: input should be"):
+        read(tmp_path, f"seed: {text}", "seed", schema)
+
+
+def test_what_yaml_takes_for_a_date_is_a_text(tmp_path):
+    assert read(tmp_path, "weights: 2024-05-01", "weights", str) == "2024-05-01"
+
+
 def test_all_faults_are_listed_at_once(tmp_path):
     with pytest.raises(BadInput) as error:
         read(tmp_path, "train: {epochs: -1, rate: 0, size: [1, 2], rule: cosine}")

@@ -19,7 +19,7 @@ from torch import nn
 from torchvision import models
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 
-from pipeline import params, segmentation, weights
+from pipeline import datasets, params, segmentation, weights
 from pipeline.params import BadInput
 from pipeline.segmentation import Persons, detectron2, small, torchvision
 from pipeline.synthetic.pictures import training_picture
@@ -123,7 +123,7 @@ def test_no_more_instances_are_kept_than_asked_for(fixed):
 def test_a_resized_crop_keeps_its_mean():
     crop = np.zeros((200, 60, 3), np.uint8)
     crop[:100] = 200
-    assert abs(segmentation.resized([crop], (50, 30)).mean() - 100) < 1
+    assert abs(datasets.resized([crop], (50, 30)).mean() - 100) < 1
 
 
 def test_work_for_a_process_gives_rows_in_order(segment, crops):

@@ -226,8 +226,9 @@ def test_a_gradient_that_overflows_float16_at_any_scale_stops_the_run():
 
 def test_a_method_is_found_by_its_name_and_an_unknown_one_lists_them():
     assert method.load("ogfr").OGFR
-    with pytest.raises(BadInput, match=r"method = ogfrr.*ogfr"):
-        method.load("ogfrr")
+    for name in ("ogfrr", "__init__", ""):
+        with pytest.raises(BadInput, match=rf"method = {name}: no such method.*ogfr, vit_baseline"):
+            method.load(name)
 
 
 def test_null_means_the_presets_value_and_anything_else_stays():

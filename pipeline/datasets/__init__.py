@@ -7,6 +7,7 @@ import hashlib
 import io
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -31,6 +32,7 @@ COLUMNS = {
     "sha256": pyarrow.string(),  # of the file
 }
 SPLITS = ("train", "query", "gallery")
+Crop = UInt8[np.ndarray, "_ _ 3"]  # height, width; crops of one batch differ in size
 
 # what Pillow raises for bytes that are no picture, or not a whole one
 UNDECODABLE = (
@@ -136,3 +138,10 @@ def _plain_jpeg(blob: bytes) -> bool:
     while (begin := blob[at : at + 2]).startswith(b"\xff") and begin not in FRAMES:
         at += 2 + int.from_bytes(blob[at + 2 : at + 4])
     return begin in FRAMES and blob[at + 9 : at + 10] in (b"\x01", b"\x03")
+
+
+def resized(crops: Sequence[Crop], size: tuple[int, int]) -> UInt8[np.ndarray, "B h w 3"]:
+    """Every crop at `size` (height, width), whatever its shape was: bilinear, averaging where it shrinks."""
+    wanted = size[::-1]
+    images = (Image.fromarray(crop) for crop in crops)
+    return np.stack([np.asarray(i.resize(wanted, Image.Resampling.BILINEAR)) for i in images])

@@ -648,6 +648,8 @@ class OGFR(Method):
         """Refresh the scalar baseline p^b every `baseline_epochs` epochs, Eq. 9.
 
         The mean score without mask, p^b_new, enters a cumulative mean of the n refreshments so far.
+        Departs: it is of the images as they are, and the teacher's if both branches purify.  A student that
+        does is held against it too, and pays for what its view hides; the other baselines see its own view.
         """
         used = self.explores and self.params.baseline == "paper"
         if not used or epoch % self.params.baseline_epochs:

@@ -16,11 +16,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from PIL import Image
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from pipeline.datasets import Images
+from pipeline.datasets import Crop, Images, resized
 from pipeline.params import STRICT
 from pipeline.weights import chosen
 
@@ -30,8 +29,6 @@ COCO = {
     "detectron2": "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x:zoo",
 }
 MASK = 28  # cells a side, of every Mask R-CNN's mask head
-
-Crop = UInt8[np.ndarray, "_ _ 3"]  # height, width; crops of one batch differ in size
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -112,13 +109,6 @@ def libraries(params: Segment) -> tuple[str, ...]:
     if params.backend == "detectron2":
         _backend(params).installed()
     return ("torch", params.backend)
-
-
-def resized(crops: Sequence[Crop], size: tuple[int, int]) -> UInt8[np.ndarray, "B h w 3"]:
-    """Every crop at `size` (height, width), whatever its shape was: bilinear, averaging where it shrinks."""
-    wanted = size[::-1]
-    images = (Image.fromarray(crop) for crop in crops)
-    return np.stack([np.asarray(i.resize(wanted, Image.Resampling.BILINEAR)) for i in images])
 
 
 def _gather(persons: list[Persons], crops: Sequence[Crop], params: Segment) -> Instances:
