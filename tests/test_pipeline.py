@@ -53,7 +53,7 @@ def ran(said: str) -> list[str]:
 def kill(where: Path, stop: signal.Signals, when: Callable[[], object], *words: str) -> None:
     """Stop DVC and all that it started as soon as something holds."""
     run = subprocess.Popen([sys.executable, "-m", "dvc", *words], cwd=where, start_new_session=True, env=ENV)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not when() and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(run.pid, stop)

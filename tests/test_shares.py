@@ -54,7 +54,7 @@ class Members:
     def from_first(self, number, value):
         if number > 0:
             self.waiting.set()
-            return self.lines[number].get(timeout=60)
+            return self.lines[number].get(timeout=300)
         self.told.set()
         for line in self.lines[1:]:
             line.put(value)
@@ -67,7 +67,7 @@ class Members:
 
 def finish(futures):
     for future in futures:
-        future.result(timeout=120)
+        future.result(timeout=300)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
