@@ -24,7 +24,7 @@ def main(index: str, labels: str, out: str, instances: str, config: str = "param
     print(outside.describe(labelled))
     make = partial(outside.Adopter, labelled.names, table[["height", "width"]].to_numpy(), settings, rule)
     attrs = {"index": own, "parts": parts.FINE, "params": dataclasses.asdict(rule)}
-    attrs |= {"source": settings.source, "sources": [labelled.content]}
+    attrs |= {"source": settings.source, "classes": settings.named(), "sources": [labelled.content]}
     store.compute(out, "parsing", len(table), rule.batch, make, attrs, workers, {})
     store.write(instances, "instances", {"found": np.zeros(len(table), np.int32)}, {"index": own})
 

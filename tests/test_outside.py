@@ -371,6 +371,7 @@ def test_confidences_in_an_archive_become_parsing_maps_and_occlusion_labels(data
     assert (found["instance"] == -1).all() and np.isnan(found["margin"]).all()
     assert set(np.unique(found["map"][0])) == {0, parts.HEAD} and not found["map"][1].any()
     assert store.Rows("set/instances.h5", "instances")["found"][:].tolist() == [0] * len(dataset)
+    assert store.Rows("set/parsing.h5", "parsing").attrs["classes"] == []
     label.main("set/parsing.h5", "set/occlusion.h5")
     assert store.Rows("set/occlusion.h5", "occlusion")["occluded"][0].tolist() == [0, 1, 1, 1]
 
@@ -394,6 +395,24 @@ def test_nothing_is_written_if_one_label_is_missing(dataset):
     assert not Path("set/parsing.h5").exists() and not Path("set/instances.h5").exists()
     choose(source="bpbreid", path="some", missing="nobody")
     assert run("some")["status"][-1] == parsing.NO_PERSON
+
+
+def test_maps_that_a_stopped_run_made_of_other_classes_are_not_taken_up(dataset, monkeypatch):
+    written(Path("own"), dict.fromkeys(label_names(dataset, ".png"), png(np.ones((16, 8)))))
+    choose(source="classes", path="own", classes=["background", "head"])
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_merge", lambda *given: 1 / 0)  # stopped once all shards are there
+        with pytest.raises(ZeroDivisionError):
+            run("own")
+    choose(source="classes", path="own", classes=["background", "torso"])
+    assert (run("own")["map"] == TORSO).all()
+    assert store.Rows("set/parsing.h5").attrs["classes"] == ["background", "torso"]
+
+
+def test_a_list_of_no_classes_is_refused(dataset):
+    choose(source="classes", path="own", classes=[])
+    with pytest.raises(BadInput, match=r"labels_from\.set\.classes = \[\]: .*at least 1 item"):
+        run("own")
 
 
 def test_a_path_that_is_not_there_and_an_unknown_source_are_told(dataset):

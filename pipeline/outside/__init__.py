@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 from jaxtyping import UInt8
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from pipeline import parsing, store
@@ -46,17 +47,22 @@ class Outside:
     path: str  # a folder, zip, tar or tar.gz; the file that dvc.yaml hands to the stage
     folders: Folders
     missing: Literal["refuse", "nobody"]  # nobody: images without a label count as those without a person
-    classes: list[str] | None = None  # source `classes`: the part, pair or `background` of class 0, 1, ...
+    # source `classes`: the part, pair or `background` of class 0, 1, ...
+    classes: list[str] | None = Field(default=None, min_length=1)
 
     def endings(self) -> tuple[str, ...]:
         """How the name of a label ends."""
         return ENDINGS.get(self.source, MAPS)
 
+    def named(self) -> list[str]:
+        """What each class of the label maps shows; empty for confidences, which have no classes."""
+        return [] if self.source == "bpbreid" else maps.named(self.source, self.classes)
+
     def reader(self) -> Callable[[bytes, str], np.ndarray]:
         """Bytes of a label and its name -> an array; `Unusable` says what is wrong with them."""
         if self.source == "bpbreid":
             return confidences.read
-        return partial(maps.read, classes=len(maps.table(self.source, self.classes)))
+        return partial(maps.read, classes=len(self.named()))
 
 
 class Labelled(NamedTuple):

@@ -68,8 +68,8 @@ SIDES = {
 }  # fmt: skip
 
 
-def table(source: str, classes: list[str] | None) -> UInt8[np.ndarray, "classes"]:
-    """The code of each class: background, one of the eight parts, or a pair of them.
+def named(source: str, classes: list[str] | None) -> list[str]:
+    """What each class of a source shows: background, one of the eight parts, or a pair of them.
 
     `classes` are the user's own, for the source `classes` alone.  Raises `BadInput` for an unknown name.
     """
@@ -84,7 +84,12 @@ def table(source: str, classes: list[str] | None) -> UInt8[np.ndarray, "classes"
         raise BadInput(
             f"params.yaml: labels_from: classes: {', '.join(unknown)} is no part. Name {', '.join(CODES)}."
         )
-    return np.array([CODES[name] for name in names], np.uint8)
+    return list(names)
+
+
+def table(source: str, classes: list[str] | None) -> UInt8[np.ndarray, "classes"]:
+    """The code of each class; see `named`."""
+    return np.array([CODES[name] for name in named(source, classes)], np.uint8)
 
 
 def read(blob: bytes, name: str, classes: int) -> UInt8[np.ndarray, "h w"]:
