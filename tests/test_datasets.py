@@ -357,6 +357,28 @@ def test_unpacking_writes_over_nothing(tmp_path, config):
         command("unpack", str(Path(index).parent), str(tmp_path))
 
 
+OUTWARD = ["set/query/../../../../0009_c1s1_1.jpg", "/0009_c1s1_1.jpg", "set\\..\\..\\query\\0009_c1s1_1.jpg"]
+
+
+@pytest.mark.parametrize("name", OUTWARD)
+def test_an_archive_whose_names_lead_out_of_it_is_refused(tmp_path, name):
+    text = complaint(tmp_path, people() | {name: picture(9)})
+    assert "1 of its names lead out of the folder" in text and name.replace("\\", "/") in text
+
+
+def test_an_index_whose_keys_lead_out_of_the_folder_is_not_unpacked(tmp_path):
+    index = build(zipped(tmp_path / "a.zip", people())).index
+    index.loc[2, "key"] = "query/../../0001_c1s1_000001_00.jpg"
+    indexing.write_index(tmp_path / "b/index.parquet", index, "b", "folders")
+    attrs = {"index": datasets.index_hash(index)}
+    store.pack(tmp_path / "b/images.h5", "images", [b"x"] * 5, np.ones(5, np.int64), attrs)
+    with pytest.raises(
+        BadInput, match=r"b/index\.parquet: query/\.\./\.\./0001_c1s1_000001_00\.jpg leads out"
+    ):
+        command("unpack", str(tmp_path / "b"), str(tmp_path / "out/pictures"))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(("make", "match"), [(False, "no such folder"), (True, "holds no file")])
 def test_packing_nothing_is_refused(tmp_path, make, match):
     if make:

@@ -34,7 +34,8 @@ DAMAGED = (
 class Archive:
     """The files of a zip, tar or tar.gz by name, in any order.
 
-    Raises `BadInput` if the archive is missing, a folder, damaged or of another kind.
+    Raises `BadInput` if the archive is missing, a folder, damaged or of another kind, or if names in it lead
+    out of it.
     """
 
     def __init__(self, path: str | Path):
@@ -50,6 +51,7 @@ class Archive:
                 f"folder: python -m pipeline.datasets pack FOLDER {path}"
             ) from None
         self.names = [name for name, _ in self._members]
+        self._check_names()
         self._by_name = dict(self._members)
 
     def _check_path(self) -> None:
@@ -72,6 +74,16 @@ class Archive:
             raise BadInput(
                 f"{path}: a {kind} archive, which is not read here. Unpack it, then run `python -m "
                 f"pipeline.datasets pack FOLDER {packed}` and name {packed} in params.yaml, datasets."
+            )
+
+    def _check_names(self) -> None:
+        outward = [name for name in self.names if leads_out(name)]
+        if outward:
+            self.close()
+            raise BadInput(
+                f"{self.path}: {len(outward)} of its names lead out of the folder that it is unpacked to, such "
+                f"as {outward[0]}. Unpack what you trust, and pack that folder: "
+                "python -m pipeline.datasets pack FOLDER ARCHIVE.zip"
             )
 
     def _open(self) -> tuple[list, set[str]]:
@@ -136,6 +148,11 @@ def _uncompressed(path: str, head: bytes) -> Iterator[IO[bytes]]:
 
 def _tidy(name: str) -> str:
     return name.replace("\\", "/").removeprefix("./").rstrip("/")
+
+
+def leads_out(name: str) -> bool:
+    """Whether a path may end outside the folder it is taken to start from."""
+    return name.startswith("/") or ".." in name.split("/")
 
 
 def _is_file(member: tarfile.TarInfo) -> bool:
