@@ -225,12 +225,35 @@ def test_every_bad_image_is_listed_and_nothing_is_written(tmp_path, config):
     assert not (tmp_path / "a").exists()
 
 
+def test_many_faults_of_a_kind_are_counted_and_the_first_named(tmp_path):
+    faulty = {f"set/query/0001_c1s1_00000{n}_00.jpg": picture(1)[:-n] for n in range(2, 9)}
+    faulty |= {f"set/query/{name}.jpg": picture(1) for name in "abcdefg"}
+    text = complaint(tmp_path, people() | faulty | {"set/query/0001_c1s1_000009_00.jpg": b""})
+    lines = [line.split(":")[0].strip() for line in text.splitlines()]
+    names = [*(f"set/query/{name}.jpg" for name in "abcde"), "and 2 more"]
+    names += [*(f"set/query/0001_c1s1_00000{n}_00.jpg" for n in range(2, 7)), "and 2 more"]
+    assert (
+        lines[1:-1] == [*names, "set/query/0001_c1s1_000009_00.jpg"] and "15 faults among" in lines[0] + text
+    )
+
+
+def test_no_message_names_an_object_in_memory(tmp_path):
+    name = "set/query/0001_c1s1_000002_00.jpg"
+    text = complaint(tmp_path, people() | {name: b"text"})
+    assert f"1 fault among 7 images; nothing was written.\n  {name}: no image\n" in text
+    store.pack(tmp_path / "images.h5", "images", [b"text"], np.array([4]), {"index": "x"})
+    with pytest.raises(BadInput, match=r"row 0 cannot be decoded\. Run"):
+        Images(tmp_path / "images.h5")[0]
+
+
 def test_a_key_that_occurs_twice_is_named(tmp_path):
     path = tmp_path / "twice.zip"
     zipped(path, people())
     with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(path, "a") as target:
         target.writestr("set/query/0001_c1s1_000001_00.jpg", picture(8))
-    with pytest.raises(BadInput, match=r"query/0001_c1s1_000001_00\.jpg: 2 images with this key"):
+    with pytest.raises(
+        BadInput, match=r"query/0001_c1s1_000001_00\.jpg: 2 images of a split have this name \(set/query"
+    ):
         build(path)
 
 
@@ -248,7 +271,7 @@ def test_missing_and_empty_folders_are_told_apart(tmp_path):
 
 
 def test_an_empty_dataset_has_none_of_its_folders(tmp_path):
-    assert "3 faults among 0 images" in complaint(tmp_path, {})
+    assert "bad.zip: 3 faults; nothing was written" in complaint(tmp_path, {})
 
 
 def test_macos_side_files_are_no_images(tmp_path):
@@ -295,12 +318,13 @@ def test_a_folder_is_refused_with_the_command_that_packs_it(tmp_path):
         build(tmp_path)
 
 
-def test_an_unknown_layout_names_those_there_are(tmp_path):
+@pytest.mark.parametrize("layout", ["duke", "__init__"])
+def test_an_unknown_layout_names_those_there_are(tmp_path, layout):
     with (
         Archive(zipped(tmp_path / "a.zip", people())) as archive,
         pytest.raises(BadInput, match="folders"),
     ):
-        indexing.build(archive, "duke", options(), 1)
+        indexing.build(archive, layout, options(), 1)
 
 
 # ------------------------------------------------------------------ packing a folder

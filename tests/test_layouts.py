@@ -15,7 +15,7 @@ from pipeline import batches, datasets, ranking
 from pipeline.datasets import indexing
 from pipeline.datasets.archive import Archive
 from pipeline.datasets.found import Count, Picture
-from pipeline.datasets.protocol import answered, differences
+from pipeline.datasets.protocol import answered, differences, itself
 from pipeline.params import BadInput
 from stages import index as stage
 from tests.test_datasets import CONFIG, options, picture, tarred, zipped
@@ -222,7 +222,7 @@ def test_msmt17s_faults_name_list_line_and_folder(tmp_path):
     wrong = {**files, "list_train.txt": lines}
     del wrong["list_query.txt"], wrong["train/0000/0000_001_02_0303morning_0015_0.jpg"]
     text = complaint(tmp_path, "msmt17", wrong)
-    assert "list_train.txt, line 2: 'hello' is not" in text and "line 3: '0000/x.jpg 1'" in text
+    assert "list_train.txt, line 2, 'hello': not like `0000" in text and "line 3, '0000/x.jpg 1'" in text
     assert "no list_query.txt beside train/" in text
     assert "list_val.txt: 1 of its images are not in the archive: train/0000/0000_001_02" in text
     moved = {name.replace("train/", "images/"): content for name, content in files.items()}
@@ -248,14 +248,20 @@ def test_without_a_column_of_cameras_all_are_unknown(tmp_path):
 
 
 ROWS = {
-    "a.jpg,1,0,test": "split = 'test' is none of train, query, gallery",
-    "a.jpg,anna,0,query": "pid = 'anna' is no whole number",
-    "a.jpg,1.5,0,query": "pid = '1.5' is no whole number",
-    "a.jpg,-2,0,gallery": "pid = '-2' is no whole number from -1",
-    "a.jpg,1,x,query": "camid = 'x' is no whole number",
-    "a.jpg,1,40000,query": "camid = '40000' is no whole number from -1 to 32767",
-    "a.jpg,0,0,train": "pid = 0 is for images of nobody",
-    "c.jpg,1,0,query": "t.csv: 1 of its images are not in the archive: c.jpg",
+    "a.jpg,1,0,test": "row 3, split = 'test': none of train, query, gallery\n",
+    "a.jpg,1,0,Query ": "row 3, split = 'Query ': none of train, query, gallery; write query\n",
+    "a.jpg,anna,0,query": "row 3, pid = 'anna': no whole number",
+    "a.jpg,1.5,0,query": "row 3, pid = '1.5': no whole number",
+    "a.jpg,-2,0,gallery": "row 3, pid = '-2': no whole number from -1",
+    "a.jpg,1,c1,query": "row 3, camid = 'c1': no whole number from -1 to 32767; number the cameras 0, 1, "
+    "...; empty is unknown",
+    "a.jpg,1,40000,query": "row 3, camid = '40000': no whole number from -1 to 32767",
+    "a.jpg,0,0,train": "row 3, pid = 0: for images of nobody",
+    "c.jpg,1,0,query": "t.csv: 1 of its images are not in the archive: c.jpg (row 3)",
+    "A.JPG,1,0,query": "t.csv: 1 of its images are not in the archive: A.JPG (row 3; there is a.jpg)",
+    "\nc.jpg,1,0,query": "c.jpg (row 4)",
+    "./a.jpg,1,0,train": "t.csv, rows 2, 3, a.jpg: more than once in train",
+    " ,1,0,train": "t.csv, row 3, path is empty: name the picture",
 }
 
 
@@ -263,17 +269,46 @@ ROWS = {
 def test_a_row_that_cannot_be_used_is_named(tmp_path, row):
     files = {"t.csv": f"path,pid,camid,split\na.jpg,1,0,train\n{row}\n".encode(), "a.jpg": picture(1)}
     text = complaint(tmp_path, "table", files)
-    assert ROWS[row] in text and ("row 3" in text or "c.jpg" in row)
+    assert ROWS[row] in text and "bad.zip: 1 fault" in text
+
+
+def test_a_column_that_is_wrong_throughout_is_told_in_few_lines(tmp_path):
+    rows = "".join(f"a.jpg,1,c{n},query\n" for n in range(40))
+    files = {"t.csv": f"path,pid,camid,split\n{rows}".encode(), "a.jpg": picture(1)}
+    text = complaint(tmp_path, "table", files)
+    assert "bad.zip: 40 faults; nothing was written" in text and "\n  and 35 more\n" in text
+    assert "row 6, camid = 'c4'" in text and "'c5'" not in text
+
+
+def test_a_picture_may_stand_in_two_splits_and_commas_may_end_the_lines(tmp_path):
+    text = b"path,pid,split\r\na.jpg,1,query,\r\n\r\na.jpg,1,gallery,\r\n,,\r\n"
+    path = zipped(tmp_path / "a.zip", {"t.csv": text, "a.jpg": picture(1)})
+    assert build(path, "table").index["key"].tolist() == ["query/a.jpg", "gallery/a.jpg"]
 
 
 TABLES = {
     "none": ({}, "found: none"),
     "two": ({"a.csv": b"", "b.parquet": b""}, "found: a.csv, b.parquet"),
-    "empty": ({"a.csv": b""}, "a.csv: no readable table"),
+    "empty": ({"a.csv": b""}, "a.csv: has columns [], but needs"),
+    "an open quote": ({"a.csv": b'path,pid,split\n"a.jpg,1,train\n'}, "a.csv: no readable table (unexpected"),
     "no parquet": ({"a.parquet": b"text"}, "a.parquet: no readable table"),
-    "another separator": ({"a.csv": b"path;pid;split\n"}, "a.csv: has columns ['path;pid;split'], but needs"),
+    "semicolons": (
+        {"a.csv": b"path;pid;split\na,b.jpg;1;train\n"},
+        "'path;pid;split': separate the columns by",
+    ),
+    "tabs": ({"a.csv": b"path\tpid\tsplit\n"}, "separate the columns by commas"),
+    "a column too few": ({"a.csv": b"path,pid\n"}, "a.csv: has columns ['path', 'pid'], but needs ['path',"),
+    "names nearly right": (
+        {"a.csv": b"Path,pid,split \n"},
+        "needs ['path', 'pid', 'split']; rename 'Path' to path; rename 'split ' to split\n",
+    ),
     "a header alone": ({"a.csv": b"path,pid,split\n"}, "not one image to use"),
-    "latin-1": ({"a.csv": "path,pid,split\né.jpg,1,train".encode("latin-1")}, "a.csv: no readable table"),
+    "latin-1": (
+        {"a.csv": "path,pid,split\né.jpg,1,train".encode("latin-1")},
+        "not in UTF-8: save it as CSV in UTF-8",
+    ),
+    "utf-16": ({"a.csv": "path,pid,split\n".encode("utf-16")}, "not in UTF-8: save it as CSV in UTF-8"),
+    "utf-16 without its mark": ({"a.csv": "path,pid,split\n".encode("utf-16-le")}, "save it as CSV in UTF-8"),
 }
 
 
@@ -325,6 +360,51 @@ def test_what_limits_a_set_is_told(tmp_path, case):
     ]
     assert len(told) == len(lines)
     assert all(line.startswith(wanted) for line, wanted in zip(told, lines, strict=True))
+
+
+PEOPLE = "path,pid,camid,split\n"
+SETS = {  # rows of a table; a picture a letter
+    "test alone": ("a,1,0,query\nb,1,1,gallery", ["no training image: the set can test, not train"]),
+    "training alone": (
+        "a,1,0,train\nb,1,1,train",
+        ["no query: nothing can be measured on the set", "no gallery: nothing can be measured on the set"],
+    ),
+    "a query in the gallery": (
+        "a,1,0,train\nb,1,1,train\nc,2,,query\nc,2,,gallery",
+        ["1 queries are in gallery as the same file, which no camera leaves out, so each finds itself and "
+         "Rank-1 is too high: query/c"],
+    ),
+    "of a known camera": ("a,1,0,train\nb,1,1,train\nc,2,0,query\nc,2,0,gallery\nd,2,1,gallery", []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SETS)
+def test_a_set_without_a_split_and_queries_that_find_themselves_are_told(tmp_path, case):
+    rows, lines = SETS[case]
+    files = {name: picture(ord(name)) for name in "abcd"} | {"t.csv": (PEOPLE + rows).encode()}
+    told = indexing.describe(build(zipped(tmp_path / "a.zip", files), "table"))
+    assert told.splitlines()[5:] == lines
+
+
+def test_queries_without_any_gallery_are_refused(tmp_path):
+    files = {"t.csv": (PEOPLE + "a,1,0,query").encode(), "a": picture(1)}
+    assert "there are queries, but no gallery to find them in" in complaint(tmp_path, "table", files)
+
+
+seen = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 2), st.integers(-1, 1)), max_size=6)
+
+
+@given(seen, seen)
+def test_a_query_finds_itself_exactly_if_the_ranking_keeps_its_file(query, gallery):
+    tables = [pd.DataFrame(rows, columns=["sha256", "pid", "camid"]) for rows in (query, gallery)]
+    for table in tables:
+        table["key"] = [f"{row}" for row in range(len(table))]
+    kept = [
+        str(row)
+        for row, (file, pid, camid) in enumerate(query)
+        if any(one[:2] == (file, pid) and (camid < 0 or camid != one[2]) for one in gallery)
+    ]
+    assert itself(*tables) == kept
 
 
 people = st.lists(st.tuples(st.integers(1, 3), st.integers(-1, 2)), min_size=1, max_size=6)

@@ -198,6 +198,7 @@ NO_MAP = {
     "scores": (npy(np.zeros((4, 2), np.float32)), "x.npy", "float32"),
     "a class too many": (png([[0, 20]]), "x.png", "class 20, but the source has 0 to 19"),
     "a class below 0": (npy(np.array([[-1, 0]])), "x.npy", "class -1"),
+    "no picture": (b"text", "x.png", "no complete picture$"),
     "half a picture": (png(np.zeros((99, 99)))[:60], "x.png", "no complete picture"),
 }
 

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.params import BadInput
 from pipeline.store import Rows
@@ -98,7 +98,7 @@ class Images:
             return decode_again(blob)
         except UNDECODABLE as error:
             raise BadInput(
-                f"{self._rows.path}: the image in row {i} cannot be decoded ({error}). Run `dvc repro`."
+                f"{self._rows.path}: the image in row {i} cannot be decoded{why(error)}. Run `dvc repro`."
             ) from None
 
 
@@ -116,6 +116,13 @@ def decode(blob: bytes) -> UInt8[np.ndarray, "H W 3"]:
         if "transparency" in image.info:
             image = image.convert("RGBA")
         return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def why(error: Exception) -> str:
+    """What one of `UNDECODABLE` tells beside that there is no picture, in brackets; "" for nothing."""
+    if isinstance(error, UnidentifiedImageError):  # it names an object in memory
+        return ""
+    return f" ({' '.join(str(error).split())})"
 
 
 def decode_again(blob: bytes) -> UInt8[np.ndarray, "H W 3"]:

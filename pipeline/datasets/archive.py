@@ -81,8 +81,8 @@ class Archive:
         if outward:
             self.close()
             raise BadInput(
-                f"{self.path}: {len(outward)} of its names lead out of the folder that it is unpacked to, such "
-                f"as {outward[0]}. Unpack what you trust, and pack that folder: "
+                f"{self.path}: {len(outward)} of its names lead out of the folder that it is unpacked to, as "
+                f"does {outward[0]}. Unpack what you trust, and pack that folder: "
                 "python -m pipeline.datasets pack FOLDER ARCHIVE.zip"
             )
 

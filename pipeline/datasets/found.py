@@ -5,9 +5,10 @@ COUNTS: dict[split, Count]        what is published of the set; none for a layou
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from pipeline.datasets.archive import Archive
 
@@ -15,7 +16,7 @@ IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
 MARKET = re.compile(r"(-1|\d{1,9})_c([1-9]\d{0,3})(?=[s_])")
 NUMBER = re.compile(r"(\d{1,8})(?=[_.])")
 COPIES = "query/occluded/"  # keys of queries' occluded copies begin so
-NAMED = 5  # missing files that a message names
+NAMED = 5  # things of a kind that a message names
 
 Who = tuple[int, int]  # identity and camera
 Parse = Callable[[str], Who | str]  # path inside a split's folder -> who, or what is wrong with the name
@@ -41,12 +42,27 @@ class Count:
     cameras: int | None  # 0: the files do not tell
 
 
+class Fault(NamedTuple):
+    """Something that a user must repair."""
+
+    where: str  # file, row or key; "" if it is the whole set's
+    what: str  # details in brackets
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" if self.where else self.what
+
+    @property
+    def kind(self) -> str:
+        """What faults of a kind say alike: neither where they are nor what is in brackets."""
+        return (self.what.replace(self.where, "") if self.where else self.what).partition(" (")[0]
+
+
 @dataclass
 class Found:
     """A layout's findings; nothing is written while there are problems."""
 
     pictures: list[Picture] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)  # what a user must repair, a line each
+    problems: list[Fault] = field(default_factory=list)
     ignored: int = 0  # files that are no images of the dataset
 
 
@@ -120,12 +136,13 @@ def _inside(folder: str, folders: Mapping[str, str], inside: str) -> str:
 
 def _add(found: Found, name: str, split: str, inside: str, who: Who | str) -> None:
     if isinstance(who, str):
-        found.problems.append(f"{name}: {who}")
+        found.problems.append(Fault(name, who))
         return
     pid, camid = who
     if pid < 1 and split != "gallery":
         what = "junk" if pid < 0 else "a distractor"
-        found.problems.append(f"{name}: identity {pid} means {what}, which only the gallery holds")
+        fault = f"identity {pid} means {what}, which only the gallery holds"
+        found.problems.append(Fault(name, fault))
         return
     found.pictures.append(Picture(name, split, f"{split}/{inside}", pid, camid))
 
@@ -133,17 +150,27 @@ def _add(found: Found, name: str, split: str, inside: str, who: Who | str) -> No
 def _check_folder(found: Found, archive: Archive, folder: str, homes: set[str]) -> None:
     if len(homes) > 1:
         places = ", ".join(f"{home or '.'}/{folder}" for home in sorted(homes))
-        found.problems.append(f"{folder}/ is there more than once: {places}")
+        found.problems.append(Fault("", f"{folder}/ is there more than once: {places}"))
     elif not homes and any(f"/{name}".endswith(f"/{folder}") for name in archive.folders):
-        found.problems.append(f"{folder}/ holds no image")
+        found.problems.append(Fault("", f"{folder}/ holds no image"))
     elif not homes:
-        found.problems.append(f"no folder {folder}/")
+        found.problems.append(Fault("", f"no folder {folder}/"))
 
 
-# ------------------------------------------------------------------ a list of files
+# ------------------------------------------------------------------ messages
 
 
-def absent(what: str, names: list[str]) -> str:
-    """One line about files that a list names and the archive lacks."""
-    shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
-    return f"{what}: {len(names)} of its images are not in the archive: {shown}"
+def few(items: Sequence[str]) -> list[str]:
+    """The first items, and how many more there are."""
+    rest = len(items) - NAMED
+    return [*items[:NAMED], f"and {rest} more"] if rest > 0 else list(items)
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 fault`, `2 faults`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def absent(what: str, names: list[str]) -> Fault:
+    """Files that a list names and the archive lacks."""
+    return Fault(what, f"{len(names)} of its images are not in the archive: {', '.join(few(names))}")

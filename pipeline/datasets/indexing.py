@@ -7,11 +7,10 @@ import hashlib
 import importlib
 import io
 import multiprocessing
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Literal
@@ -23,9 +22,9 @@ import pyarrow.parquet
 from pydantic.dataclasses import dataclass as parameters
 
 from pipeline import store
-from pipeline.datasets import COLUMNS, SPLITS, UNDECODABLE, decode, index_hash, protocol
+from pipeline.datasets import COLUMNS, SPLITS, UNDECODABLE, decode, index_hash, protocol, why
 from pipeline.datasets.archive import Archive
-from pipeline.datasets.found import Picture
+from pipeline.datasets.found import Fault, Picture, counted, few
 from pipeline.datasets.occlude import Occlude, Queries
 from pipeline.params import STRICT, BadInput
 
@@ -87,16 +86,16 @@ def build(archive: Archive, layout: str, options: Index, workers: int = 0, occlu
     found.problems += _twice(found.pictures + copies.pictures) + _foreign(kept) + _unanswerable(kept)
     warnings = protocol.differences(found.pictures, reader.COUNTS)
     if options.counts == "refuse":
-        found.problems += [f"{line}. `index.counts: warn` takes it as it is" for line in warnings]
+        found.problems += [Fault("", f"{line}. `index.counts: warn` takes it as it is") for line in warnings]
     checked = list(_check(archive.path, kept, read, workers))
     truth_names = [name for name in archive.names if PurePosixPath(name).name == TRUTH]
     problems = found.problems + [
-        f"{p.name}: {c}" for p, c in zip(kept, checked, strict=True) if isinstance(c, str)
+        Fault(p.name, c) for p, c in zip(kept, checked, strict=True) if isinstance(c, str)
     ]
     if occlude and truth_names:
-        problems.append(f"{truth_names[0]}: a set that brings its truth needs no index.occlude")
+        problems.append(Fault(truth_names[0], "a set that brings its truth needs no index.occlude"))
     if not (kept or problems):
-        problems.append("not one image to use")
+        problems.append(Fault("", "not one image to use"))
     if problems:
         raise BadInput(_complaint(archive, problems, len(found.pictures)))
     index = _frame(kept, checked)
@@ -115,10 +114,10 @@ def build(archive: Archive, layout: str, options: Index, workers: int = 0, occlu
 
 def load(layout: str) -> ModuleType:
     """The module of a layout.  Raises `BadInput` that lists the layouts there are."""
-    if not (layout.isidentifier() and find_spec(f"pipeline.datasets.layouts.{layout}")):
-        folder = Path(__file__).parent / "layouts"
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__"))
-        raise BadInput(f"params.yaml: layout {layout!r} is unknown. There are: {known}.")
+    folder = Path(__file__).parent / "layouts"
+    known = sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__")
+    if layout not in known:
+        raise BadInput(f"params.yaml: layout {layout!r} is unknown. There are: {', '.join(known)}.")
     return importlib.import_module(f"pipeline.datasets.layouts.{layout}")
 
 
@@ -126,32 +125,44 @@ def _joined(picture: Picture, validation: str) -> Picture:
     return replace(picture, split=validation) if picture.split == "val" else picture
 
 
-def _complaint(archive: Archive, problems: list[str], count: int) -> str:
-    lines = "\n  ".join(problems)
+def _complaint(archive: Archive, problems: list[Fault], count: int) -> str:
+    kinds: dict[str, list[str]] = {}
+    for fault in problems:
+        kinds.setdefault(fault.kind, []).append(str(fault))
+    lines = "\n  ".join(line for faults in kinds.values() for line in few(faults))
+    among = f" among {counted(count, 'image')}" if count else ""
     top = sorted({"/".join(name.split("/")[:2]) for name in archive.names})
     holds = f"The archive holds {', '.join(top[:SHOWN]) or 'no file'}.\n" if count == 0 else ""
     return (
-        f"{archive.path}: {len(problems)} faults among {count} images; nothing was written.\n  {lines}\n"
+        f"{archive.path}: {counted(len(problems), 'fault')}{among}; nothing was written.\n  {lines}\n"
         f"{holds}Repair or remove them, then pack the folder again: "
         f"python -m pipeline.datasets pack FOLDER {archive.path}"
     )
 
 
-def _unanswerable(pictures: list[Picture]) -> list[str]:
+def _unanswerable(pictures: list[Picture]) -> list[Fault]:
     table = pd.DataFrame([(p.split, p.pid, p.camid) for p in pictures], columns=["split", "pid", "camid"])
     splits = {split: table[table["split"] == split] for split in ("query", "gallery")}
-    return protocol.unanswerable(*splits.values())
+    return [Fault("", line) for line in protocol.unanswerable(*splits.values())]
 
 
-def _twice(pictures: list[Picture]) -> list[str]:
-    counts = Counter(p.key for p in pictures)
-    return [f"{key}: {count} images with this key" for key, count in sorted(counts.items()) if count > 1]
+def _twice(pictures: list[Picture]) -> list[Fault]:
+    files: dict[str, list[str]] = {}
+    for picture in pictures:
+        files.setdefault(picture.key, []).append(picture.name)
+    return [
+        Fault(
+            key, f"{len(names)} images of a split have this name ({', '.join(few(names))}); rename or remove"
+        )
+        for key, names in sorted(files.items())
+        if len(names) > 1
+    ]
 
 
-def _foreign(pictures: list[Picture]) -> list[str]:
+def _foreign(pictures: list[Picture]) -> list[Fault]:
     # an old tar does not say how its names are encoded; what is not UTF-8 stands in them as surrogates
     faulty = [p.name for p in pictures if p.name.encode(errors="ignore").decode() != p.name]
-    return [f"{name!a}: the name is not UTF-8; unpack it where it was made" for name in faulty]
+    return [Fault(f"{name!a}", "the name is not UTF-8; unpack it where it was made") for name in faulty]
 
 
 # ------------------------------------------------------------------ looking at every image
@@ -224,7 +235,7 @@ def probe(blob: bytes) -> Checked | str:
         height, width, _ = decode(blob).shape
     except UNDECODABLE as error:
         kind = "cut off or damaged" if _begins_as_image(blob) else "no image"
-        return f"{kind} ({' '.join(str(error).split())})"
+        return kind + why(error)
     return Checked(width, height, len(blob), hashlib.sha256(blob).hexdigest())
 
 

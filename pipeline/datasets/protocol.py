@@ -6,7 +6,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from pipeline.datasets.found import Count, Picture
+from pipeline.datasets.found import Count, Picture, few
+
+MISSED = {  # what a set without a split is good for
+    "train": "no training image: the set can test, not train",
+    "query": "no query: nothing can be measured on the set",
+    "gallery": "no gallery: nothing can be measured on the set",
+}
 
 
 def differences(pictures: Iterable[Picture], published: Mapping[str, Count]) -> list[str]:
@@ -41,6 +47,8 @@ def answered(query: pd.DataFrame, gallery: pd.DataFrame) -> Bool[np.ndarray, "Q"
 
 def unanswerable(query: pd.DataFrame, gallery: pd.DataFrame) -> list[str]:
     """A line if no query has a right image in the gallery, so that nothing could be measured."""
+    if len(query) and not len(gallery):
+        return ["there are queries, but no gallery to find them in: add it, or leave out the queries as well"]
     if not len(query) or answered(query, gallery).any():
         return []
     known = set(gallery["pid"])
@@ -52,6 +60,13 @@ def unanswerable(query: pd.DataFrame, gallery: pd.DataFrame) -> list[str]:
     ]
 
 
+def itself(query: pd.DataFrame, gallery: pd.DataFrame) -> list[str]:
+    """Keys of the queries that the ranking may find as the same file, as no camera leaves it out."""
+    pairs = query.merge(gallery, on=["sha256", "pid"], suffixes=("", "_found"))
+    kept = pairs[(pairs["camid"] < 0) | (pairs["camid"] != pairs["camid_found"])]
+    return kept["key"].drop_duplicates().tolist()
+
+
 def notes(index: pd.DataFrame) -> list[str]:
     """What a user should know of a set that is fit for use."""
     parts = {split: rows for split, rows in index[index["pid"] > 0].groupby("split")}
@@ -59,10 +74,14 @@ def notes(index: pd.DataFrame) -> list[str]:
     train, query, gallery = (parts.get(split, none) for split in ("train", "query", "gallery"))
     alone = int((train["pid"].value_counts() == 1).sum())
     lost = int((~answered(query, gallery)).sum()) if len(query) else 0
+    same = itself(query, gallery)
     both = len(set(train["pid"]) & (set(query["pid"]) | set(gallery["pid"])))
     facts = {
         f"{alone} training identities have one image alone; a batch repeats it": alone,
         f"{lost} queries have no right image by another camera in gallery; evaluation skips them": lost,
+        f"{len(same)} queries are in gallery as the same file, which no camera leaves out, so each finds "
+        f"itself and Rank-1 is too high: {', '.join(few(same))}": len(same),
         f"{both} identities are both in train and in query or gallery": both,
     }
-    return [fact for fact, number in facts.items() if number]
+    missed = [line for split, line in MISSED.items() if split not in set(index["split"])]
+    return missed + [fact for fact, number in facts.items() if number]

@@ -14,8 +14,8 @@ def unpack(dataset: str | Path, folder: str | Path) -> int:
     """Write every image of `dataset` (a folder with index.parquet and images.h5) to `folder`; how many.
 
     A file is named by its key, as in `query/occluded/x.jpg`, and holds the bytes that were indexed; an
-    occluded copy is a PNG, whatever its name.  Raises `BadInput` if `folder` exists, if a key leads out of it,
-    or if the dataset is missing or damaged.
+    occluded copy is a PNG, whatever its name.  Raises `BadInput` if `folder` exists, if a key leads out of
+    it, or if the dataset is missing or damaged.
     """
     if Path(folder).exists():
         raise BadInput(f"{folder}: exists already. Name a new folder; nothing is written over.")

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from pipeline import parts
-from pipeline.datasets import UNDECODABLE
+from pipeline.datasets import UNDECODABLE, why
 from pipeline.outside.confidences import Unusable, array
 from pipeline.params import BadInput
 
@@ -113,7 +113,7 @@ def _picture(blob: bytes) -> np.ndarray:
         with Image.open(io.BytesIO(blob)) as picture:
             return np.array(picture)  # of a palette: its numbers
     except UNDECODABLE as error:
-        raise Unusable(f"no complete picture ({' '.join(str(error).split())[:80]})") from None
+        raise Unusable(f"no complete picture{why(error)}") from None
 
 
 def sided(codes: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:

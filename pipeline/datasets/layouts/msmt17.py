@@ -14,7 +14,7 @@ import re
 from pathlib import PurePosixPath
 
 from pipeline.datasets.archive import Archive
-from pipeline.datasets.found import Count, Found, Picture, absent
+from pipeline.datasets.found import Count, Fault, Found, Picture, absent
 
 FOLDERS = {"train": ("train", "mask_train_v2"), "test": ("test", "mask_test_v2")}
 LISTS = {  # split: list, folder of its images, what is added to its identities
@@ -39,11 +39,13 @@ def find(archive: Archive) -> Found:
     for split, (title, side, offset) in LISTS.items():
         home = _home(archive, title)
         if home is None:
-            found.problems.append(f"no {title} beside train/ and test/ (V2: mask_train_v2/, mask_test_v2/)")
+            fault = f"no {title} beside train/ and test/ (V2: mask_train_v2/, mask_test_v2/)"
+            found.problems.append(Fault("", fault))
             continue
         folder = next((home / f for f in FOLDERS[side] if str(home / f) in archive.folders), None)
         if folder is None:
-            found.problems.append(f"no folder {' or '.join(f'{f}/' for f in FOLDERS[side])} beside {title}")
+            fault = f"no folder {' or '.join(f'{f}/' for f in FOLDERS[side])} beside {title}"
+            found.problems.append(Fault("", fault))
             continue
         _read(found, archive, home / title, folder, split, offset, names)
     listed = {picture.name for picture in found.pictures}
@@ -72,9 +74,8 @@ def _read(
         match = LINE.fullmatch(line.strip())
         camera = match and CAMERA.match(PurePosixPath(match[1]).name)
         if not camera:
-            found.problems.append(
-                f"{listing}, line {number}: {line!r} is not `0000/0000_000_01_0303morning_0015_0.jpg 0`"
-            )
+            where = f"{listing}, line {number}, {line!r}"
+            found.problems.append(Fault(where, "not like `0000/0000_000_01_0303morning_0015_0.jpg 0`"))
             continue
         name, key = str(folder / match[1]), f"{'train' if split == 'val' else split}/{match[1]}"
         if name in names:
