@@ -159,6 +159,47 @@ def test_missing_labels_may_be_allowed_and_nothing_else(tmp_path):
         account(tmp_path / "b", ["query/0.jpg"], {"query/0.npy": b"nothing"}, missing="nobody")
 
 
+@pytest.mark.parametrize("missing", ["nobody", "refuse"])
+def test_a_split_without_any_label_is_refused_and_what_was_looked_for_told(tmp_path, missing):
+    keys, files = ["train/0.jpg", "query/0.jpg", "query/1.jpg"], {"box_train/0.npy": npy(body())}
+    with pytest.raises(BadInput) as error:
+        account(tmp_path / "a", keys, files | {"query/0.npy": npy(body())}, missing=missing)
+    said = str(error.value)
+    assert ("train/0.jpg" in said, "query/1.jpg" in said) == (True, missing == "refuse")
+    assert "Looked for NAME.npy in bounding_box_train/ for train" in said
+    assert "a holds 2 files (2 .npy), such as box_train/0.npy, query/0.npy." in said
+    assert ("missing: nobody is for single images" in said) == (missing == "nobody")
+
+
+def test_which_endings_there_are_is_told_where_none_is_a_labels(tmp_path):
+    with pytest.raises(
+        BadInput, match=r"Looked for NAME\.png or NAME\.npy in query/ for query\..*\(2 \.npz, 1 no e"
+    ):
+        account(tmp_path, ["query/0.jpg"], {"query/0.npz": b"", "1.npz": b"", "LICENCE": b""}, source="lip")
+
+
+SHAPES = {  # of a label of an image of 128 x 64: whether it is taken
+    (256, 128): True,
+    (17, 9): True,
+    (473, 473): True,
+    (100, 110): True,
+    (64, 128): False,
+    (48, 64): False,
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_label_that_lies_across_its_image_is_refused(tmp_path, shape):
+    files = {"query/0.npy": npy(np.zeros(shape, np.uint8))}
+    if SHAPES[shape]:
+        assert account(tmp_path, ["query/0.jpg"], files, source="lip").missing == 0
+    else:
+        with pytest.raises(
+            BadInput, match=rf"0\.npy: {shape[0]} x {shape[1]} .* its image is 128 x 64: transposed"
+        ):
+            account(tmp_path, ["query/0.jpg"], files, source="lip")
+
+
 def test_other_bytes_or_another_place_are_other_content(tmp_path):
     keys = ["query/0.jpg", "query/1.jpg"]
     one = account(tmp_path / "a", keys, {"query/0.npy": npy(body())}, missing="nobody").content

@@ -6,7 +6,8 @@ Unusual here:
 """
 
 import hashlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
@@ -19,12 +20,12 @@ from pydantic.dataclasses import dataclass
 
 from pipeline import parsing, store
 from pipeline.datasets import SPLITS
-from pipeline.datasets.found import COPIES, IMAGES
+from pipeline.datasets.found import COPIES, IMAGES, counted, few
 from pipeline.outside import confidences, maps
 from pipeline.outside.files import opened
 from pipeline.params import STRICT, BadInput
 
-LISTED = 5  # faults of a kind that an error names; the rest are counted
+TURNED = 1.2  # least ratio of the sides by which a label and its image lie across each other
 ENDINGS = {"bpbreid": (".npy",)}  # of a label's name, by source; all others' are:
 MAPS = (".png", ".npy")
 
@@ -132,7 +133,8 @@ def _stem(name: str) -> str:
 def account(index: pd.DataFrame, settings: Outside, rule: parsing.Parse, where: str) -> Labelled:
     """The label of every image, each one looked at.  `where` names the settings in params.yaml.
 
-    Raises `BadInput` that lists the first missing, ambiguous and unusable ones and counts the rest.
+    Raises `BadInput` that lists the first missing, ambiguous and unusable ones and counts the rest.  With
+    `missing: nobody`, labels are missing only where a whole split has none.
     """
     if settings.source == "bpbreid":
         confidences.check(rule)
@@ -140,7 +142,9 @@ def account(index: pd.DataFrame, settings: Outside, rule: parsing.Parse, where: 
     faults: dict[str, list[str]] = {"missing": [], "more than one label": [], "unusable": []}
     with opened(settings.path) as files:
         fitting, ignored = match(index, files.names, settings)
-        for key, found in zip(store.progress(iterable=index["key"], desc="labels"), fitting, strict=True):
+        rows = index[["key", "height", "width"]].itertuples(index=False)
+        shown = store.progress(iterable=rows, total=len(index), desc="labels")
+        for (key, *size), found in zip(shown, fitting, strict=True):
             if len(found) > 1:
                 faults["more than one label"].append(f"{key}: {' and '.join(found)}")
             elif not found:
@@ -149,26 +153,58 @@ def account(index: pd.DataFrame, settings: Outside, rule: parsing.Parse, where: 
                 blob = files.read(found[0])
                 digest.update(hashlib.sha256(blob).digest())
                 try:
-                    read(blob, found[0])
+                    _upright(read(blob, found[0]).shape[-2:], size)
                 except confidences.Unusable as error:
                     faults["unusable"].append(f"{found[0]}: {error}")
     if settings.missing == "nobody":
-        faults["missing"] = []
+        bare = _bare(index["key"], fitting)
+        faults["missing"] = [key for key in faults["missing"] if key.split("/")[0] in bare]
     if any(faults.values()):
-        raise BadInput(_complaint(settings, faults, len(index), where))
+        raise BadInput(
+            _complaint(settings, faults, len(index), where) + _sought(settings, faults, files.names)
+        )
     names = [found[0] if found else "" for found in fitting]
     digest.update("".join("01"[bool(name)] for name in names).encode())
     return Labelled(names, digest.hexdigest(), ignored)
+
+
+def _upright(label: tuple[int, int], image: Sequence[int]) -> None:
+    # a parser may make any picture square, but never lays it across
+    (high, wide), (height, width) = label, image
+    if min(high / wide, width / height) > TURNED or min(wide / high, height / width) > TURNED:
+        raise confidences.Unusable(
+            f"{high} x {wide} (height x width), but its image is {height} x {width}: transposed or turned"
+        )
+
+
+def _bare(keys: Iterable[str], fitting: list[list[str]]) -> set[str]:
+    # splits without a single label: a folder that is misspelt, not images without a person
+    labelled = {key.split("/")[0] for key, found in zip(keys, fitting, strict=True) if found}
+    return {key.split("/")[0] for key in keys} - labelled
+
+
+def _sought(settings: Outside, faults: dict[str, list[str]], names: list[str]) -> str:
+    splits = [split for split in SPLITS if any(key.startswith(f"{split}/") for key in faults["missing"])]
+    if not splits:
+        return ""
+    wanted = " or ".join(f"NAME{ending}" for ending in settings.endings())
+    places = ", ".join(f"{getattr(settings.folders, split)}/ for {split}" for split in splits)
+    kinds = Counter(PurePosixPath(name).suffix or "no ending" for name in names)
+    held = few([f"{number} {kind}" for kind, number in kinds.most_common()])
+    return f"\nLooked for {wanted} in {places}. {settings.path} holds {counted(len(names), 'file')}" + (
+        f" ({', '.join(held)}), such as {', '.join(names[:2])}." if names else "."
+    )
 
 
 def _complaint(settings: Outside, faults: dict[str, list[str]], images: int, where: str) -> str:
     lines = []
     for kind, found in faults.items():
         if found:
-            rest = f"\n    and {len(found) - LISTED} more" if len(found) > LISTED else ""
-            lines.append(f"  {len(found)} {kind}:\n    " + "\n    ".join(found[:LISTED]) + rest)
+            lines.append(f"  {len(found)} {kind}:\n    " + "\n    ".join(few(found)))
     remedy = f"Repair them, or correct {where} in params.yaml (folders: where the labels of a split lie)."
-    if faults["missing"]:
+    if faults["missing"] and settings.missing == "nobody":
+        remedy += f" {where}.missing: nobody is for single images, not for all of a split."
+    elif faults["missing"]:
         remedy += f" {where}.missing: nobody takes missing ones for images without a person."
     if any(key.startswith(COPIES) for key in faults["missing"]):
         remedy += f" `python -m pipeline.datasets unpack DATASET FOLDER` writes the pictures of {COPIES}."
