@@ -232,9 +232,7 @@ def test_many_faults_of_a_kind_are_counted_and_the_first_named(tmp_path):
     lines = [line.split(":")[0].strip() for line in text.splitlines()]
     names = [*(f"set/query/{name}.jpg" for name in "abcde"), "and 2 more"]
     names += [*(f"set/query/0001_c1s1_00000{n}_00.jpg" for n in range(2, 7)), "and 2 more"]
-    assert (
-        lines[1:-1] == [*names, "set/query/0001_c1s1_000009_00.jpg"] and "15 faults among" in lines[0] + text
-    )
+    assert lines[1:-1] == [*names, "set/query/0001_c1s1_000009_00.jpg"] and "15 faults among" in text
 
 
 def test_no_message_names_an_object_in_memory(tmp_path):

@@ -323,9 +323,9 @@ def test_a_users_own_classes_name_parts_and_pairs():
     assert codes.tolist() == [0, 1, 10, 0]
     with pytest.raises(BadInput, match=r"tail is no part\. Name background, head"):
         maps.table("classes", ["background", "tail"])
-    for source, classes in (("lip", ["background"]), ("classes", None)):
+    for source, classes in (("lip", ["background"]), ("bpbreid", ["background"]), ("classes", None)):
         with pytest.raises(BadInput, match="for `source: classes`, and for that alone"):
-            maps.table(source, classes)
+            settings(source=source, classes=classes).named()
 
 
 def test_trousers_take_the_side_of_the_nearest_shoe():

@@ -57,7 +57,9 @@ class Outside:
 
     def named(self) -> list[str]:
         """What each class of the label maps shows; empty for confidences, which have no classes."""
-        return [] if self.source == "bpbreid" else maps.named(self.source, self.classes)
+        if self.source == "bpbreid" and self.classes is None:
+            return []
+        return maps.named(self.source, self.classes)
 
     def reader(self) -> Callable[[bytes, str], np.ndarray]:
         """Bytes of a label and its name -> an array; `Unusable` says what is wrong with them."""
