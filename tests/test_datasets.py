@@ -20,6 +20,7 @@ from pipeline import datasets, params, store
 from pipeline.datasets import Images, indexing, read_index
 from pipeline.datasets.__main__ import main as command
 from pipeline.datasets.archive import Archive, pack
+from pipeline.datasets.found import Fault
 from pipeline.params import BadInput
 from stages import index as stage
 
@@ -233,6 +234,14 @@ def test_many_faults_of_a_kind_are_counted_and_the_first_named(tmp_path):
     names = [*(f"set/query/{name}.jpg" for name in "abcde"), "and 2 more"]
     names += [*(f"set/query/0001_c1s1_00000{n}_00.jpg" for n in range(2, 7)), "and 2 more"]
     assert lines[1:-1] == [*names, "set/query/0001_c1s1_000009_00.jpg"] and "15 faults among" in text
+
+
+def test_faults_of_a_kind_differ_in_their_place_and_in_brackets():
+    one, two = (
+        Fault(f"{n}.jpg", f"raw.zip: {n}.jpg cannot be read from the archive ({n} bytes)") for n in "ab"
+    )
+    assert one.kind == two.kind != Fault("a.jpg", "an empty file").kind
+    assert str(Fault("", "no folder query/")) == Fault("", "no folder query/").kind == "no folder query/"
 
 
 def test_no_message_names_an_object_in_memory(tmp_path):
