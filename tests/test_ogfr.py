@@ -91,6 +91,16 @@ def test_players_share_no_parameter_and_forget_none(model):
     assert len(names[0] | names[1]) == sum(p.requires_grad for p in model.parameters())
 
 
+def test_the_agent_has_an_optimiser_and_a_rate_of_its_own_and_its_weights_do_not_decay():
+    plan = small.schedule(optimiser="sgd", decay=0.25)
+    loop = training.Loop(
+        small.model(PEOPLE, agent_optimiser="adamw", agent_lr=0.5), plan, torch.device("cpu")
+    )
+    ((rest,), (own,)) = (loop.optimisers[name].param_groups for name in ("reid", "agent"))
+    assert isinstance(loop.optimisers["agent"], torch.optim.AdamW) and loop.base["agent"] == 0.5
+    assert (rest["weight_decay"], own["weight_decay"]) == (0.25, 0.0)
+
+
 @pytest.mark.parametrize("erase", ["none", "random", "labels"])
 def test_masks_without_an_agent_have_one_objective(erase):
     other = small.model(PEOPLE, erase=erase, erase_rate=1.0)
