@@ -223,6 +223,21 @@ def test_the_first_decoder_layer_alone_is_customised(kind, fixed):
     assert [layer.fixed for layer in layers] == [fixed, 0]
 
 
+# ------------------------------------------------------------------ the start
+
+
+@pytest.mark.parametrize(("kind", "least", "most"), [("encoder", 0.0, 0.3), ("random", 2.7, 3.3)])
+def test_part_tokens_enter_the_encoder_as_the_class_token_does_or_as_nothing(kind, least, most):
+    start = small.encoder()
+    with torch.no_grad():
+        start.cls_token += 1
+        start.pos_embed[:, 0] += 2  # the class token enters as 3
+    encoder = ogfr.build(small.settings(start=kind), method.world(PEOPLE), start).encoder
+    entered = encoder.embed(BATCH.holistic.image, BATCH.holistic.hidden, BATCH.camid)
+    away = (entered[:, 1:10] - entered[:, :1]).abs()
+    assert least <= away.min() and away.max() <= most
+
+
 # ------------------------------------------------------------------ the losses
 
 
