@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -414,6 +415,44 @@ def test_the_log_tells_how_the_agent_fares(model):
     assert {"reward", "baseline", "keep_body", "keep_background", "keep_obstacle", "policy"} <= set(
         loop.log[0]
     )
+
+
+def test_the_shares_kept_are_of_body_and_background_patches_and_of_what_the_obstacle_mostly_covers():
+    other = small.model(PEOPLE)
+    with torch.no_grad():
+        other.agent.linear.weight.copy_(torch.eye(9)[:1])  # m is the sigmoid of the first similarity
+        other.agent.linear.bias.zero_()
+    labels, state = torch.zeros(1, N, 9), torch.zeros(1, N, 9)
+    labels[:, :4, 1], labels[:, 4:, 0] = 1, 1  # four patches of a head over four of background
+    action = torch.tensor([[1, 1, 1, 0, 1, 0, 0, 0]]).bool()
+    state[0, :3, 0] = torch.tensor([0.9, 0.7, 0.1]).logit()
+    covered = torch.zeros(1, 64, 32, dtype=torch.bool)
+    covered[:, :16], covered[:, 16:23, :16] = True, True  # patches 0 and 1, and seven rows of patch 2
+    batch = replace(small.batch(PEOPLE, rows=np.arange(1)), covered=covered)
+    noted = other.notes(batch, labels, action, state, torch.tensor([[0.5], [-0.1]]), torch.tensor([0.4]))
+    wanted = {
+        "reward": (0.5 - 0.1) / 2,
+        "baseline": 0.4,
+        "keep_body": 3 / 4,
+        "keep_background": 1 / 4,
+        "keep_obstacle": (0.9 + 0.7) / 2,
+    }
+    assert {name: value.item() for name, value in noted.items()} == pytest.approx(wanted, abs=1e-5)
+
+
+def test_the_log_tells_what_the_teacher_kept_and_would_keep_of_the_students_obstacle():
+    other = small.model(PEOPLE)
+    torch.nn.init.normal_(other.agent.linear.weight, std=10.0)  # small differences decide
+    torch.manual_seed(1)
+    h, o = other.branches(BATCH)
+    torch.manual_seed(1)  # the same action again
+    _, second = other.objectives(BATCH)
+    unpaid = torch.zeros(1, 16), torch.zeros(16)
+    wanted = other.notes(BATCH, h.labels, h.action, o.state, *unpaid)
+    blind = other.notes(BATCH, h.labels, h.action, h.state, *unpaid)  # no obstacle is in the teacher's view
+    for name in ("keep_body", "keep_background", "keep_obstacle"):
+        assert second.noted[name].item() == pytest.approx(wanted[name].item(), abs=1e-5)
+    assert abs(wanted["keep_obstacle"] - blind["keep_obstacle"]) > 0.01
 
 
 def test_every_preset_row_names_a_parameter_and_gives_a_reason():
