@@ -384,6 +384,7 @@ PRECISION = {  # places on a line, persons, cameras: average precision of each i
         (1 / 2 + 1 / 2 + (1 / 2 + 2 / 3) / 2) / 3,
     ),
     "unknown cameras hide nothing": ([0, 1, 9], [1, 1, 2], [-1, -1, -1], [1]),
+    "nor is an image found by itself": ([0, 1, 3], [1, 2, 1], [-1, -1, -1], [1 / 2, 1 / 2]),
     "nobody twice": ([0, 1], [1, 2], [0, 1], [0]),
 }
 
@@ -410,8 +411,9 @@ def test_held_out_images_are_ranked_as_evaluate_ranks(seed, count):
     parts = torch.from_numpy(rng.standard_normal((count, 3, 8), np.float32))
     visibility = torch.from_numpy(rng.choice([0, 0.5, 1], (count, 3)).astype(np.float32))
     visibility[:, 0] = 1  # the global feature
-    pid, camid = rng.integers(1, 5, count), rng.integers(0, 3, count)  # an image is on its own camera
-    images = ranking.Embedded(parts, visibility, pid, camid)
+    pid, camid = rng.integers(1, 5, count), rng.integers(-1, 3, count)
+    alone = np.where(camid < 0, 3 + np.arange(count), camid)  # unknown: a camera that took nothing else
+    images = ranking.Embedded(parts, visibility, pid, alone)  # an image is on its own camera
     ap = ranking.rank(images, images, workers=1).ap
     wanted = np.nanmean(ap) if np.isfinite(ap).any() else 0
     gap = selection.distances(parts, visibility).numpy()
