@@ -184,6 +184,14 @@ def test_the_head_near_the_top_decides_between_persons_equally_central(column, t
     assert parse(halves, fields(frame, c0=(0, column)), frame=frame).instance == target
 
 
+@pytest.mark.parametrize("left, right, target", [(0, 2, 0), (2, 0, 1)])
+def test_of_two_heads_equally_central_the_higher_one_decides(left, right, target):
+    frame = Frame((4, 4), 1, (4, 4), (0, 0, 0, 0))
+    halves = instances(person((0, 0, 2, 4)), person((2, 0, 4, 4)))
+    heads = fields(frame, c0=(left, 1), c1=(right, 2))
+    assert parse(halves, heads, frame=frame).instance == target
+
+
 def test_a_close_call_is_marked_ambiguous_and_its_lead_kept():
     twins = parse(instances(person((0, 0, 2, 4)), person((2, 0, 4, 4))), fields())
     assert (twins.status, twins.margin) == (AMBIGUOUS, 0)
