@@ -113,6 +113,14 @@ def test_another_person_who_fits_far_better_makes_the_chosen_one_wrong(tmp_path)
     assert report(tmp_path, everywhere, everywhere, people=2, chosen=[0, 1])["wrong_person"] == 1
 
 
+def test_another_person_who_fits_less_than_twice_as_well_makes_nobody_wrong(tmp_path):
+    everywhere = np.full((4, 4), 1, np.uint8)
+    stout = np.array([[1, 1, 1, 0]] * 2 + [[1, 1, 0, 0]] * 2, np.uint8)  # ten pixels
+    # the first person's mask is all 16 pixels, the second's the 4 of the left column: IoU 10/16 and 4/10
+    scores = report(tmp_path, [everywhere] * 2, [everywhere, stout], people=2, chosen=[0, 1])
+    assert (scores["mask_iou"], scores["wrong_person"]) == ((1 + 0.4) / 2, 0)
+
+
 def test_balanced_accuracy_averages_hidden_and_visible(tmp_path):
     truth = [WALKER, LEGLESS, LEGLESS, WALKER]
     found = [WALKER, LEGLESS, WALKER, WALKER]  # one of two hidden pairs of legs is missed
