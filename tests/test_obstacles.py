@@ -81,6 +81,16 @@ def test_every_source_gives_obstacles_of_the_wanted_area(source):
     assert all(0.12 < area / (64 * 32) < 0.28 for area in areas)
 
 
+def test_every_other_cutout_is_seen_in_a_mirror_its_solid_pixels_with_it():
+    params = replace(PARAMS, sources=["cutout"], cutouts="poles")
+    pole = solid(20, 10)
+    pole.solid[:, 5:], pole.pixels[:, 5:] = False, 0  # on the left of its picture
+    drawn = [obstacles.draw(params, GREY, GREY[..., 0], [pole], RNG(seed)) for seed in range(200)]
+    sides = [(found.solid[0, [0, -1]].tolist(), found.pixels[0, [0, -1], 0].tolist()) for found in drawn]
+    as_it_is, mirrored = ([True, False], [200, 0]), ([False, True], [0, 200])
+    assert all(side in (as_it_is, mirrored) for side in sides) and 80 <= sides.count(mirrored) <= 120
+
+
 def test_where_nobody_is_seen_a_rectangle_stands_in_for_a_person():
     params = replace(PARAMS, sources=["person"])
     assert obstacles.draw(params, GREY, np.zeros((64, 32), np.uint8), [], RNG(0)).solid.all()
