@@ -16,7 +16,7 @@ def main(index: str, labels: str, out: str, instances: str, config: str = "param
     given = values.get(Path(index).parent.name)
     settings = params.validate(given, outside.Outside, f"{config}: ", where)
     rule = params.read(config, "parse", parsing.Parse)
-    workers = params.read(config, "workers", int)
+    workers = params.read(config, "workers", params.Count)
     table = datasets.read_index(index)
     own = datasets.index_hash(table)
     settings = dataclasses.replace(settings, path=labels)

@@ -11,7 +11,7 @@ from pipeline.params import BadInput
 
 def main(layout: str, archive: str, index: str, images: str, truth: str, config: str = "params.yaml") -> None:
     options = params.read(config, "index", indexing.Index)
-    workers = params.read(config, "workers", int)
+    workers = params.read(config, "workers", params.Count)
     named = params.read(config, "datasets", dict)
     for name in options.occlude.datasets:
         if name not in named:
