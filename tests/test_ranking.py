@@ -6,6 +6,7 @@ from functools import partial
 from unittest import mock
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -104,9 +105,28 @@ def test_an_empty_gallery_answers_nothing():
     assert ranked.matches[0] == 0 and ranked.top.tolist() == [[-1, -1]]
 
 
-def test_features_that_are_no_numbers_are_refused():
-    with pytest.raises(BadInput, match="query features"):
-        rank(embedded([[[nan, 1.0]]]), embedded(on_an_arc([1])))
+NOT_FINITE = {  # what holds NaN or infinity: what is said of three images
+    "features": "gallery features: 2 of the 3 images looked at .* the first is image 1",
+    "visibility": "gallery visibility: 2 of the 3 images looked at .* the first is image 1",
+}
+
+
+@pytest.mark.parametrize("what", NOT_FINITE)
+def test_values_that_are_not_finite_are_counted_and_refused_with_a_remedy_for_anybodys(what):
+    parts, visibility = torch.ones(3, 2, 2), torch.ones(3, 2)
+    (parts if what == "features" else visibility)[1:, 0] = torch.tensor([nan, math.inf]).reshape(
+        (2, 1) if what == "features" else 2
+    )
+    gallery = embedded(parts, visibility=visibility)
+    for compared in (rank, distances):
+        with pytest.raises(BadInput, match=NOT_FINITE[what] + ".* Leave these out.* smaller train.lr"):
+            compared(embedded(torch.ones(1, 2, 2)), gallery)
+
+
+def test_a_gate_that_is_not_finite_is_refused():
+    gate = torch.tensor([[[nan, 1.0]]])
+    with pytest.raises(BadInput, match="query gate: 1 of the 1 images"):
+        rank(embedded(on_an_arc([0]), gate=gate), embedded(on_an_arc([1])))
 
 
 # ------------------------------------------------------------------ the distance
@@ -343,6 +363,84 @@ def test_anyones_features_are_ranked_in_four_lines():
         Embedded.of(np.eye(2), [1, 2, 3])
     with pytest.raises(BadInput, match="embed both"):
         rank(query, Embedded.of(np.eye(3), [1, 2, 3]))
+
+
+IDS, COLUMNS = [1, 2, 3], np.eye(3)
+REFUSED = {  # features, pid, camid, visibility: what the user reads
+    "text": (COLUMNS, ["a", "b", "c"], None, None, r"pid: text\. Number them.*numpy\.unique\(ids"),
+    "a column of text": (COLUMNS, np.array(["a", "b", "c"], object), None, None, "pid: text"),
+    "cameras of text": (COLUMNS, IDS, np.array(["c1", "c2", "c1"]), None, "camid: text"),
+    "no people": (COLUMNS, None, None, None, r"pid: object of \(\)\. Give one whole number"),
+    "people in a column": (COLUMNS, [[1], [2], [3]], None, None, r"pid: int64 of \(3, 1\)"),
+    "fractions": (COLUMNS, IDS, [0.5, 1, nan], None, r"camid: float64 .* below 0 where .* unknown"),
+    "complex features": (COLUMNS + 1j, IDS, None, None, "features: complex128"),
+    "complex tensors": (torch.ones(3, 2) * 1j, IDS, None, None, "features: complex64"),
+    "features of text": (np.array([["a"]] * 3), IDS, None, None, "features: <U1"),
+    "rows of other lengths": ([[1.0], [1.0, 2.0], [3.0]], IDS, None, None, "features: a list that is no"),
+    "one feature": (np.ones(3), IDS, None, None, r"features of \(3,\): give \(images, channels\)"),
+    "four dimensions": (np.ones((3, 2, 1, 4)), IDS, None, None, r"features of \(3, 2, 1, 4\)"),
+    "no channels": (np.ones((3, 0)), IDS, None, None, r"features of \(3, 0\)"),
+    "negative visibility": (COLUMNS, IDS, None, [[1], [-1], [0]], r"1 of the 3 .* \[0, 1\], .* image 1"),
+    "more than visible": (COLUMNS, IDS, None, [[1], [1], [2]], "first is image 2"),
+    "unknown visibility": (COLUMNS, IDS, None, [[nan], [1], [nan]], "visibility: 2 of the 3 .* image 0"),
+    "visibility without parts": (COLUMNS, IDS, None, [1, 1, 1], r"visibility of \(3,\): give \(images, pa"),
+    "too few cameras": (COLUMNS, IDS, [1, 2], None, "'camid': 2"),
+    "too many visibilities": (COLUMNS, IDS, None, np.ones((3, 2)), r"visibility of \(3, 2\)"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_not_features_and_numbers_is_refused_with_a_remedy(case):
+    *words, message = REFUSED[case]
+    with pytest.raises(BadInput, match=message):
+        Embedded.of(*words)
+
+
+def test_lists_tensors_columns_and_reversed_arrays_are_taken_alike():
+    wanted = Embedded.of(COLUMNS, IDS, IDS)
+    column = pd.Series(IDS, index=[7, 8, 9])
+    taken = (
+        Embedded.of(COLUMNS.tolist(), torch.tensor(IDS), column),
+        Embedded.of(COLUMNS[::-1][::-1].astype(np.float16), np.array(IDS, np.uint8), tuple(IDS)),
+        Embedded.of(torch.from_numpy(COLUMNS).requires_grad_(), IDS, IDS, np.ones((3, 1), bool)),
+    )
+    for images in taken:
+        assert torch.equal(images.parts, wanted.parts) and torch.equal(images.visibility, wanted.visibility)
+        assert (images.pid.tolist(), images.camid.tolist()) == (IDS, IDS)
+    assert len(Embedded.of(torch.ones(0, 2), [])) == 0
+
+
+NO_CHOICE = {  # an argument of `rank`: what the user reads
+    "metric": ("manhattan", "metric = 'manhattan': .* Choose one of euclidean, squared, cosine"),
+    "rule": ("trap", "rule = 'trap': .* Choose one of rectangular, trapezoid"),
+    "top": (-1, "top = -1: give a whole number, 0 or more"),
+    "workers": (-2, "workers = -2: "),
+    "device": ("gpu", "device = 'gpu': .* Choose cpu or cuda"),
+}
+
+
+@pytest.mark.parametrize("name", NO_CHOICE)
+def test_an_argument_that_is_none_of_its_choices_is_refused(name):
+    value, message = NO_CHOICE[name]
+    images = crowd(3, 0)
+    with pytest.raises(BadInput, match=message):
+        rank(images, images, **{name: value})
+
+
+def test_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(BadInput, match="device = 'cuda:99': PyTorch finds no such GPU"):
+        rank(crowd(3, 0), crowd(3, 0), device="cuda:99")
+
+
+def test_distances_and_a_matrix_of_them_are_as_strict():
+    images = crowd(3, 0)
+    with pytest.raises(BadInput, match="metric = 'l2'"):
+        distances(images, images, "l2")
+    table, who = distances(images, images).numpy(), (images.pid, images.camid)
+    with pytest.raises(BadInput, match="rule = 'trap'"):
+        rank_distances(table, *who, *who, "trap")
+    with pytest.raises(BadInput, match="top = -1"):
+        rank_distances(table, *who, *who, top=-1)
 
 
 # ------------------------------------------------------------------ products

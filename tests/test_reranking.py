@@ -224,6 +224,18 @@ def test_what_cannot_be_reranked_is_refused():
     plain = rank(query, gallery, "squared", top=12)
     with pytest.raises(BadInput, match="nearest 12: re-ranking 40"):
         rerank(query, gallery, plain, OPTIONS, "squared")
+    shallow = replace(OPTIONS, depth=5)
+    with pytest.raises(BadInput, match=r"a ranking of 6 queries .* but 5 queries and 40 images"):
+        rerank(query[:5], gallery, plain, shallow, "squared")
+    with pytest.raises(BadInput, match="but 6 queries and 9 images"):
+        rerank(query, gallery[:9], plain, shallow, "squared")
+    with pytest.raises(BadInput, match="other matches than those given"):
+        rerank(replace(query, pid=query.pid[::-1].copy()), gallery, plain, shallow, "squared")
+    with pytest.raises(BadInput, match="metric = 'manhattan'"):
+        rerank(query, gallery, plain, shallow, "manhattan")
+    tables = (distances(*pair, "squared").numpy() for pair in ((query, gallery), (query, query)))
+    with pytest.raises(BadInput, match=r"a ranking of 6 queries .* but 5 queries"):
+        rerank_distances(next(tables)[:5], next(tables)[:5, :5], np.eye(40, dtype="f"), plain, shallow)
     gated = replace(query, gate=torch.ones(6, 3, 16))
     with pytest.raises(BadInput, match="not mutual"):
         rerank(gated, gallery, plain, replace(OPTIONS, depth=5), "squared")

@@ -7,7 +7,7 @@ Unusual here:
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.params import BadInput
-from pipeline.ranking import kernels, products
+from pipeline.ranking import given, kernels, products
 from pipeline.ranking.embedded import Embedded, Features, Stored, take
 
 Metric = Literal["euclidean", "squared", "cosine"]
@@ -23,7 +23,7 @@ PANEL, TILE = {"cpu": 1024, "cuda": 2048}, {"cpu": 512, "cuda": 1024}  # queries
 ROWS, COLUMNS = 16, 16  # numbers of them in a product are multiples: each size is prepared anew
 
 
-def distances(query: Embedded, gallery: Embedded, metric: Metric = "euclidean") -> Float[Tensor, "Q G"]:
+def distances(query: Embedded, gallery: Embedded, metric: Metric | Any = "euclidean") -> Float[Tensor, "Q G"]:
     """Distance of every query to every gallery image: the mean over the parts that both show.
 
     sum_p v_p^q v_p^g D_p / sum_p v_p^q v_p^g, OGFR's Eq. 25, where the global feature is a part with v = 1
@@ -31,7 +31,9 @@ def distances(query: Embedded, gallery: Embedded, metric: Metric = "euclidean") 
     which is half the square.  Two images that show no common part are infinitely far apart.  A gate of the
     query weighs the gallery's channels before they are scaled.
     Departs: parts are scaled to length 1 first, or long ones would decide.
+    Raises `BadInput` for another metric, other parts or channels, and features that are not finite.
     """
+    given.choice("metric", metric, Metric)
     compatible(query, gallery)
     result = torch.empty(len(query), len(gallery))
     with products.chosen(query.parts.shape[2], "cpu"):
@@ -105,7 +107,7 @@ class Panel:
         shown, self.visibility = _shown("query", query, rows, ROWS)
         if query.gate is not None:
             gate = take(query.gate, rows)
-            _numbers("query", rows, gate)
+            _finite("query gate", rows, gate)
             shown = [_gated(part, gate[part.places, p]) for p, part in enumerate(shown)]
         self.parts = [_on(part, device) for part in shown]
         self.visibility = self.visibility.to(device)
@@ -116,13 +118,13 @@ def _shown(
 ) -> tuple[list[_Part], Float[Tensor, "n P"]]:
     """The parts that some images show, in `room` if it is given, and all their visibilities."""
     visibility = take(images.visibility, rows)
-    _numbers(name, rows, visibility)
+    _finite(f"{name} visibility", rows, visibility)
     source, places = _within_reach(images.parts, rows, None if room is None else room.images)
     counts = [padded(count, step) for count in (visibility != 0).sum(0).tolist()]
     units = _zeros(sum(counts), source.shape[2]) if room is None else room.shown[: sum(counts)]
     lengths, first = torch.zeros(visibility.shape), np.cumsum([0, *counts[:-1]])
     kernels.unit(source.numpy(), places, visibility.numpy(), first, units.numpy(), lengths.numpy())
-    _numbers(name, rows, lengths)
+    _finite(f"{name} features", rows, lengths)
     parts = []
     for p, features in enumerate(units.split(counts)):
         some = visibility[:, p].nonzero().flatten()
@@ -150,12 +152,9 @@ def _within_reach(
     return source.detach().cpu(), rows
 
 
-def _numbers(name: str, rows: Int[np.ndarray, "n"], values: Float[Tensor, "n *rest"]) -> None:
-    bad = rows[~values.flatten(1).sum(1).isfinite().numpy()]
-    if len(bad):
-        raise BadInput(
-            f"{name} features: hold values that are no numbers (image {bad[0]}). Train again, more gently."
-        )
+def _finite(what: str, rows: Int[np.ndarray, "n"], values: Float[Tensor, "n *rest"]) -> None:
+    good = values.flatten(1).sum(1).isfinite().numpy()
+    given.refuse_some(what, rows, good, "values that are NaN or infinite")
 
 
 class Desk:

@@ -8,6 +8,8 @@ from jaxtyping import Float32, Int
 from torch import Tensor
 
 from pipeline.params import BadInput
+from pipeline.ranking import given
+from pipeline.ranking.given import Array
 from pipeline.store import Column
 
 
@@ -59,22 +61,19 @@ class Embedded:
     @classmethod
     def of(
         cls,
-        features: np.ndarray | Tensor,
-        pid: np.ndarray | list[int],
-        camid: np.ndarray | list[int] | None = None,
-        visibility: np.ndarray | Tensor | None = None,
+        features: Array,
+        pid: Array,
+        camid: Array | None = None,
+        visibility: Array | None = None,
     ) -> "Embedded":
         """Anyone's features, (n, D) or (n, P, D); all parts visible and cameras unknown unless given.
 
-        Raises `BadInput` if they differ in their number of images.
+        Raises `BadInput` for anything that is not as the fields above say, and if the numbers of images
+        differ.  Whether features are finite is seen when they are compared.
         """
-        parts = torch.as_tensor(features).detach().float().cpu()
-        parts = parts[:, None] if parts.ndim == 2 else parts
-        seen = (
-            torch.ones(parts.shape[:2]) if visibility is None else torch.as_tensor(visibility).float().cpu()
-        )
-        cameras = np.full(len(parts), -1) if camid is None else np.asarray(camid)
-        people = np.asarray(pid)
+        parts, people = given.features(features), given.numbers("pid", pid)
+        seen = torch.ones(parts.shape[:2]) if visibility is None else given.visibility(visibility)
+        cameras = np.full(len(parts), -1) if camid is None else given.numbers("camid", camid)
         counts = {"features": len(parts), "pid": len(people), "camid": len(cameras), "visibility": len(seen)}
         if len(set(counts.values())) > 1 or seen.shape != parts.shape[:2]:
             raise BadInput(

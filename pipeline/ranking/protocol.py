@@ -1,12 +1,12 @@
 """The protocol of Market-1501: which gallery images count for a query, and what their ranks are worth."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
-from pipeline.ranking import kernels
+from pipeline.ranking import given, kernels
 
 Rule = Literal["rectangular", "trapezoid"]
 _ROWS = 64  # of a matrix that are judged at a time: they stay in the processor's cache
@@ -143,13 +143,15 @@ def rank_distances(
     query_camid: Int[np.ndarray, "Q"],
     gallery_pid: Int[np.ndarray, "G"],
     gallery_camid: Int[np.ndarray, "G"],
-    rule: Rule = "rectangular",
+    rule: Rule | Any = "rectangular",
     top: int = 0,
 ) -> Ranking:
     """Rank by a matrix of distances that somebody else computed, by the same protocol as `rank`.
 
-    The matrix is left as it is; beside it, a few of its rows are held.
+    The matrix is left as it is; beside it, a few of its rows are held.  Raises `BadInput` for another rule.
     """
+    given.choice("rule", rule, Rule)
+    given.count("top", top)
     kept = np.flatnonzero(gallery_pid >= 0)
     whole = len(kept) == len(gallery_pid)
     hits, removed = Cast.of(gallery_pid[kept], gallery_camid[kept]).split(query_pid, query_camid)

@@ -17,7 +17,7 @@ at least these.  Where two images show no common part, the distance is infinite 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -27,11 +27,11 @@ from pydantic.dataclasses import dataclass as parameters
 from torch import Tensor
 
 from pipeline.params import STRICT, BadInput
-from pipeline.ranking import reciprocal
+from pipeline.ranking import given, reciprocal
 from pipeline.ranking.comparison import Metric
 from pipeline.ranking.embedded import Embedded, take
 from pipeline.ranking.neighbours import Neighbours, neighbours
-from pipeline.ranking.protocol import Lists, Ranking, judge
+from pipeline.ranking.protocol import Cast, Lists, Ranking, judge
 
 ROWS, PAIRS = 1024, 256  # images described, and pairs compared, at a time
 
@@ -58,7 +58,7 @@ def rerank(
     gallery: Embedded,
     ranking: Ranking,
     options: Rerank,
-    metric: Metric = "euclidean",
+    metric: Metric | Any = "euclidean",
     memory: int = 256,
     device: str | torch.device = "cpu",
     workers: int = 0,
@@ -68,12 +68,18 @@ def rerank(
     """Re-order the first `depth` images of a ranking that lists as many (`rank(..., top=depth)`).
 
     `memory` bounds the search; beside it, some 400 bytes an image are held.  The other arguments are those
-    of `rank`.  Raises `BadInput` for gated features and for a list that is too short.
+    of `rank`.  Raises `BadInput` for gated features, for a list that is too short, and for a ranking of other
+    queries or another gallery.
     """
-    kept = np.flatnonzero(gallery.pid >= 0)
-    _long_enough(ranking, min(options.depth, len(kept)))
+    given.choice("metric", metric, Metric)
+    given.count("workers", workers)
+    where, kept = given.device(device), np.flatnonzero(gallery.pid >= 0)
+    hits = Cast.of(gallery.pid[kept], gallery.camid[kept]).split(query.pid, query.camid)[0]
+    _fitting(ranking, len(query), len(gallery), min(options.depth, len(kept)))
+    if not np.array_equal(ranking.matches, hits.lengths):
+        raise BadInput("a ranking of queries with other matches than those given. Give the ranking of these.")
     k = max(options.k1 + 1, options.k2)
-    found = neighbours(query, gallery, k, metric, memory, device, workers, title, notes)
+    found = neighbours(query, gallery, k, metric, memory, where, workers, title, notes)
 
     def pairs(one: Int[np.ndarray, "n"], other: Int[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
         rows, places = np.unique(np.stack([one, other]), return_inverse=True)
@@ -97,7 +103,7 @@ def rerank_distances(
     The ranking is that of `rank_distances(query_gallery, ..., top=depth)`.
     """
     queries, images = query_gallery.shape
-    _long_enough(ranking, min(options.depth, images))
+    _fitting(ranking, queries, images, min(options.depth, images))
     halves = (query_query, query_gallery), (query_gallery.T, gallery_gallery)
     found = Neighbours.none(queries + images, max(options.k1 + 1, options.k2))
     for start, (left, right) in zip((0, queries), halves, strict=True):
@@ -116,8 +122,15 @@ def rerank_distances(
     return _reordered(ranking, found, pairs, np.arange(images), images, options)
 
 
-def _long_enough(ranking: Ranking, depth: int) -> None:
-    listed = ranking.top.shape[1]
+def _fitting(ranking: Ranking, queries: int, images: int, depth: int) -> None:
+    """Raises `BadInput` unless a ranking can be of so many queries and images, and lists `depth`."""
+    length, listed = ranking.top.shape
+    last = ranking.top.max(initial=-1)
+    if length != queries or last >= images:
+        raise BadInput(
+            f"a ranking of {length} queries that lists images up to number {last}, but {queries} queries and "
+            f"{images} images are given. Give the ranking of these."
+        )
     if listed < depth:
         raise BadInput(f"a ranking of the nearest {listed}: re-ranking {depth} wants as many listed.")
 

@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from pipeline import store
 from pipeline.params import BadInput
-from pipeline.ranking import kernels, products, resume
+from pipeline.ranking import given, kernels, products, resume
 from pipeline.ranking.comparison import (
     COLUMNS,
     PANEL,
@@ -52,8 +52,8 @@ MB = 2**20
 def rank(
     query: Embedded,
     gallery: Embedded,
-    metric: Metric = "euclidean",
-    rule: Rule = "rectangular",
+    metric: Metric | Any = "euclidean",
+    rule: Rule | Any = "rectangular",
     memory: int = 256,
     top: int = 0,
     device: str | torch.device = "cpu",
@@ -67,11 +67,16 @@ def rank(
     camera, if that is known.  Equal distances keep the gallery's order.  `memory` bounds in MB what is held
     beside features that are in memory already; `top` asks for so many nearest images; `workers` threads
     compute, one a core if 0, fewer if they do not fit.  With a `title`, progress is shown; with a folder for
-    `notes`, a run that was stopped goes on there.  Raises `BadInput` for features that are no numbers and for
-    too little memory.
+    `notes`, a run that was stopped goes on there.  Raises `BadInput` for features that are not finite, for
+    too little memory, and for an argument that is none of its choices.
     """
+    given.choice("metric", metric, Metric)
+    given.choice("rule", rule, Rule)
+    given.count("top", top)
+    given.count("workers", workers)
+    where = given.device(device)
     compatible(query, gallery)
-    task = fitting(Task(query, gallery, metric, top, torch.device(device), workers or store.cores()), memory)
+    task = fitting(Task(query, gallery, metric, top, where, workers or store.cores()), memory)
     order = np.argsort(query.pid, kind="stable")
     pieces = list(blocks(task, query.pid[order], memory))
     total = len(query) * len(task.kept)
