@@ -11,14 +11,17 @@ another batch size to the last digits.  Without parsing maps nobody knows what a
 What either costs is among the scores that the stage `evaluate` prints (z_unknown, z_guessed).
 """
 
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from pipeline import arithmetic, batches, datasets, features, method, occlusion, params, ranking
@@ -26,10 +29,14 @@ from pipeline.arithmetic import Computing
 from pipeline.batches import Batch, View
 from pipeline.method import Embedding, Method, World
 from pipeline.params import BadInput
+from pipeline.ranking import checks
 
-Picture = str | Path | np.ndarray  # a file, or (height, width, 3) uint8, RGB, of any size
+# `| Any` in a signature: what is given is checked, and refused in words
+
+# a file, an image of Pillow, or (height, width, 3) uint8, RGB; of any size
+Picture = str | Path | Image.Image | np.ndarray
 Map = np.ndarray  # (height, width) uint8, of any size: 0 background, 1..K the parts
-ALONE = {"pictures": 3, "maps": 2}  # dimensions of an array that is one of them
+ALONE = {"pictures": 3, "maps": 2, "cameras": 0}  # dimensions of an array that is one of them
 
 
 @dataclass(frozen=True)
@@ -44,10 +51,10 @@ class Trained:
 
     def embed(
         self,
-        pictures: Iterable[Picture] | np.ndarray,
-        cameras: Iterable[int] | np.ndarray | None = None,
-        maps: Iterable[Map] | np.ndarray | None = None,
-        threshold: float | None = None,
+        pictures: Iterable[Picture] | np.ndarray | Any,
+        cameras: Iterable[int] | np.ndarray | Any | None = None,
+        maps: Iterable[Map] | np.ndarray | Any | None = None,
+        threshold: float | Any | None = None,
         guess: bool = False,
         strict: bool = True,
     ) -> Embedding:
@@ -60,7 +67,7 @@ class Trained:
         """
         pictures = _listed("pictures", pictures)
         maps = None if maps is None else _listed("maps", maps)
-        cameras = [-1] * len(pictures) if cameras is None else list(cameras)
+        cameras = [-1] * len(pictures) if cameras is None else _numbered(cameras)
         self._check(pictures, cameras, maps, threshold)
         found = []
         for start in range(0, len(pictures), self.batch):
@@ -108,16 +115,20 @@ class Trained:
         faulty = [n for n, m in enumerate(labels) if not _is_map(m)]
         if faulty:
             raise BadInput(f"maps: number {faulty} not (height, width) of bytes. Give label maps as cached.")
-        if maps is not None and threshold is None:
-            raise BadInput("threshold: none given. With maps, say lambda: params.yaml has it (5).")
+        if maps is not None:
+            _check_threshold(threshold)
+        elif threshold is not None:
+            raise BadInput(
+                "threshold: given without maps, whose pixels it counts. Give maps, or leave it out."
+            )
         if maps is None and self.model.reads_maps:
             raise BadInput("maps: none given, but this model erases by parsing maps. Give one a picture.")
 
 
 def load(
     folder: str | Path,
-    device: str | torch.device = "cpu",
-    batch: int = 64,
+    device: str | torch.device | Any = "cpu",
+    batch: int | Any = 64,
     precision: str = "float32",
     products: str = "auto",
     attention: str = "auto",
@@ -128,13 +139,14 @@ def load(
     Raises `BadInput` if the folder holds no model, or if they cannot be.
     """
     given = {"precision": precision, "products": products, "attention": attention}
-    device, how = torch.device(device), params.validate(given, Computing, "inference.load: ")
-    how, model = arithmetic.settled(how, device), method.load_trained(folder)
-    return Trained(model.to(device), method.trained_world(folder), device, batch, how)
+    checks.count("inference.load: batch", batch, 1)
+    where, how = checks.device(device), params.validate(given, Computing, "inference.load: ")
+    how, model = arithmetic.settled(how, where), method.load_trained(folder)
+    return Trained(model.to(where), method.trained_world(folder), where, batch, how)
 
 
 def distances(
-    query: Embedding, gallery: Embedding, metric: ranking.Metric = "euclidean"
+    query: Embedding, gallery: Embedding, metric: ranking.Metric | Any = "euclidean"
 ) -> Float[Tensor, "Q G"]:
     """Distance of every query to every gallery picture (Eq. 25), as the gallery is ranked by: 0 is alike."""
     return ranking.distances(_embedded(query), _embedded(gallery), metric)
@@ -145,11 +157,29 @@ def _embedded(seen: Embedding) -> ranking.Embedded:
     return ranking.Embedded(seen.parts, seen.visibility, nobody, nobody, seen.gate)
 
 
-def _listed(name: str, given: Iterable[Any] | np.ndarray) -> list[Any] | np.ndarray:
-    """What can be counted and sliced; raises `BadInput` for a picture or a map that comes alone."""
-    if isinstance(given, str | Path) or (isinstance(given, np.ndarray) and given.ndim == ALONE[name]):
-        raise BadInput(f"{name}: one alone. Give a list, of one if need be.")
+def _listed(name: str, given: Any) -> list[Any] | np.ndarray:
+    """What can be counted and sliced; raises `BadInput` for one picture, camera or map that comes alone."""
+    many = isinstance(given, Iterable) and not isinstance(given, str | bytes | Path)
+    if not many or (isinstance(given, np.ndarray) and given.ndim in (0, ALONE[name])):
+        raise BadInput(f"{name}: one alone ({_kind(given)}). Give a list, of one if need be.")
     return given if isinstance(given, np.ndarray) else list(given)
+
+
+def _numbered(given: Any) -> list[Any]:
+    """Cameras as plain numbers, whatever these are; raises `BadInput` that lists those that are none."""
+    cameras = [c.item() if np.ndim(c) == 0 and hasattr(c, "item") else c for c in _listed("cameras", given)]
+    strange = [f"number {n} is a {_kind(c)}" for n, c in enumerate(cameras) if not isinstance(c, Real)]
+    if strange:
+        raise BadInput(f"cameras: {', '.join(strange)}. Give whole numbers, -1 where the camera is unknown.")
+    return cameras
+
+
+def _check_threshold(given: Any) -> None:
+    if given is None:
+        raise BadInput("threshold: none given. With maps, say lambda: params.yaml has it (5).")
+    if not isinstance(given, Real) or not 0 <= given < np.inf:
+        told = given if isinstance(given, Real) else f"a {_kind(given)}"
+        raise BadInput(f"threshold: {told}. Give a number of pixels, 0 or more, such as 5.")
 
 
 def _is_map(given: Any) -> bool:
@@ -157,7 +187,7 @@ def _is_map(given: Any) -> bool:
 
 
 def _read(
-    pictures: Sequence[Picture] | np.ndarray, first: int, size: tuple[int, int]
+    pictures: Sequence[Any] | np.ndarray, first: int, size: tuple[int, int]
 ) -> UInt8[np.ndarray, "N H W 3"]:
     """Decoded pictures at the model's size; raises `BadInput` that lists all that are none."""
     images, faults = [], []
@@ -165,19 +195,32 @@ def _read(
         try:
             images.append(batches.resize_colours(_decoded(picture), size))
         except datasets.UNDECODABLE as error:
-            name = f"picture {number}" if isinstance(picture, np.ndarray) else picture
-            faults.append(f"{name}: cannot be used ({error}). Give a picture file or (h, w, 3) bytes.")
+            name = picture if isinstance(picture, str | Path) else f"picture {number}"
+            faults.append(
+                f"{name}: cannot be used ({error}). Give a file, an image of Pillow or (h, w, 3) bytes."
+            )
     if faults:
         raise BadInput("\n".join(faults))
     return np.stack(images)
 
 
-def _decoded(picture: Picture) -> UInt8[np.ndarray, "h w 3"]:
-    if not isinstance(picture, np.ndarray):
+def _decoded(picture: Any) -> UInt8[np.ndarray, "h w 3"]:
+    if isinstance(picture, str | Path):
         return datasets.decode(Path(picture).read_bytes())
+    if isinstance(picture, Image.Image):  # by way of a file, so that it is converted as files are
+        file = io.BytesIO()
+        ImageOps.exif_transpose(picture).save(file, "TIFF", compression="raw")
+        return datasets.decode(file.getvalue())
+    if not isinstance(picture, np.ndarray):
+        raise TypeError(_kind(picture))
     if picture.dtype != np.uint8 or picture.shape[2:] != (3,) or picture.size == 0:
         raise ValueError(f"an array of {picture.dtype} {picture.shape}")
     return picture
+
+
+def _kind(given: Any) -> str:
+    kind = type(given)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 
 def _join(found: list[Embedding]) -> Embedding:

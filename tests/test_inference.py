@@ -1,5 +1,6 @@
 """A trained model in a user's hands: the same features as the stage's, whatever is known of the pictures."""
 
+import io
 import json
 from pathlib import Path
 
@@ -161,6 +162,38 @@ def test_files_and_arrays_are_the_same_to_it_and_so_are_batch_sizes(world):
     close(shown, together.embed(files, None, list(world[2]), LAMBDA).parts)
 
 
+def files_of_every_kind():
+    """Bytes of files: turned, gray, of 16 bits, transparent, of a palette, of four colours."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 24, 3), np.uint8))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # stands on its side
+    deep = Image.fromarray(np.arange(40 * 24, dtype=np.uint16).reshape(40, 24) * 60)
+    kinds = [(picture, "JPEG", {"exif": turned}), (picture, "PNG", {"exif": turned})]
+    kinds += [(picture, "TIFF", {"exif": turned}), (picture.convert("CMYK"), "JPEG", {}), (deep, "PNG", {})]
+    kinds += [(picture.convert("P"), "PNG", {"transparency": 3}), (picture.convert("LA"), "PNG", {})]
+    for image, kind, options in kinds:
+        file = io.BytesIO()
+        image.save(file, kind, **options)
+        yield file.getvalue()
+
+
+def test_an_image_of_pillow_is_seen_to_the_bit_as_its_file(trained, tmp_path):
+    files = [tmp_path / str(n) for n, _ in enumerate(files_of_every_kind())]
+    for file, blob in zip(files, files_of_every_kind(), strict=True):
+        file.write_bytes(blob)
+    images = [Image.open(file) for file in files]
+    before = [image.size for image in images]
+    assert torch.equal(trained.embed(images).parts, trained.embed(files).parts)
+    assert [image.size for image in images] == before  # the caller's are left as they are
+    flat = [np.asarray(image.convert("RGB")) for image in images[:2]]  # not turned
+    assert not torch.equal(trained.embed(flat).parts, trained.embed(files[:2]).parts)
+
+
+def test_cameras_may_be_tensors(trained):
+    known = torch.tensor([0, 1, -1])
+    assert torch.equal(trained.embed([GOOD] * 3, known).parts, trained.embed([GOOD] * 3, [0, 1, -1]).parts)
+
+
 def test_what_is_returned_lies_on_the_cpu_one_row_a_picture(world, trained):
     seen = trained.embed(world[1])
     assert seen.parts.shape == (6, 9, 16) and seen.visibility.shape == (6, 9) and seen.gate is None
@@ -224,7 +257,25 @@ REFUSED = {  # pictures, cameras, maps, threshold: what the user reads
     "missing cameras": ([GOOD] * 3, np.array([np.nan, 0, 0.5]), None, None, r"cameras: nan, 0\.5, but .* -1"),
     "too few maps": ([GOOD, GOOD], None, [MAP], 5.0, "maps: 1 for 2 pictures"),
     "no threshold": ([GOOD], None, [MAP], None, "threshold: none given"),
-    "a file alone": ("a.jpg", None, None, None, "pictures: one alone. Give a list"),
+    "tensors": (
+        [GOOD, torch.zeros(4, 2, 3)],
+        None,
+        None,
+        None,
+        r"picture 1: .* \(torch\.Tensor\)",
+    ),
+    "bytes": ([b"\xff\xd8" * 99], None, None, None, r"picture 0: cannot be used \(bytes\)"),
+    "an empty image": ([Image.new("RGB", (0, 0))], None, None, None, "picture 0: cannot be used"),
+    "nothing": (None, None, None, None, r"pictures: one alone \(NoneType\)"),
+    "an image alone": (Image.new("RGB", (2, 4)), None, None, None, r"alone \(PIL\.Image\.Image\)"),
+    "bytes alone": (b"12", None, None, None, r"pictures: one alone \(bytes\)"),
+    "a camera alone": ([GOOD], 0, None, None, r"cameras: one alone \(int\)"),
+    "cameras of text": ([GOOD] * 3, [0, "0", None], None, None, "number 1 is a str, number 2 is a NoneType"),
+    "a threshold of text": ([GOOD], None, [MAP], "5", r"threshold: a str\. Give a number of pixels"),
+    "no number": ([GOOD], None, [MAP], np.nan, "threshold: nan"),
+    "a negative threshold": ([GOOD], None, [MAP], -5.0, r"threshold: -5\.0"),
+    "a threshold without maps": ([GOOD], None, None, 5.0, "threshold: given without maps"),
+    "a file alone": ("a.jpg", None, None, None, r"pictures: one alone \(str\)\. Give a list"),
     "a picture alone": (GOOD, None, None, None, "pictures: one alone"),
     "a map alone": ([GOOD], None, MAP, 5.0, "maps: one alone"),
     "a list for a map": ([GOOD], None, iter([[[0, 1]]]), 5.0, r"maps: number \[0\]"),
@@ -237,8 +288,9 @@ REFUSED = {  # pictures, cameras, maps, threshold: what the user reads
 @pytest.mark.parametrize("case", REFUSED)
 def test_it_says_what_it_cannot_use(trained, case):
     pictures, cameras, maps, threshold, message = REFUSED[case]
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadInput, match=message) as said:
         trained.embed(pictures, cameras, maps, threshold)
+    assert len(str(said.value)) < 300  # never the value of a picture
 
 
 @pytest.mark.parametrize(("known", "said"), [([1], "1"), ([], "none")])
@@ -276,6 +328,27 @@ def test_a_model_that_erases_by_maps_asks_for_them(tmp_path):
 def test_a_way_to_compute_that_is_none_is_refused(world, name):
     with pytest.raises(BadInput, match=rf"inference\.load: {name} = 'fast': input should be 'auto', "):
         inference.load(world[0] / "trained", **{name: "fast"})
+
+
+BAD_LOAD = {
+    "no batch": ({"batch": 0}, r"inference\.load: batch = 0: give a whole number, 1 or more"),
+    "less than none": ({"batch": -1}, "batch = -1"),
+    "half a picture": ({"batch": 1.5}, r"batch = 1\.5"),
+    "no device": ({"device": "gpu"}, "device = 'gpu': no such device"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LOAD)
+def test_a_batch_or_a_device_that_is_none_is_refused(world, case):
+    words, message = BAD_LOAD[case]
+    with pytest.raises(BadInput, match=message):
+        inference.load(world[0] / "trained", **words)
+
+
+def test_a_metric_that_is_none_is_refused(trained):
+    seen = trained.embed([GOOD])
+    with pytest.raises(BadInput, match=r"metric = 'manhattan': .* Choose one of euclidean, squared, cosine"):
+        inference.distances(seen, seen, "manhattan")
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):

@@ -8,8 +8,8 @@ from jaxtyping import Float32, Int
 from torch import Tensor
 
 from pipeline.params import BadInput
-from pipeline.ranking import given
-from pipeline.ranking.given import Array
+from pipeline.ranking import checks
+from pipeline.ranking.checks import Array
 from pipeline.store import Column
 
 
@@ -71,9 +71,9 @@ class Embedded:
         Raises `BadInput` for anything that is not as the fields above say, and if the numbers of images
         differ.  Whether features are finite is seen when they are compared.
         """
-        parts, people = given.features(features), given.numbers("pid", pid)
-        seen = torch.ones(parts.shape[:2]) if visibility is None else given.visibility(visibility)
-        cameras = np.full(len(parts), -1) if camid is None else given.numbers("camid", camid)
+        parts, people = checks.features(features), checks.numbers("pid", pid)
+        seen = torch.ones(parts.shape[:2]) if visibility is None else checks.visibility(visibility)
+        cameras = np.full(len(parts), -1) if camid is None else checks.numbers("camid", camid)
         counts = {"features": len(parts), "pid": len(people), "camid": len(cameras), "visibility": len(seen)}
         if len(set(counts.values())) > 1 or seen.shape != parts.shape[:2]:
             raise BadInput(

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from pipeline import store
 from pipeline.params import BadInput
-from pipeline.ranking import given, kernels, products, resume
+from pipeline.ranking import checks, kernels, products, resume
 from pipeline.ranking.comparison import (
     COLUMNS,
     PANEL,
@@ -70,11 +70,11 @@ def rank(
     `notes`, a run that was stopped goes on there.  Raises `BadInput` for features that are not finite, for
     too little memory, and for an argument that is none of its choices.
     """
-    given.choice("metric", metric, Metric)
-    given.choice("rule", rule, Rule)
-    given.count("top", top)
-    given.count("workers", workers)
-    where = given.device(device)
+    checks.choice("metric", metric, Metric)
+    checks.choice("rule", rule, Rule)
+    checks.count("top", top)
+    checks.count("workers", workers)
+    where = checks.device(device)
     compatible(query, gallery)
     task = fitting(Task(query, gallery, metric, top, where, workers or store.cores()), memory)
     order = np.argsort(query.pid, kind="stable")
