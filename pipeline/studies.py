@@ -94,6 +94,18 @@ def check(wanted: Values) -> None:
             )
 
 
+def fair(study: Study, values: Values) -> None:
+    """Raise `BadInput` if methods of different presets, hence of different schedules, would be compared."""
+    used = dict.fromkeys(experiment(values, row, 1)["method"] for row in study.rows)
+    presets = {f"{name}.preset": values[name]["preset"] for name in used}
+    if len(set(presets.values())) > 1:
+        told = " but ".join(f"{name} = {preset}" for name, preset in presets.items())
+        raise BadInput(
+            f"params.yaml: {told}, so that rows of '{study.caption}' would differ in their schedules. "
+            "Give both the same preset."
+        )
+
+
 def decisive(values: Values) -> Values:
     """The params that a row's scores depend on: all but `ASIDE`, `SHARES`, empty ones and other methods'."""
     aside = {*ASIDE, *METHODS} - {values["method"]}
@@ -215,14 +227,15 @@ def from_folder(folder: str | Path) -> list[Result]:
 def table(study: Study, values: Values, seeds: Iterable[int], results: list[Result], queries: Queries) -> str:
     """The paper's table in Markdown, ours as mean ± standard deviation over seeds, the paper's beside it.
 
-    The deviation is the sample's (n - 1); one seed has none.  The column `seeds` counts those that are done.
+    The deviation is the sample's (n - 1); one seed has none.  A group without a query has no scores: `-`.
+    The column `seeds` counts those that are done.
     """
     seeds = list(seeds)
     lines = [[*study.columns, "seeds", *(cell for title in SCORES.values() for cell in (title, "paper"))]]
     for row in study.rows:
         found = [find(results, experiment(values, row, seed)) for seed in seeds]
         done = [result.scores[queries] for result in found if result and result.state == "done"]
-        ours = [_spread([scores[name] for scores in done]) for name in SCORES]
+        ours = [_spread([scores[name] for scores in done if name in scores]) for name in SCORES]
         pairs = [cell for pair in zip(ours, map(_figure, row.paper), strict=True) for cell in pair]
         lines.append([*map(str, row.cells), _progress(found), *pairs])
     tested = dict.fromkeys(f"`{experiment(values, row, 1)['test_on'][0]}`" for row in study.rows)

@@ -36,11 +36,27 @@ def experiments(rev: str) -> list[studies.Result]:
     return studies.from_dvc(json.loads(dvc("exp", "show", "--json", "--rev", rev)))
 
 
+def named(names: list[str], values: studies.Values) -> dict[str, studies.Study]:
+    """The studies of those names.  Raises `BadInput` for an unknown one, and for one that is not fair."""
+    found = {name: studies.load(name) for name in names}
+    for study in found.values():
+        studies.fair(study, values)
+    return found
+
+
+def chosen(name: str, study: studies.Study, number: int | None) -> list[studies.Row]:
+    """One row of a study, counted from 1, or all.  Raises `BadInput` if there is none of that number."""
+    if number is None:
+        return study.rows
+    if not 1 <= number <= len(study.rows):
+        raise BadInput(f"{name} has no row {number}. Give --row 1 to {len(study.rows)}.")
+    return [study.rows[number - 1]]
+
+
 def queue(args: argparse.Namespace) -> None:
     """Queue the rows and seeds that are neither done nor on their way."""
     values, known = params.load(CONFIG), experiments("HEAD")
-    for name in args.names:
-        study = studies.load(name)
+    for name, study in named(args.names, values).items():
         for row in study.rows:
             studies.check(studies.experiment(values, row, 1))
         missing = studies.todo(study, values, args.seeds, known)
@@ -55,9 +71,10 @@ def queue(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> None:
     """Label, train, embed and evaluate, one after the other, the rows and seeds that the folder lacks."""
     values, dag = params.load(CONFIG), params.load(DAG)
-    for name in args.names:
-        rows = studies.load(name).rows
-        for row, seed in product(rows[args.row - 1 : args.row] if args.row else rows, args.seeds):
+    found = named(args.names, values)
+    rows = {name: chosen(name, study, args.row) for name, study in found.items()}
+    for name in found:
+        for row, seed in product(rows[name], args.seeds):
             wanted = studies.experiment(values, row, seed)
             studies.check(wanted)
             place = Path(args.results) / studies.digest(wanted)
@@ -99,14 +116,15 @@ def show(args: argparse.Namespace) -> None:
     """Print the tables: of a folder, or of DVC's experiments."""
     values = params.load(CONFIG)
     found = studies.from_folder(args.results) if args.results else experiments(args.rev)
-    for name in args.names:
-        study = studies.load(name)
+    for name, study in named(args.names, values).items():
         table = studies.table(study, values, args.seeds, found, args.queries or study.queries)
         print(f"{name}: {table}", end="\n\n")
 
 
 def seeds(word: str) -> range:
-    """The seeds 1 to n."""
+    """The seeds 1 to n, at least one."""
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word}: give how many, 1 or more")
     return range(1, int(word) + 1)
 
 

@@ -97,6 +97,58 @@ def test_comparisons_name_layouts_and_are_about_all_queries():
                 assert indexing.load(layout).COUNTS
 
 
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_every_row_of_a_comparison_learns_at_the_papers_rate(name):
+    module = method.load("ogfr")
+    for row in ALL[name].rows:
+        values = studies.experiment(VALUES, row, 1)
+        given = params.validate(values["ogfr"], module.Params, "", "ogfr")
+        schedule = params.validate(values["train"], training.Schedule, "", "train")
+        used = vars(method.resolve(schedule, module.PRESETS, given.preset, "train"))
+        for step in ("optimiser", "lr", "decay", "clip", "epochs", "warmup"):
+            assert used[step] == module.PRESETS[f"train.{step}"][1]  # the preset `paper`
+        assert given.head_gain == module.PRESETS["ogfr.head_gain"][1]
+
+
+def test_methods_of_other_presets_are_not_compared(tmp_path):
+    study, unequal = ALL["table4"], {**VALUES, "ogfr": {**VALUES["ogfr"], "preset": "paper"}}
+    both = r"vit_baseline\.preset = recommended but ogfr\.preset = paper.* Give both the same preset"
+    with pytest.raises(BadInput, match=both):
+        studies.fair(study, unequal)
+    studies.fair(study, {**unequal, "vit_baseline": {**VALUES["vit_baseline"], "preset": "paper"}})
+    studies.fair(ALL["table5"], unequal)  # rows of one method
+
+
+@pytest.mark.parametrize("words", [["queue"], ["run", "--results", "r"], ["show", "--results", "r"]])
+def test_nothing_is_done_with_a_study_that_would_compare_other_presets(tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    values = {**VALUES, "ogfr": {**VALUES["ogfr"], "preset": "paper"}}
+    YAML().dump(values, tmp_path / "params.yaml")
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    (tmp_path / "r" / "abc").mkdir(parents=True)
+    YAML().dump(values, tmp_path / "r" / "abc" / "params.yaml")
+    (tmp_path / "r" / "abc" / "metrics.json").write_text("{}")
+    monkeypatch.setattr(stage, "experiments", lambda rev: [])
+    with pytest.raises(SystemExit, match="Give both the same preset"):
+        stage.main([words[0], "table5", "table4", *words[1:]])
+    assert [path.name for path in (tmp_path / "r").iterdir()] == ["abc"]
+
+
+@pytest.mark.parametrize("row", ["0", "5", "-1"])
+def test_a_row_that_a_study_lacks_is_refused_before_any_is_run(tmp_path, row):
+    words = ["run", "table4", "table5", "--results", str(tmp_path / "results"), "--row", row]
+    with pytest.raises(SystemExit, match=rf"has no row {row}\. Give --row 1 to [46]"):
+        stage.main(words)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("seeds", ["0", "-1", "three"])
+def test_no_seed_at_all_is_refused(capsys, seeds):
+    with pytest.raises(SystemExit):
+        stage.main(["show", "table5", "--seeds", seeds])
+    assert f"--seeds: {seeds}: give how many, 1 or more" in capsys.readouterr().err
+
+
 def test_one_training_serves_every_test_set():
     market, occluded = (
         studies.experiment(VALUES, row_of(*place), 1) for place in (("table3", 0), ("table1", 1))
@@ -180,11 +232,13 @@ QUEUE = {
         'test_on=["occluded_reid"]',
         "ogfr.vit=vit_base_patch16_224.orig_in21k_ft_in1k",
         "ogfr.stride=12",
+        "ogfr.head_gain=1.0",
         "train.epochs=120",
         "train.optimiser=sgd",
         "train.lr=0.008",
         "train.decay=0.0001",
         "train.warmup=5",
+        "train.clip=0.0",
     ],
 }
 
@@ -232,6 +286,13 @@ def test_a_table_shows_mean_and_deviation_and_which_seeds_are_missing():
         "The paper's: Some-Dataset.",
     ]
     assert "99.0" in studies.table(study, VALUES, [1], known, "holistic")
+
+
+def test_a_group_without_a_query_shows_no_scores():
+    row = ALL["table6"].rows[0]
+    without = result(row, 1)._replace(scores={"occluded": {"queries": 0}})
+    shown = studies.table(ALL["table6"], VALUES, [1], [without], "occluded")
+    assert "| conventional | 1 of 1 | -      | 75.3  | -      | 86.0" in shown
 
 
 def test_dvcs_experiments_are_read_with_their_states():
