@@ -2,7 +2,8 @@
 
 Inputs, for N images (any number):
 
-    image    (N, H, W, 3) uint8, RGB, resized bicubically to the model's size; the graph scales the colours
+    image    (N, H, W, 3) uint8, RGB, resized to the model's size bicubically as Pillow does, with
+             antialiasing; the graph scales the colours
     hidden   (N, C) bool, z: which coarse parts are hidden; all false if nothing is known
     camera   (N,) int64, from 0; -1 unknown, and wherever the record's `trained_cameras` lack it.  A camera
              that is greater than all of these is the runtime's error
@@ -15,6 +16,10 @@ Outputs, float32:
     gate         (N, 1 + P, D), of methods that have one
 """
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -48,8 +53,8 @@ class Graph(nn.Module):
         return found if seen.gate is None else (*found, seen.gate)
 
 
-def write(folder: str | Path, path: str | Path) -> None:
-    """Write the trained model of a folder as ONNX, whole or not at all.
+def write(folder: str | Path, path: str | Path) -> tuple[str, ...]:
+    """Write the trained model of a folder as ONNX, whole or not at all; returns the names of its outputs.
 
     Raises `BadInput` if there is none, if it cannot do without parsing maps, or if ONNX is not installed.
     """
@@ -62,12 +67,34 @@ def write(folder: str | Path, path: str | Path) -> None:
     graph = Graph(model).eval()
     image = torch.zeros(EXAMPLES, *world.size, 3, dtype=torch.uint8)
     example = (image, torch.zeros(EXAMPLES, world.coarse, dtype=torch.bool), torch.full((EXAMPLES,), -1))
+    outputs = OUTPUTS[: len(graph(*example))]
+    with _quiet():
+        program = _program(graph, example, outputs)
+    with store.replace(path) as beside:
+        program.save(beside, external_data=False)
+    return outputs
+
+
+def _program(graph: Graph, example: tuple[Tensor, ...], outputs: tuple[str, ...]) -> torch.onnx.ONNXProgram:
     many = {0: torch.export.Dim("N", min=1)}
     # traced here, since the ONNX exporter would rather fix N than fail
     traced = torch.export.export(graph, example, dynamic_shapes=dict.fromkeys(INPUTS, many))
-    count = len(graph(*example))
-    program = torch.onnx.export(
-        traced, dynamo=True, input_names=INPUTS, output_names=OUTPUTS[:count], verbose=False
+    named = {name: {0: "N"} for name in INPUTS}  # in the file; a trace forgets the name
+    return torch.onnx.export(
+        traced, dynamo=True, input_names=INPUTS, output_names=outputs, dynamic_shapes=named, verbose=False
     )
-    with store.replace(path) as beside:
-        program.save(beside, external_data=False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter says about itself, which no user can change."""
+    folding = logging.getLogger("onnxscript.optimizer")
+    level = folding.level
+    folding.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.filterwarnings("ignore", "# The axis name: N")  # that three inputs share
+            yield
+    finally:
+        folding.setLevel(level)

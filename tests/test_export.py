@@ -20,6 +20,28 @@ def exported(request, tmp_path_factory):
     return method.load_trained(folder), onnxruntime.InferenceSession(folder / "model.onnx")
 
 
+def test_the_number_of_images_is_called_n_and_all_other_sizes_are_fixed(exported):
+    model, session = exported
+    shapes = {each.name: each.shape for each in (*session.get_inputs(), *session.get_outputs())}
+    parts = seen(model).parts.shape[1]
+    assert shapes == {
+        "image": ["N", *small.SIZE, 3],
+        "hidden": ["N", 4],
+        "camera": ["N"],
+        "global": ["N", 16],
+        "parts": ["N", parts - 1, 16],
+        "visibility": ["N", parts],
+    }
+
+
+def test_one_line_says_what_was_written_and_nothing_else_is_said(tmp_path, capfd, recwarn):
+    folder, file = small.trained(tmp_path / "trained"), tmp_path / "model.onnx"
+    export.main(str(folder), str(file))
+    size = f"{file.stat().st_size / 1e6:.1f} MB"
+    wanted = f"{file}: {size}, image, hidden, camera -> global, parts, visibility\n"
+    assert capfd.readouterr() == (wanted, "") and not recwarn.list
+
+
 def inputs(count, seed=0):
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (count, *small.SIZE, 3), np.uint8)
