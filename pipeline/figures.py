@@ -9,6 +9,7 @@ import pandas as pd
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from pydantic import NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
@@ -27,6 +28,7 @@ COLOURS = {
     "encoder": "#8a8a8a",
     "histogram": "#d98c2b",
 }
+DEPTH = 20  # ranks of the CMC curve, if the gallery has as many images
 RIGHT, WRONG = "#2e9e4f", "#d03b3b"
 PARTS = matplotlib.colormaps["tab10"](np.arange(9) / 9)  # one colour a part, background left out
 
@@ -54,7 +56,7 @@ def systems(queries: pd.DataFrame) -> list[str]:
     return [name for name in named if name == "model_reranked" or not name.endswith("_reranked")]
 
 
-def cmc(queries: pd.DataFrame, depth: int = 20) -> Figure:
+def cmc(queries: pd.DataFrame, depth: int) -> Figure:
     """Share of the queries answered within each rank; whole line: all queries, dashed: the occluded."""
     figure, axes = plt.subplots(figsize=(5, 3.6))
     for system in systems(queries):
@@ -65,6 +67,7 @@ def cmc(queries: pd.DataFrame, depth: int = 20) -> Figure:
                 label = system if style == "-" else None
                 axes.plot(range(1, depth + 1), shares, style, color=COLOURS[system], label=label)
     axes.set(xlabel="rank", ylabel="matching queries, %", ylim=(0, 100), xlim=(1, depth))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title("CMC (dashed: occluded queries)", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
@@ -155,7 +158,8 @@ def draw(
     folder: Path, index: pd.DataFrame, images: Images, parsing: Rows, queries: pd.DataFrame, options: Draw
 ) -> None:
     """Every picture of an evaluation, as PNG files in `folder`."""
-    save(cmc(queries), folder / "cmc.png", options.dpi)
+    ranked = int(((index["split"] == "gallery") & (index["pid"] >= 0)).sum())  # junk is not
+    save(cmc(queries, max(2, min(DEPTH, ranked))), folder / "cmc.png", options.dpi)
     save(by_type(queries), folder / "types.png", options.dpi)
     some = chosen(queries, options.queries, options.seed)
     if len(some):

@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from ruamel.yaml import YAML
 
-from pipeline import datasets, figures, store
+from pipeline import datasets, figures, params, store
 from pipeline.datasets.archive import pack
 from pipeline.params import BadInput
-from pipeline.ranking import report
+from pipeline.ranking import Embedded, rank, report
 from stages import draw, evaluate
 from stages import index as index_stage
 from tests.test_datasets import INDEX
@@ -164,6 +165,19 @@ def test_queries_are_grouped_by_the_true_type_where_it_is_known(indexed, world):
     assert metrics["protocol"]["z"] == "truth, parts below 5 pixels"
 
 
+def test_a_part_of_just_as_many_true_pixels_as_the_threshold_is_visible(indexed, world):
+    index, key = datasets.read_index(indexed / "index.parquet"), store.Rows(world / "truth.h5").attrs["index"]
+    visible = np.full((len(index), 8), 9, np.int32)
+    visible[1, 0], visible[2, 0] = 5, 4  # heads of the first two queries
+    visible[3, 4:], visible[4, 4:] = (2, 1, 1, 1), (1, 1, 1, 1)  # legs and feet: five and four in all
+    truth = {"visible": visible, "occluder": np.zeros(len(index), np.uint8)}
+    store.write(world / "exact.h5", "truth", truth, {"index": key, "truth": 1})
+    labels = store.Rows(world / "occlusion.h5")
+    for threshold, hidden in {4.0: [0, 0, 0, 0], 5.0: [0, 1, 0, 8], 6.0: [1, 1, 8, 8]}.items():
+        found = report.groups(index, labels, store.Rows(world / "exact.h5"), threshold)
+        assert found.pattern.tolist() == hidden
+
+
 def test_without_truth_queries_are_grouped_by_the_cached_type(indexed, world):
     metrics, queries, _ = run(indexed, world, truth=indexed / "truth.h5")
     assert queries["hidden"].tolist() == ["legs", "none", "none", "none"]
@@ -184,6 +198,18 @@ def test_scores_are_also_given_by_visible_parts_and_pair_of_cameras_with_interva
 def test_queries_without_a_match_are_counted_and_named(indexed, world):
     protocol = run(indexed, world)[0]["protocol"]
     assert protocol["queries_without_match"] == 1 and protocol["without_match"].startswith("query/")
+
+
+@pytest.mark.parametrize(("count", "more"), [(20, ""), (21, " and 1 more"), (23, " and 3 more")])
+def test_of_many_queries_without_a_match_the_first_twenty_are_named(count, more):
+    index = pd.DataFrame({"key": [f"q{n}" for n in range(count)], "split": "query", "pid": 1, "camid": 0})
+    nobody, whole = Embedded.of(np.ones((1, 2)), [2], [1]), np.zeros(count, np.int64)
+    ranked = rank(Embedded.of(np.ones((count, 2)), whole + 1, whole), nobody)
+    grouped = report.Groups(np.arange(count), whole > 0, whole, PARTS)
+    options = params.validate(YAML(typ="safe").load(CONFIG)["evaluate"], report.Evaluate, "")
+    index.loc[count] = ["g", "gallery", 2, 1]
+    found = report.metrics({"model": ranked}, {}, {"model": whole}, grouped, index, options)["protocol"]
+    assert found["without_match"] == ", ".join(f"q{n}" for n in range(20)) + more
 
 
 def test_ranking_leaves_nothing_in_the_scratch_folder(indexed, world, monkeypatch):
@@ -278,6 +304,19 @@ def test_three_pictures_are_drawn_the_same_twice(indexed, world):
 def queries(**columns):
     base = {"pid": [1, 1, 2, 3], "occluded": [True, True, True, False], "matches": [1, 1, 1, 1]}
     return pd.DataFrame({**base, **columns})
+
+
+def test_a_cmc_curve_ends_with_the_gallery(indexed, world, monkeypatch):
+    shown = []
+    monkeypatch.setattr(figures, "save", lambda figure, path, dpi: shown.append(figure.axes[0]))
+    drawn(indexed, world)
+    assert shown[0].get_xlim() == (1, 4) and shown[0].lines[0].get_xdata()[-1] == 4  # a fifth is junk
+
+
+@pytest.mark.parametrize("depth", [2, 4, 13, 20])
+def test_a_cmc_curve_has_whole_ranks_alone(depth):
+    axes = figures.cmc(queries(model_ap=[1.0] * 4, model_first=[1] * 4), depth).axes[0]
+    assert all(tick == int(tick) for tick in axes.get_xticks())
 
 
 def test_occluded_queries_of_different_people_are_shown_first():
