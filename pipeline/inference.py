@@ -29,7 +29,7 @@ from pipeline.arithmetic import Computing
 from pipeline.batches import Batch, View
 from pipeline.method import Embedding, Method, World
 from pipeline.params import BadInput
-from pipeline.ranking import checks
+from pipeline.ranking.embedded import check_count, device_of
 
 # `| Any` in a signature: what is given is checked, and refused in words
 
@@ -139,8 +139,8 @@ def load(
     Raises `BadInput` if the folder holds no model, or if they cannot be.
     """
     given = {"precision": precision, "products": products, "attention": attention}
-    checks.count("inference.load: batch", batch, 1)
-    where, how = checks.device(device), params.validate(given, Computing, "inference.load: ")
+    check_count("inference.load: batch", batch, 1)
+    where, how = device_of(device), params.validate(given, Computing, "inference.load: ")
     how, model = arithmetic.settled(how, where), method.load_trained(folder)
     return Trained(model.to(where), method.trained_world(folder), where, batch, how)
 

@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.params import BadInput
-from pipeline.ranking import checks, kernels, products
-from pipeline.ranking.embedded import Embedded, Features, Stored, take
+from pipeline.ranking import kernels, products
+from pipeline.ranking.embedded import Embedded, Features, Stored, check_choice, refuse_some, take
 
 Metric = Literal["euclidean", "squared", "cosine"]
 PANEL, TILE = {"cpu": 1024, "cuda": 2048}, {"cpu": 512, "cuda": 1024}  # queries, gallery images at a time
@@ -33,7 +33,7 @@ def distances(query: Embedded, gallery: Embedded, metric: Metric | Any = "euclid
     Departs: parts are scaled to length 1 first, or long ones would decide.
     Raises `BadInput` for another metric, other parts or channels, and features that are not finite.
     """
-    checks.choice("metric", metric, Metric)
+    check_choice("metric", metric, Metric)
     compatible(query, gallery)
     result = torch.empty(len(query), len(gallery))
     with products.chosen(query.parts.shape[2], "cpu"):
@@ -154,7 +154,7 @@ def _within_reach(
 
 def _finite(what: str, rows: Int[np.ndarray, "n"], values: Float[Tensor, "n *rest"]) -> None:
     good = values.flatten(1).sum(1).isfinite().numpy()
-    checks.refuse_some(what, rows, good, "values that are NaN or infinite")
+    refuse_some(what, rows, good, "values that are NaN or infinite")
 
 
 class Desk:

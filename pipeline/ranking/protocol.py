@@ -6,7 +6,8 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
-from pipeline.ranking import checks, kernels
+from pipeline.ranking import kernels
+from pipeline.ranking.embedded import check_choice, check_count
 
 Rule = Literal["rectangular", "trapezoid"]
 _ROWS = 64  # of a matrix that are judged at a time: they stay in the processor's cache
@@ -150,8 +151,8 @@ def rank_distances(
 
     The matrix is left as it is; beside it, a few of its rows are held.  Raises `BadInput` for another rule.
     """
-    checks.choice("rule", rule, Rule)
-    checks.count("top", top)
+    check_choice("rule", rule, Rule)
+    check_count("top", top)
     kept = np.flatnonzero(gallery_pid >= 0)
     whole = len(kept) == len(gallery_pid)
     hits, removed = Cast.of(gallery_pid[kept], gallery_camid[kept]).split(query_pid, query_camid)

@@ -27,9 +27,9 @@ from pydantic.dataclasses import dataclass as parameters
 from torch import Tensor
 
 from pipeline.params import STRICT, BadInput
-from pipeline.ranking import checks, reciprocal
+from pipeline.ranking import reciprocal
 from pipeline.ranking.comparison import Metric
-from pipeline.ranking.embedded import Embedded, take
+from pipeline.ranking.embedded import Embedded, check_choice, check_count, device_of, take
 from pipeline.ranking.neighbours import Neighbours, neighbours
 from pipeline.ranking.protocol import Cast, Lists, Ranking, judge
 
@@ -71,9 +71,9 @@ def rerank(
     of `rank`.  Raises `BadInput` for gated features, for a list that is too short, and for a ranking of other
     queries or another gallery.
     """
-    checks.choice("metric", metric, Metric)
-    checks.count("workers", workers)
-    where, kept = checks.device(device), np.flatnonzero(gallery.pid >= 0)
+    check_choice("metric", metric, Metric)
+    check_count("workers", workers)
+    where, kept = device_of(device), np.flatnonzero(gallery.pid >= 0)
     hits = Cast.of(gallery.pid[kept], gallery.camid[kept]).split(query.pid, query.camid)[0]
     _fitting(ranking, len(query), len(gallery), min(options.depth, len(kept)))
     if not np.array_equal(ranking.matches, hits.lengths):

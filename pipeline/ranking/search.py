@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from pipeline import store
 from pipeline.params import BadInput
-from pipeline.ranking import checks, kernels, products, resume
+from pipeline.ranking import kernels, products, resume
 from pipeline.ranking.comparison import (
     COLUMNS,
     PANEL,
@@ -43,7 +43,7 @@ from pipeline.ranking.comparison import (
     compatible,
     padded,
 )
-from pipeline.ranking.embedded import Embedded, Stored
+from pipeline.ranking.embedded import Embedded, Stored, check_choice, check_count, device_of
 from pipeline.ranking.protocol import Cast, Ranking, Rule, empty, judge, strike
 
 MB = 2**20
@@ -70,11 +70,11 @@ def rank(
     `notes`, a run that was stopped goes on there.  Raises `BadInput` for features that are not finite, for
     too little memory, and for an argument that is none of its choices.
     """
-    checks.choice("metric", metric, Metric)
-    checks.choice("rule", rule, Rule)
-    checks.count("top", top)
-    checks.count("workers", workers)
-    where = checks.device(device)
+    check_choice("metric", metric, Metric)
+    check_choice("rule", rule, Rule)
+    check_count("top", top)
+    check_count("workers", workers)
+    where = device_of(device)
     compatible(query, gallery)
     task = fitting(Task(query, gallery, metric, top, where, workers or store.cores()), memory)
     order = np.argsort(query.pid, kind="stable")
