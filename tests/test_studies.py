@@ -500,8 +500,8 @@ def test_dvc_queues_each_experiment_once_and_shows_it(tmp_path, monkeypatch, cap
 
     stage.main(["queue", "table6", "--seeds", "1"])
     assert "table6: 2 of 2 experiments queued" in capsys.readouterr().out
-    stage.main(["queue", "table6", "table6", "--seeds", "1"])
-    assert capsys.readouterr().out.count("0 of 2 experiments queued") == 2
+    stage.main(["queue", "table6", "table6", "--seeds", "1"])  # named twice, looked at once
+    assert capsys.readouterr().out.count("0 of 2 experiments queued") == 1
     stage.main(["show", "table6"])
     assert capsys.readouterr().out.count("0 of 3, 1 queued") == 2
     stage.dvc("exp", "run", "--run-all")
