@@ -1,7 +1,7 @@
 """How networks compute: their precision, the library that multiplies matrices, the kernel of attention.
 
 Each is named in the params, or chosen for the device at hand: what a measurement finds clearly faster is
-taken, if it is exact.  A choice moves last digits, no more.
+taken, if it is exact.  A choice moves last digits, no more; a machine measures once, so that it does not.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ from jaxtyping import Float
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from pipeline import machine
 from pipeline.params import BadInput
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]  # auto: bfloat16 where a machine computes in it
@@ -72,7 +73,8 @@ def computing(model: nn.Module, device: torch.device, how: Computing) -> Iterato
     how = settled(how, device)
     dtype = getattr(torch, how.precision)
     attend_by(model, how.attention)
-    with products(how.products), torch.autocast(device.type, dtype, dtype != torch.float32):
+    cast = torch.autocast(device.type, dtype, dtype != torch.float32)
+    with products(how.products), cast:
         yield
 
 
@@ -145,7 +147,7 @@ def _onednn_is_faster() -> float:
 
         return run
 
-    return _times_faster(multiply("onednn"), multiply("stock"), torch.device("cpu"))
+    return _times_faster("onednn's products", multiply("onednn"), multiply("stock"), torch.device("cpu"))
 
 
 # ------------------------------------------------------------------ attention
@@ -183,7 +185,7 @@ def attend_by(model: nn.Module, kernel: str) -> None:
 def _fastest_kernel(device: torch.device, precision: torch.dtype, library: str) -> str:
     with _by(library):
         fused, written = (_attention_error(f, device, precision) for f in (True, False))
-        faster = fused <= 2 * written and _fused_is_faster(device, precision) > FASTER
+        faster = fused <= 2 * written and _fused_is_faster(device, precision, library) > FASTER
         return "fused" if faster else "written"
 
 
@@ -193,14 +195,15 @@ def _attention_error(fused: bool, device: torch.device, precision: torch.dtype) 
     return _error(attend(*inputs, fused), attend(*(t.double() for t in inputs), False))
 
 
-def _fused_is_faster(device: torch.device, precision: torch.dtype) -> float:
+def _fused_is_faster(device: torch.device, precision: torch.dtype, library: str) -> float:
     shape = HEADS[device.type]
     inputs = [torch.ones(shape, device=device, dtype=precision, requires_grad=True) for _ in range(3)]
 
     def attending(fused: bool) -> Callable[[], object]:
         return lambda: torch.autograd.grad(attend(*inputs, fused).sum(), inputs)  # forward and back
 
-    return _times_faster(attending(True), attending(False), device)
+    question = f"fused attention in {precision}, beside {library} products"
+    return _times_faster(question, attending(True), attending(False), device)
 
 
 # ------------------------------------------------------------------ layers as one program
@@ -255,7 +258,8 @@ def times_faster_compiled(layer: Block, device: torch.device, precision: torch.d
         log.warning("torch.compile cannot be used here: %s", str(error).split("\n")[0])
         return 0.0
     exact = off <= max(ROUNDING, 4 * torch.finfo(precision).eps)
-    return _times_faster(learning(compiled), learning(plain), device) if exact else 0.0
+    question = f"a compiled layer of {layer.norm1.normalized_shape[0]} channels in {precision}"
+    return _times_faster(question, learning(compiled), learning(plain), device) if exact else 0.0
 
 
 # ------------------------------------------------------------------ measured
@@ -265,8 +269,15 @@ def _error(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).abs().max() / wanted.abs().max())
 
 
-def _times_faster(new: Callable[[], object], old: Callable[[], object], device: torch.device) -> float:
-    """How many times as long as `new` the `old` takes: the median of some rounds.
+def _times_faster(
+    what: str, new: Callable[[], object], old: Callable[[], object], device: torch.device
+) -> float:
+    """How many times as long as `new` the `old` takes, as this machine found it when it was first asked."""
+    return machine.remembered(f"how many times as fast: {what}", device, lambda: _compare(new, old, device))
+
+
+def _compare(new: Callable[[], object], old: Callable[[], object], device: torch.device) -> float:
+    """The median of some rounds.
 
     Both run in turn, and on a CPU by one thread, whose own time counts: so the machine's load hardly does.
     """

@@ -21,9 +21,9 @@ STAGES = {name: stage.get("do", stage) for name, stage in DAG["stages"].items()}
 
 # A module may import those before it, never those after it: the order data flows.
 FLOW = """
-    params arithmetic store processes weights parts synthetic obstacles datasets segmentation pose parsing
-    outside occlusion survey scoring sheets audit batches resident vit losses method methods training features
-    ranking inference export figures studies pretraining
+    params machine arithmetic store processes weights parts synthetic obstacles datasets segmentation pose
+    parsing outside occlusion survey scoring sheets audit batches resident vit losses method methods
+    training features ranking inference export figures studies pretraining
 """.split()  # noqa: SIM905
 
 

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from pipeline import machine
+
 PLAIN, ONEDNN = "ieee", "bf16"  # how PyTorch names them; on processors without AMX both are float32
 EXACT = 4e-6  # greatest error of a product of unit vectors; float32's is 4e-7, bfloat16's 4e-3
 ROWS, COLUMNS, TRIES = 256, 512, 3  # of the trial
@@ -26,8 +28,8 @@ log = logging.getLogger(__name__)
 def chosen(width: int, device: str | torch.device, before: str = "") -> Iterator[str]:
     """Products of `width` channels are made the fastest way inside the block, whose name is given.
 
-    Work that began in another process goes on with the product `before`, as long as that is float32: which is
-    faster by a hair may change from one trial to the next, and so would the last digits.
+    Work that began elsewhere goes on with the product `before`, as long as that is float32: which is faster
+    by a hair may differ there, and so would the last digits.
     """
     if torch.device(device).type == "cuda":
         with _set(torch.backends.cuda.matmul, PLAIN):  # no TF32, whatever the caller's settings
@@ -52,10 +54,13 @@ def threads(count: int) -> Iterator[ThreadPoolExecutor]:
 
 @functools.cache
 def fastest(width: int) -> str:
-    """The faster of both products on one thread, among those that are float32."""
+    """The faster of both products on one thread, as the machine's first trial found, if it is float32."""
     with threads(1) as alone:
-        speeds = {name: alone.submit(trial, name, width).result() for name in (PLAIN, ONEDNN)}
-    return min((name for name, seconds in speeds.items() if seconds is not None), key=lambda n: speeds[n])
+        plain, onednn = (alone.submit(trial, name, width).result() for name in (PLAIN, ONEDNN))
+    if onednn is None:
+        return PLAIN
+    question = f"how many times as fast: onednn's products of {width} channels, to compare features"
+    return ONEDNN if machine.remembered(question, torch.device("cpu"), lambda: plain / onednn) > 1 else PLAIN
 
 
 def trial(name: str, width: int, product: Callable[[Tensor, Tensor], Tensor] = torch.mm) -> float | None:

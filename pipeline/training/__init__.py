@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline import arithmetic, batches, obstacles, processes, resident
+from pipeline import arithmetic, batches, machine, obstacles, processes, resident
 from pipeline.arithmetic import Computing
 from pipeline.batches import Batch, Pictures
 from pipeline.method import Method
@@ -48,7 +48,7 @@ def record(method: Method, schedule: Schedule, seed: int, data: dict[str, str]) 
     versions = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
     return {
         "train": asdict(schedule), "seed": seed, "start": digest(method), "data": data,
-        "versions": versions, "machine": machine(), "computed": computed(method, schedule),
+        "versions": versions, "machine": machine_used(), "computed": computed(method, schedule),
     }  # fmt: skip
 
 
@@ -70,13 +70,11 @@ def digest(method: Method) -> str:
     return found.hexdigest()
 
 
-def machine() -> dict[str, Any]:
+def machine_used() -> dict[str, Any]:
     """What the weights depend on beside numbers and code: the kind of processor, and how many work."""
     where = processes.device()
-    cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-    kind = torch.cuda.get_device_name(where) if where.type == "cuda" else cpu
     number = {"threads": torch.get_num_threads(), "processes": processes.count()}
-    return {"device": where.type, "processor": kind, **number}
+    return {"device": where.type, "processor": machine.kind(where), **number}
 
 
 def train(
@@ -124,7 +122,8 @@ def train(
     steps = _from(epochs, done)
     drawn = _timed(batches.ahead(_drawn(pictures, [rows for *_, rows in steps], schedule, device, rng)))
     products = arithmetic.products(processes.from_first(arithmetic.library(schedule.products)))
-    with products, progress(total=total, initial=done * images, desc="train", disable=silent) as bar:
+    bar = progress(total=total, initial=done * images, desc="train", disable=silent)
+    with products, bar:
         for (epoch, step, rows), ((batch, state), waited) in zip(steps, drawn, strict=True):
             if step == 0:
                 _begin_epoch(loop, pictures, epoch, images)
