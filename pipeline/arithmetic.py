@@ -74,7 +74,7 @@ def computing(model: nn.Module, device: torch.device, how: Computing) -> Iterato
     dtype = getattr(torch, how.precision)
     attend_by(model, how.attention)
     cast = torch.autocast(device.type, dtype, dtype != torch.float32)
-    with products(how.products), cast:
+    with machine.memory_kept(), products(how.products), cast:
         yield
 
 

@@ -1,15 +1,19 @@
-"""What is known of the machine: its processor, what was and what was measured on it once."""
+"""What is known of the machine: its processor, what was measured on it once, the memory that it hands out."""
 
+import ctypes
 import json
 import platform
+import resource
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from pipeline import machine
 
 CPU = torch.device("cpu")
+MB = 1 << 20
 PROCESSORS = {
     "vendor_id\t: AMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC: Genoa\nflags\t: fpu\n\n"
     "vendor_id\t: of the second core\nmodel name\t: another\n": (
@@ -101,3 +105,32 @@ def test_answers_lie_in_the_users_folder(users_folder, monkeypatch, variables, f
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert users_folder() == Path(folder)
+
+
+# ------------------------------------------------------------------ memory
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than glibc")
+def test_freed_memory_is_kept_within_and_given_back_after():
+    with machine.memory_kept():
+        np.ones(256 * MB, np.uint8)
+        before = faults()
+        np.ones(256 * MB, np.uint8)
+        assert faults() - before < 64  # of the 65,536 pages, or 128 huge ones, that it has
+        held = resident()
+    assert resident() < held - 200 * MB
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    with machine.memory_kept():
+        assert torch.ones(3).sum() == 3

@@ -123,7 +123,7 @@ def train(
     drawn = _timed(batches.ahead(_drawn(pictures, [rows for *_, rows in steps], schedule, device, rng)))
     products = arithmetic.products(processes.from_first(arithmetic.library(schedule.products)))
     bar = progress(total=total, initial=done * images, desc="train", disable=silent)
-    with products, bar:
+    with machine.memory_kept(), products, bar:
         for (epoch, step, rows), ((batch, state), waited) in zip(steps, drawn, strict=True):
             if step == 0:
                 _begin_epoch(loop, pictures, epoch, images)
