@@ -11,7 +11,6 @@ another batch size to the last digits.  Without parsing maps nobody knows what a
 What either costs is among the scores that the stage `evaluate` prints (z_unknown, z_guessed).
 """
 
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from numbers import Real
@@ -204,10 +203,8 @@ def _read(
 def _decoded(picture: Any) -> UInt8[np.ndarray, "h w 3"]:
     if isinstance(picture, str | Path):
         return datasets.decode(Path(picture).read_bytes())
-    if isinstance(picture, Image.Image):  # by way of a file, so that it is converted as files are
-        file = io.BytesIO()
-        ImageOps.exif_transpose(picture).save(file, "TIFF", compression="raw")
-        return datasets.decode(file.getvalue())
+    if isinstance(picture, Image.Image):
+        picture = datasets.rgb(ImageOps.exif_transpose(picture))  # of a copy, the user's stays as it is
     if not isinstance(picture, np.ndarray):
         raise TypeError(_kind(picture))
     if picture.dtype != np.uint8 or picture.shape[2:] != (3,) or picture.size == 0:

@@ -170,7 +170,8 @@ def files_of_every_kind():
     deep = Image.fromarray(np.arange(40 * 24, dtype=np.uint16).reshape(40, 24) * 60)
     kinds = [(picture, "JPEG", {"exif": turned}), (picture, "PNG", {"exif": turned})]
     kinds += [(picture, "TIFF", {"exif": turned}), (picture.convert("CMYK"), "JPEG", {}), (deep, "PNG", {})]
-    kinds += [(picture.convert("P"), "PNG", {"transparency": 3}), (picture.convert("LA"), "PNG", {})]
+    kinds += [(picture.convert("P"), "PNG", {"transparency": 3}), (picture.convert("L"), "PNG", {})]
+    kinds += [(picture.convert(mode), "PNG", {}) for mode in ("1", "P", "LA", "RGBA")]
     for image, kind, options in kinds:
         file = io.BytesIO()
         image.save(file, kind, **options)
@@ -182,11 +183,23 @@ def test_an_image_of_pillow_is_seen_to_the_bit_as_its_file(trained, tmp_path):
     for file, blob in zip(files, files_of_every_kind(), strict=True):
         file.write_bytes(blob)
     images = [Image.open(file) for file in files]
-    before = [image.size for image in images]
+    assert {"CMYK", "I;16", "1", "L", "LA", "P", "RGB", "RGBA"} == {image.mode for image in images}
     assert torch.equal(trained.embed(images).parts, trained.embed(files).parts)
-    assert [image.size for image in images] == before  # the caller's are left as they are
     flat = [np.asarray(image.convert("RGB")) for image in images[:2]]  # not turned
     assert not torch.equal(trained.embed(flat).parts, trained.embed(files[:2]).parts)
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_the_users_images_of_pillow_stay_as_they_are(trained, loaded):
+    blobs = list(files_of_every_kind())
+    images, others = ([Image.open(io.BytesIO(blob)) for blob in blobs] for _ in range(2))
+    for image in images:
+        _ = loaded and image.load()
+    trained.embed(images)
+    for image, other in zip(images, others, strict=True):
+        assert image.tobytes() == other.tobytes()  # still open
+        assert (image.size, image.mode, image.info) == (other.size, other.mode, other.info)
+        assert dict(image.getexif()) == dict(other.getexif())
 
 
 def test_cameras_may_be_tensors(trained):

@@ -103,19 +103,24 @@ class Images:
 
 
 def decode(blob: bytes) -> UInt8[np.ndarray, "H W 3"]:
-    """An image file's bytes as RGB, turned upright by its EXIF tag; raises one of `UNDECODABLE`.
+    """An image file's bytes as RGB, turned upright by its EXIF tag; raises one of `UNDECODABLE`."""
+    with Image.open(io.BytesIO(blob)) as image:
+        ImageOps.exif_transpose(image, in_place=True)
+        return rgb(image)
+
+
+def rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+    """An image of Pillow as RGB, not turned; raises one of `UNDECODABLE` if its file is damaged.
 
     Gray is repeated, CMYK and palettes are converted, transparency is dropped; 16-bit samples keep their
     upper eight bits.
     """
-    with Image.open(io.BytesIO(blob)) as image:
-        ImageOps.exif_transpose(image, in_place=True)
-        if image.mode.startswith("I"):  # Pillow's own conversion would clip at 255
-            gray = (np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)
-            return np.repeat(gray[..., None], 3, axis=2)
-        if "transparency" in image.info:
-            image = image.convert("RGBA")
-        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    if image.mode.startswith("I"):  # Pillow's own conversion would clip at 255
+        gray = (np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)
+        return np.repeat(gray[..., None], 3, axis=2)
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def why(error: Exception) -> str:
