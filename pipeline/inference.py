@@ -27,8 +27,8 @@ from pipeline import arithmetic, batches, datasets, features, method, occlusion,
 from pipeline.arithmetic import Computing
 from pipeline.batches import Batch, View
 from pipeline.method import Embedding, Method, World
-from pipeline.params import BadInput
-from pipeline.ranking.embedded import check_count, device_of
+from pipeline.params import BadInput, check_count
+from pipeline.processes import device_of
 
 # `| Any` in a signature: what is given is checked, and refused in words
 

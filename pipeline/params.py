@@ -7,8 +7,9 @@ and an unknown name is an error that names its nearest neighbour.
 import json
 from dataclasses import asdict
 from difflib import get_close_matches
+from numbers import Integral
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
@@ -22,6 +23,19 @@ Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 class BadInput(ValueError):
     """What a user gave cannot be used; the message names the file, the value and the remedy."""
+
+
+def check_choice(name: str, value: Any, choices: Any) -> None:
+    """Raises `BadInput` that lists the choices, a `Literal`, unless the value is one of them."""
+    known = get_args(choices)
+    if not isinstance(value, str) or value not in known:
+        raise BadInput(f"{name} = {value!r}: no such choice. Choose one of {', '.join(known)}.")
+
+
+def check_count(name: str, value: Any, least: int = 0) -> None:
+    """Raises `BadInput` unless the value is a whole number from `least` on."""
+    if not isinstance(value, Integral) or value < least:
+        raise BadInput(f"{name} = {value!r}: give a whole number, {least} or more.")
 
 
 def load(path: str | Path) -> dict[str, Any]:

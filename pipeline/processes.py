@@ -64,6 +64,19 @@ def device(name: Device = "auto") -> torch.device:
     return torch.device("cuda", number)
 
 
+def device_of(value: Any) -> torch.device:
+    """The device that a caller names, which is there.  Raises `BadInput` for any other."""
+    try:
+        found = torch.device(value)
+    except (RuntimeError, TypeError, ValueError):
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise BadInput(f"device = {value!r}: no such device. Choose cpu or cuda.")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise BadInput(f"device = {value!r}: torch sees no such GPU here. Choose cpu, or another one.")
+    return found
+
+
 # ------------------------------------------------------------------ starting
 
 

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import numpy as np
 import pytest
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -96,6 +97,23 @@ def test_all_faults_are_listed_at_once(tmp_path):
     with pytest.raises(BadInput) as error:
         read(tmp_path, "train: {epochs: -1, rate: 0, size: [1, 2], rule: cosine}")
     assert "train.epochs" in str(error.value) and "train.rate" in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["linear", "", None, 0, ["cosine"]])
+def test_an_argument_is_one_of_its_choices(value):
+    params.check_choice("rule", "steps", Literal["cosine", "steps"])
+    with pytest.raises(BadInput) as error:
+        params.check_choice("rule", value, Literal["cosine", "steps"])
+    assert str(error.value) == f"rule = {value!r}: no such choice. Choose one of cosine, steps."
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.0, np.float32(2), "2", None])
+def test_a_count_is_a_whole_number_whoever_counts(value):
+    for count in (1, 2, np.int32(1), np.uint8(2)):
+        params.check_count("batch", count, 1)
+    with pytest.raises(BadInput) as error:
+        params.check_count("batch", value, 1)
+    assert str(error.value) == f"batch = {value!r}: give a whole number, 1 or more."
 
 
 def test_a_missing_section_suggests_the_nearest(tmp_path):

@@ -188,6 +188,30 @@ def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
         processes.device("cuda")
 
 
+NO_DEVICE = {  # what a caller gives: what the user reads
+    "gpu": "device = 'gpu': no such device. Choose cpu or cuda.",
+    "meta": "device = 'meta': no such device",
+    None: "device = None: no such device",
+    "cuda": "device = 'cuda': torch sees no such GPU",
+    "cuda:99": "device = 'cuda:99': torch sees no such GPU",
+}
+
+
+@pytest.mark.parametrize("name", NO_DEVICE)
+def test_a_device_that_is_not_there_is_refused(name, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(BadInput, match=NO_DEVICE[name]):
+        processes.device_of(name)
+
+
+def test_a_device_may_be_named_or_given(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert processes.device_of("cpu") == processes.device_of(torch.device("cpu")) == torch.device("cpu")
+    assert processes.device_of("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(BadInput, match="Choose cpu, or another one"):
+        processes.device_of("cuda:2")
+
+
 def test_more_processes_than_gpus_are_refused_but_any_number_computes_on_the_cpu(monkeypatch):
     started = []
     monkeypatch.setattr(run, "main", started.append)

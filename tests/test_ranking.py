@@ -427,11 +427,6 @@ def test_an_argument_that_is_none_of_its_choices_is_refused(name):
         rank(images, images, **{name: value})
 
 
-def test_a_gpu_that_is_not_there_is_refused():
-    with pytest.raises(BadInput, match="device = 'cuda:99': PyTorch finds no such GPU"):
-        rank(crowd(3, 0), crowd(3, 0), device="cuda:99")
-
-
 def test_distances_and_a_matrix_of_them_are_as_strict():
     images = crowd(3, 0)
     with pytest.raises(BadInput, match="metric = 'l2'"):

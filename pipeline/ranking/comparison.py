@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.params import BadInput
+from pipeline.params import BadInput, check_choice
 from pipeline.ranking import kernels, products
-from pipeline.ranking.embedded import Embedded, Features, Stored, check_choice, refuse_some, take
+from pipeline.ranking.embedded import Embedded, Features, Stored, refuse_some, take
 
 Metric = Literal["euclidean", "squared", "cosine"]
 PANEL, TILE = {"cpu": 1024, "cuda": 2048}, {"cpu": 512, "cuda": 1024}  # queries, gallery images at a time

@@ -1,7 +1,7 @@
 """Images as a method sees them, in memory or in a file, and what others give for them, checked."""
 
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,32 +108,6 @@ def take(
 
 
 # ------------------------------------------------------------------ what anybody gives, checked
-
-
-def check_choice(name: str, value: Any, choices: Any) -> None:
-    """Raises `BadInput` that lists the choices, a `Literal`, unless the value is one of them."""
-    known = get_args(choices)
-    if not isinstance(value, str) or value not in known:
-        raise BadInput(f"{name} = {value!r}: no such choice. Choose one of {', '.join(known)}.")
-
-
-def check_count(name: str, value: Any, least: int = 0) -> None:
-    """Raises `BadInput` unless the value is a whole number from `least` on."""
-    if not isinstance(value, int | np.integer) or value < least:
-        raise BadInput(f"{name} = {value!r}: give a whole number, {least} or more.")
-
-
-def device_of(value: Any) -> torch.device:
-    """A device that there is.  Raises `BadInput` for any other."""
-    try:
-        found = torch.device(value)
-    except (RuntimeError, TypeError, ValueError):
-        found = None
-    if found is None or found.type not in ("cpu", "cuda"):
-        raise BadInput(f"device = {value!r}: no such device. Choose cpu or cuda.")
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise BadInput(f"device = {value!r}: PyTorch finds no such GPU here. Choose cpu, or another one.")
-    return found
 
 
 def features_of(given: Array) -> Float32[Tensor, "n P D"]:

@@ -6,8 +6,8 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
+from pipeline.params import check_choice, check_count
 from pipeline.ranking import kernels
-from pipeline.ranking.embedded import check_choice, check_count
 
 Rule = Literal["rectangular", "trapezoid"]
 _ROWS = 64  # of a matrix that are judged at a time: they stay in the processor's cache

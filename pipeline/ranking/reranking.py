@@ -26,10 +26,11 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass as parameters
 from torch import Tensor
 
-from pipeline.params import STRICT, BadInput
+from pipeline.params import STRICT, BadInput, check_choice, check_count
+from pipeline.processes import device_of
 from pipeline.ranking import reciprocal
 from pipeline.ranking.comparison import Metric
-from pipeline.ranking.embedded import Embedded, check_choice, check_count, device_of, take
+from pipeline.ranking.embedded import Embedded, take
 from pipeline.ranking.neighbours import Neighbours, neighbours
 from pipeline.ranking.protocol import Cast, Lists, Ranking, judge
 

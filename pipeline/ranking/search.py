@@ -27,7 +27,8 @@ from jaxtyping import Float32, Int
 from tqdm import tqdm
 
 from pipeline import store
-from pipeline.params import BadInput
+from pipeline.params import BadInput, check_choice, check_count
+from pipeline.processes import device_of
 from pipeline.ranking import kernels, products, resume
 from pipeline.ranking.comparison import (
     COLUMNS,
@@ -43,7 +44,7 @@ from pipeline.ranking.comparison import (
     compatible,
     padded,
 )
-from pipeline.ranking.embedded import Embedded, Stored, check_choice, check_count, device_of
+from pipeline.ranking.embedded import Embedded, Stored
 from pipeline.ranking.protocol import Cast, Ranking, Rule, empty, judge, strike
 
 MB = 2**20
