@@ -2,9 +2,12 @@
 
 Unusual here: YAML 1.2 as DVC reads it (`1e-3` is a number, `off` is a word), no defaults in the code,
 and an unknown name is an error that names its nearest neighbour.
+
+Every module that takes something from a user tells in the words of `BadInput` what is wrong with it.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
 from numbers import Integral
@@ -19,10 +22,22 @@ T = TypeVar("T")
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NAMED = 5  # things of a kind that a message names
 
 
 class BadInput(ValueError):
     """What a user gave cannot be used; the message names the file, the value and the remedy."""
+
+
+def few(items: Sequence[str], named: int = NAMED) -> list[str]:
+    """The first items, as many as a message names, and how many more there are."""
+    rest = len(items) - named
+    return [*items[:named], f"and {rest} more"] if rest > 0 else list(items)
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 fault`, `2 faults`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def check_choice(name: str, value: Any, choices: Any) -> None:

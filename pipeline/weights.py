@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline import store
-from pipeline.params import BadInput
+from pipeline.params import BadInput, few
 
 FETCH = "Fetch it again with `git checkout`, `dvc checkout` or `dvc pull`"
 
@@ -83,13 +83,9 @@ def check(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str
         "unexpected": [n for n in tensors if n not in wanted],
         "mis-shaped": shapes,
     }
-    found = [f"{len(names)} {kind} ({_first(names)})" for kind, names in faults.items() if names]
+    found = [f"{len(names)} {kind} ({', '.join(few(names))})" for kind, names in faults.items() if names]
     if found:
         raise BadInput(f"{path}: made for another network: {'; '.join(found)}. {remedy}")
-
-
-def _first(names: list[str], count: int = 3) -> str:
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
 def _line(error: BaseException) -> str:

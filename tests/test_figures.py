@@ -200,7 +200,7 @@ def test_queries_without_a_match_are_counted_and_named(indexed, world):
     assert protocol["queries_without_match"] == 1 and protocol["without_match"].startswith("query/")
 
 
-@pytest.mark.parametrize(("count", "more"), [(20, ""), (21, " and 1 more"), (23, " and 3 more")])
+@pytest.mark.parametrize(("count", "more"), [(20, ""), (21, ", and 1 more"), (23, ", and 3 more")])
 def test_of_many_queries_without_a_match_the_first_twenty_are_named(count, more):
     index = pd.DataFrame({"key": [f"q{n}" for n in range(count)], "split": "query", "pid": 1, "camid": 0})
     nobody, whole = Embedded.of(np.ones((1, 2)), [2], [1]), np.zeros(count, np.int64)

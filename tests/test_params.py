@@ -99,6 +99,18 @@ def test_all_faults_are_listed_at_once(tmp_path):
     assert "train.epochs" in str(error.value) and "train.rate" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("count", "named"),
+    [(0, ""), (1, "a"), (3, "a, b, c"), (4, "a, b, c, and 1 more"), (6, "a, b, c, and 3 more")],
+)
+def test_a_message_names_a_few_things_and_counts_the_rest(count, named):
+    assert ", ".join(params.few(list("abcdef")[:count], 3)) == named
+
+
+def test_one_thing_is_counted_as_one():
+    assert [params.counted(n, "fault") for n in (0, 1, 2)] == ["0 faults", "1 fault", "2 faults"]
+
+
 @pytest.mark.parametrize("value", ["linear", "", None, 0, ["cosine"]])
 def test_an_argument_is_one_of_its_choices(value):
     params.check_choice("rule", "steps", Literal["cosine", "steps"])

@@ -5,18 +5,18 @@ COUNTS: dict[split, Count]        what is published of the set; none for a layou
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from pipeline.datasets.archive import Archive
+from pipeline.params import few
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
 MARKET = re.compile(r"(-1|\d{1,9})_c([1-9]\d{0,3})(?=[s_])")
 NUMBER = re.compile(r"(\d{1,8})(?=[_.])")
 COPIES = "query/occluded/"  # keys of queries' occluded copies begin so
-NAMED = 5  # things of a kind that a message names
 
 Who = tuple[int, int]  # identity and camera
 Parse = Callable[[str], Who | str]  # path inside a split's folder -> who, or what is wrong with the name
@@ -155,20 +155,6 @@ def _check_folder(found: Found, archive: Archive, folder: str, homes: set[str]) 
         found.problems.append(Fault("", f"{folder}/ holds no image"))
     elif not homes:
         found.problems.append(Fault("", f"no folder {folder}/"))
-
-
-# ------------------------------------------------------------------ messages
-
-
-def few(items: Sequence[str]) -> list[str]:
-    """The first items, and how many more there are."""
-    rest = len(items) - NAMED
-    return [*items[:NAMED], f"and {rest} more"] if rest > 0 else list(items)
-
-
-def counted(number: int, thing: str) -> str:
-    """`1 fault`, `2 faults`."""
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def absent(what: str, names: list[str]) -> Fault:

@@ -24,9 +24,9 @@ from pydantic.dataclasses import dataclass as parameters
 from pipeline import store
 from pipeline.datasets import COLUMNS, SPLITS, UNDECODABLE, decode, index_hash, protocol, why
 from pipeline.datasets.archive import Archive
-from pipeline.datasets.found import Fault, Picture, counted, few
+from pipeline.datasets.found import Fault, Picture
 from pipeline.datasets.occlude import Occlude, Queries
-from pipeline.params import STRICT, BadInput
+from pipeline.params import STRICT, BadInput, counted, few
 
 TRUTH = "truth.h5"
 AT_ONCE = 256  # images handed to a worker

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from pipeline.datasets.found import Count, Picture, few
+from pipeline.datasets.found import Count, Picture
+from pipeline.params import few
 
 MISSED = {  # what a set without a split is good for
     "train": "no training image: the set can test, not train",

@@ -20,10 +20,10 @@ from pydantic.dataclasses import dataclass
 
 from pipeline import parsing, store
 from pipeline.datasets import SPLITS
-from pipeline.datasets.found import COPIES, IMAGES, counted, few
+from pipeline.datasets.found import COPIES, IMAGES
 from pipeline.outside import confidences, maps
 from pipeline.outside.files import opened
-from pipeline.params import STRICT, BadInput
+from pipeline.params import STRICT, BadInput, counted, few
 
 TURNED = 1.2  # least ratio of the sides by which a label and its image lie across each other
 ENDINGS = {"bpbreid": (".npy",)}  # of a label's name, by source; all others' are:

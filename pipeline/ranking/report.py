@@ -16,7 +16,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass as parameters
 
 from pipeline import occlusion, parts
-from pipeline.params import STRICT, BadInput
+from pipeline.params import STRICT, BadInput, few
 from pipeline.ranking import Embedded, Metric, Ranking, Rerank, Rule, Stored, cmc, rank, rerank, scores
 from pipeline.ranking.embedded import take
 from pipeline.ranking.summary import interval
@@ -215,7 +215,7 @@ def _protocol(
 
 def _without(ranking: Ranking, grouped: Groups, index: pd.DataFrame) -> str:
     keys = index["key"].to_numpy()[grouped.row[~ranking.valid]]
-    return ", ".join(keys[:NAMED]) + (f" and {len(keys) - NAMED} more" if len(keys) > NAMED else "")
+    return ", ".join(few(keys.tolist(), NAMED))
 
 
 def queries(index: pd.DataFrame, rankings: dict[str, Ranking], grouped: Groups, top: int) -> pd.DataFrame:

@@ -21,7 +21,8 @@ import pyarrow
 
 from pipeline.datasets import SPLITS
 from pipeline.datasets.archive import Archive
-from pipeline.datasets.found import Count, Fault, Found, Picture, absent, few, is_own
+from pipeline.datasets.found import Count, Fault, Found, Picture, absent, is_own
+from pipeline.params import few
 
 COUNTS: dict[str, Count] = {}
 KINDS = {".csv", ".parquet"}
