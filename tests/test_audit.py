@@ -66,10 +66,10 @@ def test_maps_out_of_step_with_the_images_fit_no_better_than_others():
 
 
 def test_a_survey_counts_pixels_places_and_repetitions(tmp_path):
-    found = survey.survey(column(tmp_path, [WALKER, WALKER, LEGLESS, NOBODY]), [BLANK] * 4)
+    found = survey.survey(column(tmp_path, [WALKER, WALKER, LEGLESS, NOBODY, NOBODY]), [BLANK] * 5)
     assert found.pixels[0].tolist() == [2, 1, 1, 2, 1, 1, 1, 1]
-    assert found.place[:, 0, 1].tolist() == [0.25, 0.75, 0, 0, 0, 0, 0, 0, 0]
-    assert found.repeated == 1  # the second walker; an empty map repeats nothing
+    assert found.place[:, 0, 1].tolist() == [0.4, 0.6, 0, 0, 0, 0, 0, 0, 0]
+    assert found.repeated == 1  # the second walker; of two empty maps none repeats the other
     assert found.place.sum(0) == pytest.approx(np.ones((4, 4)))
 
 

@@ -555,15 +555,18 @@ def test_a_purifying_students_agent_keeps_the_likelier_patches_once_trained():
     assert torch.equal(other.act(state, torch.zeros(2, N, 9)), other.agent(state).sigmoid() > 0.5)
 
 
-def test_the_papers_baseline_of_a_purifying_student_is_its_own_score():
-    other = small.model(PEOPLE, preset="paper", fep="student").eval()
+@pytest.mark.parametrize(
+    ("fep", "branch"), [("teacher", ogfr.HOLISTIC), ("student", ogfr.OCCLUDED), ("both", ogfr.HOLISTIC)]
+)
+def test_the_papers_baseline_is_the_score_of_the_branch_that_purifies_the_teachers_if_both_do(fep, branch):
+    other = small.model(PEOPLE, preset="paper", fep=fep).eval()
     torch.nn.init.normal_(other.heads.weight)
     other.heads.necks[ogfr.OCCLUDED].running_mean += 1
     other.begin_epoch(0, lambda: batches.plain_batches(PEOPLE, 5))
     whole = batches.plain(PEOPLE)
     with torch.no_grad():
         h = other.encoder(whole.holistic.image, whole.holistic.hidden, whole.camid)
-        score = other.heads.score(other.purify(h, EVERY)[:, 0], ogfr.OCCLUDED, whole.pid).mean()
+        score = other.heads.score(other.purify(h, EVERY)[:, 0], branch, whole.pid).mean()
     assert other.baseline.item() == pytest.approx(score.item(), abs=1e-5)
 
 
