@@ -27,7 +27,7 @@ from pipeline import arithmetic, batches, datasets, features, method, occlusion,
 from pipeline.arithmetic import Computing
 from pipeline.batches import Batch, View
 from pipeline.method import Embedding, Method, World
-from pipeline.params import BadInput, check_count
+from pipeline.params import BadInput, check_count, counted
 from pipeline.processes import device_of
 
 # `| Any` in a signature: what is given is checked, and refused in words
@@ -67,7 +67,7 @@ class Trained:
         pictures = _listed("pictures", pictures)
         maps = None if maps is None else _listed("maps", maps)
         cameras = [-1] * len(pictures) if cameras is None else _numbered(cameras)
-        self._check(pictures, cameras, maps, threshold)
+        self._check(len(pictures), cameras, maps, threshold)
         found = []
         with arithmetic.computing(self.model, self.device, self.how):
             for start in range(0, len(pictures), self.batch):
@@ -94,12 +94,10 @@ class Trained:
         resized = np.stack([batches.resize_labels(m, self.world.size) for m in maps])
         return torch.from_numpy(resized), occlusion.hidden(pixels, threshold, strict)
 
-    def _check(self, pictures, cameras, maps, threshold) -> None:
-        if len(pictures) == 0:
+    def _check(self, count: int, cameras: list[Any], maps: Any, threshold: Any) -> None:
+        if count == 0:
             raise BadInput("pictures: none given. Give files, or arrays of (height, width, 3) bytes.")
-        for name, given in (("cameras", cameras), ("maps", maps)):
-            if given is not None and len(given) != len(pictures):
-                raise BadInput(f"{name}: {len(given)} for {len(pictures)} pictures. Give one for each.")
+        _check_length("cameras", cameras, count)
         known = self.world.trained_cameras
         strange = [str(camera) for camera in dict.fromkeys(cameras) if camera not in (-1, *known)]
         if strange:
@@ -107,17 +105,13 @@ class Trained:
                 f"cameras: {', '.join(strange)}, but the model was trained with "
                 f"{', '.join(map(str, known)) or 'none'}. Give -1 where the camera is unknown."
             )
-        labels = () if maps is None else maps
-        faulty = [n for n, m in enumerate(labels) if not _is_map(m)]
-        if faulty:
-            raise BadInput(f"maps: number {faulty} not (height, width) of bytes. Give label maps as cached.")
         if maps is not None:
-            _check_threshold(threshold)
+            _check_maps(maps, threshold, count)
         elif threshold is not None:
             raise BadInput(
                 "threshold: given without maps, whose pixels it counts. Give maps, or leave it out."
             )
-        if maps is None and self.model.reads_maps:
+        elif self.model.reads_maps:
             raise BadInput("maps: none given, but this model erases by parsing maps. Give one a picture.")
 
 
@@ -168,6 +162,19 @@ def _numbered(given: Any) -> list[Any]:
     if strange:
         raise BadInput(f"cameras: {', '.join(strange)}. Give whole numbers, -1 where the camera is unknown.")
     return cameras
+
+
+def _check_length(name: str, given: list[Any] | np.ndarray, count: int) -> None:
+    if len(given) != count:
+        raise BadInput(f"{name}: {len(given)} for {counted(count, 'picture')}. Give one for each.")
+
+
+def _check_maps(maps: list[Any] | np.ndarray, threshold: Any, count: int) -> None:
+    _check_length("maps", maps, count)
+    faulty = [n for n, m in enumerate(maps) if not _is_map(m)]
+    if faulty:
+        raise BadInput(f"maps: number {faulty} not (height, width) of bytes. Give label maps as cached.")
+    _check_threshold(threshold)
 
 
 def _check_threshold(given: Any) -> None:
