@@ -154,7 +154,8 @@ def draw(
 ) -> Obstacle:
     """An obstacle from one of the sources at random; `image` and `parsing` are another training image.
 
-    Where that image shows no person, a rectangle stands in for the source `person`.
+    Where that image shows no person, a rectangle stands in for the source `person`.  People and cut-outs are
+    mirrored every other time, rectangles never.
     """
     source = params.sources[rng.integers(len(params.sources))]
     found = None
