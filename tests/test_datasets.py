@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -315,14 +316,35 @@ def test_a_text_file_is_no_archive(tmp_path):
         build(tmp_path / "a.zip")
 
 
-def test_a_missing_archive_says_how_to_make_one(tmp_path):
-    with pytest.raises(BadInput, match=r"no such file.*pipeline\.datasets pack"):
-        build(tmp_path / "a.zip")
+PACKED = {  # an archive's path: what follows `pack FOLDER`
+    "a/v15.09.zip": "a/v15.09.zip`",
+    "a/v15.09": "a/v15.09.zip` and name a/v15.09.zip in params.yaml",
+    "a.tar.gz": "a.zip` and name a.zip in params.yaml",
+    "A.TGZ": "A.zip` and name A.zip in params.yaml",
+    "a.7z": "a.zip` and name a.zip in params.yaml",
+    "my sets/a.zip": "'my sets/a.zip'`",
+    "my sets/a.rar": "'my sets/a.zip'` and name my sets/a.zip in params.yaml",
+}
 
 
-def test_a_folder_is_refused_with_the_command_that_packs_it(tmp_path):
-    with pytest.raises(BadInput, match=rf"pack {tmp_path} {tmp_path}\.zip"):
-        build(tmp_path)
+@pytest.mark.parametrize("path", PACKED)
+def test_a_missing_archive_says_how_to_make_one(path):
+    command = "`python -m pipeline.datasets pack FOLDER "
+    with pytest.raises(BadInput) as error:
+        Archive(path)
+    wanted = f"Put the dataset's archive there, or pack its folder: {command}{PACKED[path]}."
+    assert str(error.value) == f"{path}: no such file. {wanted}"
+
+
+@pytest.mark.parametrize("name", ["set", "my set", "set.zip"])
+def test_a_folder_is_refused_with_the_command_that_packs_it(tmp_path, name):
+    folder = unpack(tmp_path / name, people())
+    with pytest.raises(BadInput) as error:
+        build(folder)
+    words = shlex.split(str(error.value).split("`")[1])
+    assert words == ["python", "-m", "pipeline.datasets", "pack", str(folder), f"{folder}.zip"]
+    command(*words[3:])
+    assert str(error.value).endswith(f"and name {folder}.zip in params.yaml.") and build(words[-1])
 
 
 @pytest.mark.parametrize("layout", ["duke", "__init__"])
@@ -394,7 +416,7 @@ OUTWARD = ["set/query/../../../../0009_c1s1_1.jpg", "/0009_c1s1_1.jpg", "set\\..
 @pytest.mark.parametrize("name", OUTWARD)
 def test_an_archive_whose_names_lead_out_of_it_is_refused(tmp_path, name):
     text = complaint(tmp_path, people() | {name: picture(9)})
-    assert "1 of its names lead out of the folder" in text and name.replace("\\", "/") in text
+    assert "1 name in it would lead out of the folder" in text and name.replace("\\", "/") in text
 
 
 def test_an_index_whose_keys_lead_out_of_the_folder_is_not_unpacked(tmp_path):

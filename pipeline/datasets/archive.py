@@ -5,6 +5,8 @@ DVC looks at its dependencies at every command: a file costs it nothing, a folde
 
 import gzip
 import os
+import re
+import shlex
 import shutil
 import tarfile
 import tempfile
@@ -16,10 +18,11 @@ from pathlib import Path
 from typing import IO
 
 from pipeline import store
-from pipeline.params import BadInput
+from pipeline.params import BadInput, counted
 
 GZIP, ZIP = b"\x1f\x8b", b"PK"
 FOREIGN = {b"Rar!": "RAR", b"7z\xbc\xaf": "7-Zip"}  # how files begin that need their own program
+ENDINGS = re.compile(r"(\.(zip|tar|tar\.gz|gz|tgz|rar|7z))?$", re.IGNORECASE)  # of archives' names
 BLOCK = 512  # bytes; a tar ends with blocks of zeros
 DAMAGED = (
     zipfile.BadZipFile,
@@ -48,7 +51,7 @@ class Archive:
             self.close()
             raise BadInput(
                 f"{path}: damaged, or no zip, tar or tar.gz ({error}). Download it again, or pack its "
-                f"folder: python -m pipeline.datasets pack FOLDER {path}"
+                f"folder: {packing(path)}."
             ) from None
         self.names = [name for name, _ in self._members]
         self._check_names()
@@ -57,23 +60,20 @@ class Archive:
     def _check_path(self) -> None:
         path = Path(self.path)
         if path.is_dir():
-            packed = path.with_name(path.name + ".zip")
+            packed = f"{path}.zip"
             raise BadInput(
-                f"{path}: is a folder, and a dataset is one archive file. Run `python -m pipeline.datasets "
-                f"pack {path} {packed}` and name {packed} in params.yaml, datasets."
+                f"{path}: is a folder, and a dataset is one archive file. Run {packing(packed, path)} and "
+                f"name {packed} in params.yaml."
             )
         if not path.is_file():
             raise BadInput(
-                f"{path}: no such file. Put the dataset's archive there, or pack its folder: "
-                f"python -m pipeline.datasets pack FOLDER {path}"
+                f"{path}: no such file. Put the dataset's archive there, or pack its folder: {packing(path)}."
             )
         with open(path, "rb") as file:
             kind = FOREIGN.get(file.read(4))
         if kind:
-            packed = path.with_suffix(".zip")
             raise BadInput(
-                f"{path}: a {kind} archive, which is not read here. Unpack it, then run `python -m "
-                f"pipeline.datasets pack FOLDER {packed}` and name {packed} in params.yaml, datasets."
+                f"{path}: a {kind} archive, which is not read here. Unpack it, then run {packing(path)}."
             )
 
     def _check_names(self) -> None:
@@ -81,9 +81,9 @@ class Archive:
         if outward:
             self.close()
             raise BadInput(
-                f"{self.path}: {len(outward)} of its names lead out of the folder that it is unpacked to, as "
-                f"does {outward[0]}. Unpack what you trust, and pack that folder: "
-                "python -m pipeline.datasets pack FOLDER ARCHIVE.zip"
+                f"{self.path}: {counted(len(outward), 'name')} in it would lead out of the folder that it is "
+                f"unpacked to, such as {outward[0]}. Unpack what you trust, and pack that folder: "
+                f"{packing(self.path)}."
             )
 
     def _open(self) -> tuple[list, set[str]]:
@@ -157,6 +157,16 @@ def leads_out(name: str) -> bool:
 
 def _is_file(member: tarfile.TarInfo) -> bool:
     return member.isreg() or member.islnk()
+
+
+def packing(path: str | Path, folder: str | Path = "FOLDER") -> str:
+    """The command that packs a folder into the zip that may stand for `path`, ready for a shell.
+
+    If `path` is no name of a zip, it goes on with what to name in params.yaml instead.
+    """
+    target = ENDINGS.sub(".zip", str(path), count=1)
+    command = f"`python -m pipeline.datasets pack {shlex.quote(str(folder))} {shlex.quote(target)}`"
+    return command if target == str(path) else f"{command} and name {target} in params.yaml"
 
 
 def pack(folder: str | Path, path: str | Path) -> int:

@@ -23,7 +23,7 @@ from pydantic.dataclasses import dataclass as parameters
 
 from pipeline import store
 from pipeline.datasets import COLUMNS, SPLITS, UNDECODABLE, decode, index_hash, protocol, why
-from pipeline.datasets.archive import Archive
+from pipeline.datasets.archive import Archive, packing
 from pipeline.datasets.found import Fault, Picture
 from pipeline.datasets.occlude import Occlude, Queries
 from pipeline.params import STRICT, BadInput, counted, few
@@ -135,8 +135,7 @@ def _complaint(archive: Archive, problems: list[Fault], count: int) -> str:
     holds = f"The archive holds {', '.join(top[:SHOWN]) or 'no file'}.\n" if count == 0 else ""
     return (
         f"{archive.path}: {counted(len(problems), 'fault')}{among}; nothing was written.\n  {lines}\n"
-        f"{holds}Repair or remove them, then pack the folder again: "
-        f"python -m pipeline.datasets pack FOLDER {archive.path}"
+        f"{holds}Repair or remove them, then pack the folder again: {packing(archive.path)}."
     )
 
 
