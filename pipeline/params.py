@@ -36,8 +36,9 @@ def few(items: Sequence[str], named: int = NAMED) -> list[str]:
 
 
 def counted(number: int, thing: str) -> str:
-    """`1 fault`, `2 faults`."""
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+    """`1 fault`, `2 faults`; `1 query`, `2 queries`."""
+    many = f"{thing.removesuffix('y')}ies" if thing.endswith("y") else f"{thing}s"
+    return f"{number} {thing if number == 1 else many}"
 
 
 def check_choice(name: str, value: Any, choices: Any) -> None:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline import store
-from pipeline.params import BadInput
+from pipeline.params import BadInput, counted
 
 PATIENCE = timedelta(days=365)  # while the first process waits for another run; torch's ends in minutes
 
@@ -91,7 +91,7 @@ def launch(wanted: int, module: str, words: Sequence[str], kind: str = "cuda") -
     if kind == "cuda" and torch.cuda.is_available() and wanted > torch.cuda.device_count():
         raise BadInput(
             f"params.yaml: {module.rpartition('.')[2]}.processes = {wanted}, but this machine has "
-            f"{torch.cuda.device_count()} GPUs. Lower it."
+            f"{counted(torch.cuda.device_count(), 'GPU')}. Lower it."
         )
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun  # costs a second, and few need it

@@ -155,8 +155,8 @@ BAD = {
     "another set in the same folders": (
         another_set("dukemtmc_reid"),
         MARKET,
-        r"raw\.zip: 3 faults.*train: 1 images \(published: 12936\), .*gallery: 2 images \(published: 15913"
-        r"\), 1 identities \(published: 750\), 2 cameras \(published: 6\)\. `index\.counts: warn`",
+        r"raw\.zip: 3 faults.*train: 1 image \(published: 12936\), .*gallery: 2 images \(published: 15913"
+        r"\), 1 identity \(published: 750\), 2 cameras \(published: 6\)\. `index\.counts: warn`",
     ),
     "another set in other folders": (
         another_set("occluded_reid"),

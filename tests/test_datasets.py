@@ -133,7 +133,7 @@ def test_the_summary_counts_images_identities_and_cameras(tmp_path):
 
 def test_people_in_train_and_test_are_told(tmp_path):
     files = people() | {"set/bounding_box_train/0001_c2s1_000001_00.jpg": picture(9)}
-    assert "1 identities are both in train and" in indexing.describe(build(zipped(tmp_path / "a.zip", files)))
+    assert "1 identity both in train and" in indexing.describe(build(zipped(tmp_path / "a.zip", files)))
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])

@@ -137,7 +137,7 @@ def test_what_is_missing_doubled_or_unusable_is_listed_and_the_rest_counted(tmp_
     with pytest.raises(BadInput) as error:
         account(tmp_path, keys, files)
     said = str(error.value)
-    assert "9 of 10 images have no usable label; nothing was written" in said
+    assert "no usable label for 9 of 10 images; nothing was written" in said
     assert "7 missing:\n    query/0.jpg\n" in said and "and 2 more" in said and "query/5.jpg" not in said
     assert "query/8.jpg: query/8.jpg.npy and query/8.npy" in said
     assert "query/7.npy: shape (35, 17, 9), not (36, h, w)" in said
@@ -154,8 +154,8 @@ def test_who_lacks_labels_of_occluded_copies_is_told_how_to_get_their_pictures(t
 def test_missing_labels_may_be_allowed_and_nothing_else(tmp_path):
     done = account(tmp_path, ["query/0.jpg", "query/1.jpg"], {"query/1.npy": npy(body())}, missing="nobody")
     assert done.names == ["", "query/1.npy"] and done.missing == 1
-    assert outside.describe(done) == "2 images: 1 labels, 1 missing; 0 other files left out"
-    with pytest.raises(BadInput, match=r"1 of 1 images(?s:.*)1 unusable"):
+    assert outside.describe(done) == "2 images: 1 label, 1 missing; 0 other files left out"
+    with pytest.raises(BadInput, match=r"1 of 1 image;(?s:.*)1 unusable"):
         account(tmp_path / "b", ["query/0.jpg"], {"query/0.npy": b"nothing"}, missing="nobody")
 
 

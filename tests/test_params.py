@@ -109,6 +109,7 @@ def test_a_message_names_a_few_things_and_counts_the_rest(count, named):
 
 def test_one_thing_is_counted_as_one():
     assert [params.counted(n, "fault") for n in (0, 1, 2)] == ["0 faults", "1 fault", "2 faults"]
+    assert [params.counted(n, "query") for n in (0, 1, 2)] == ["0 queries", "1 query", "2 queries"]
 
 
 @pytest.mark.parametrize("value", ["linear", "", None, 0, ["cosine"]])

@@ -217,7 +217,7 @@ def test_more_processes_than_gpus_are_refused_but_any_number_computes_on_the_cpu
     monkeypatch.setattr(run, "main", started.append)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(BadInput, match=r"segment\.processes = 2, but this machine has 1 GPUs"):
+    with pytest.raises(BadInput, match=r"segment\.processes = 2, but this machine has 1 GPU\."):
         processes.launch(2, "stages.segment", ["index"], "cuda")
     assert not started and processes.launch(2, "stages.segment", ["index"], "cpu")
     assert started == [["--standalone", "--nproc-per-node=2", "-m", "stages.segment", "index"]]

@@ -9,16 +9,16 @@ from pathlib import Path
 
 from pipeline import store
 from pipeline.datasets import archive, unpacking
-from pipeline.params import BadInput
+from pipeline.params import BadInput, counted
 
 
 def main(command: str, source: str, target: str) -> None:
     """Do what `command` says and tell how much it was."""
     if command == "pack":
         count = archive.pack(source, target)
-        print(f"{target}: {count} files of {source}, {Path(target).stat().st_size / 1e6:.1f} MB")
+        print(f"{target}: {counted(count, 'file')} of {source}, {Path(target).stat().st_size / 1e6:.1f} MB")
     elif command == "unpack":
-        print(f"{target}: {unpacking.unpack(source, target)} images of {source}")
+        print(f"{target}: {counted(unpacking.unpack(source, target), 'image')} of {source}")
     else:
         raise BadInput(
             f"{command}: no such command. There are: pack FOLDER ARCHIVE.zip, and unpack DATASET FOLDER, "

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from pipeline.datasets.archive import Archive
-from pipeline.params import few
+from pipeline.params import counted, few
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
 MARKET = re.compile(r"(-1|\d{1,9})_c([1-9]\d{0,3})(?=[s_])")
@@ -159,4 +159,6 @@ def _check_folder(found: Found, archive: Archive, folder: str, homes: set[str]) 
 
 def absent(what: str, names: list[str]) -> Fault:
     """Files that a list names and the archive lacks."""
-    return Fault(what, f"{len(names)} of its images are not in the archive: {', '.join(few(names))}")
+    return Fault(
+        what, f"lists {counted(len(names), 'image')} that the archive lacks: {', '.join(few(names))}"
+    )

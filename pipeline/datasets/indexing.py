@@ -299,8 +299,8 @@ def describe(indexed: Indexed) -> str:
         distractors, junk = (part["pid"] == 0).sum(), (part["pid"] < 0).sum()
         lines.append(f"{split:8}{len(part):8}{ids:12}{cameras.nunique():9}{distractors:13}{junk:7}")
     lines.append(
-        f"{len(index)} images; {indexed.dropped} images of junk or validation dropped, "
-        f"{indexed.ignored} other files left out"
+        f"{counted(len(index), 'image')}; {counted(indexed.dropped, 'image')} of junk or validation dropped, "
+        f"{counted(indexed.ignored, 'other file')} left out"
     )
     if indexed.pasted:
         lines.append(f"{int(indexed.pasted['occluder'].sum())} queries are copies with an obstacle pasted")

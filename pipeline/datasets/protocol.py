@@ -7,7 +7,7 @@ import pandas as pd
 from jaxtyping import Bool
 
 from pipeline.datasets.found import Count, Picture
-from pipeline.params import few
+from pipeline.params import counted, few
 
 MISSED = {  # what a set without a split is good for
     "train": "no training image: the set can test, not train",
@@ -24,12 +24,14 @@ def differences(pictures: Iterable[Picture], published: Mapping[str, Count]) -> 
         part = table[table["s"] == split]
         people, cameras = part.loc[part["p"] > 0, "p"].nunique(), part.loc[part["c"] >= 0, "c"].nunique()
         pairs = {
-            "images": (len(part), wanted.images),
-            "identities": (people, wanted.identities),
-            "cameras": (cameras, wanted.cameras),
+            "image": (len(part), wanted.images),
+            "identity": (people, wanted.identities),
+            "camera": (cameras, wanted.cameras),
         }
         unlike = [
-            f"{a} {what} (published: {b})" for what, (a, b) in pairs.items() if b is not None and a != b
+            f"{counted(a, what)} (published: {b})"
+            for what, (a, b) in pairs.items()
+            if b is not None and a != b
         ]
         if unlike:
             lines.append(f"{split}: {', '.join(unlike)}")
@@ -78,11 +80,12 @@ def notes(index: pd.DataFrame) -> list[str]:
     same = itself(query, gallery)
     both = len(set(train["pid"]) & (set(query["pid"]) | set(gallery["pid"])))
     facts = {
-        f"{alone} training identities have one image alone; a batch repeats it": alone,
-        f"{lost} queries have no right image by another camera in gallery; evaluation skips them": lost,
-        f"{len(same)} queries are in gallery as the same file, which no camera leaves out, so each finds "
-        f"itself and Rank-1 is too high: {', '.join(few(same))}": len(same),
-        f"{both} identities are both in train and in query or gallery": both,
+        f"{counted(alone, 'training identity')} with one image alone; a batch repeats it": alone,
+        f"{counted(lost, 'query')} without a right image by another camera in gallery; skipped when "
+        "evaluated": lost,
+        f"{counted(len(same), 'query')} in gallery as the same file, which no camera leaves out, so each "
+        f"finds itself and Rank-1 is too high: {', '.join(few(same))}": len(same),
+        f"{counted(both, 'identity')} both in train and in query or gallery": both,
     }
     missed = [line for split, line in MISSED.items() if split not in set(index["split"])]
     return missed + [fact for fact, number in facts.items() if number]

@@ -211,17 +211,17 @@ def _complaint(settings: Outside, faults: dict[str, list[str]], images: int, whe
     if any(key.startswith(COPIES) for key in faults["missing"]):
         remedy += f" `python -m pipeline.datasets unpack DATASET FOLDER` writes the pictures of {COPIES}."
     return (
-        f"{settings.path}: {sum(map(len, faults.values()))} of {images} images have no usable label; nothing "
-        "was written.\n" + "\n".join(lines) + f"\n{remedy}"
+        f"{settings.path}: no usable label for {sum(map(len, faults.values()))} of "
+        f"{counted(images, 'image')}; nothing was written.\n" + "\n".join(lines) + f"\n{remedy}"
     )
 
 
 def describe(labelled: Labelled) -> str:
     """How many labels were found, for people."""
-    count = len(labelled.names)
+    images, missing = len(labelled.names), labelled.missing
     return (
-        f"{count} images: {count - labelled.missing} labels, {labelled.missing} missing; "
-        f"{labelled.ignored} other files left out"
+        f"{counted(images, 'image')}: {counted(images - missing, 'label')}, {missing} missing; "
+        f"{counted(labelled.ignored, 'other file')} left out"
     )
 
 

@@ -149,7 +149,7 @@ def refuse_some(what: str, rows: np.ndarray, good: Bool[np.ndarray, "n"], fault:
     bad = rows[~good]
     if len(bad):
         raise BadInput(
-            f"{what}: {len(bad)} of the {len(rows)} images looked at hold {fault}, the first is image "
+            f"{what}: {fault} in {len(bad)} of the {len(rows)} images looked at, the first is image "
             f"{bad.min()}. Leave these out, or correct them; if a model made them, train it again with a "
             "smaller train.lr."
         )

@@ -16,7 +16,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass as parameters
 
 from pipeline import occlusion, parts
-from pipeline.params import STRICT, BadInput, few
+from pipeline.params import STRICT, BadInput, counted, few
 from pipeline.ranking import Embedded, Metric, Ranking, Rerank, Rule, Stored, cmc, rank, rerank, scores
 from pipeline.ranking.embedded import take
 from pipeline.ranking.summary import interval
@@ -258,7 +258,7 @@ def table(found: dict[str, Any]) -> str:
         lines.append(f"{kind:22}{row['queries']:>9}" + "".join(f"{mean:>15}" for mean in means))
     protocol = found["protocol"]
     lines.append(
-        f"types by {protocol['z']}; {protocol['queries_without_match']} queries without a match skipped; "
-        f"AP by the {protocol['ap']} rule"
+        f"types by {protocol['z']}; {counted(protocol['queries_without_match'], 'query')} without a match "
+        f"skipped; AP by the {protocol['ap']} rule"
     )
     return "\n".join(lines)
