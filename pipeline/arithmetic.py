@@ -1,7 +1,8 @@
 """How networks compute: their precision, the library that multiplies matrices, the kernel of attention.
 
 Each is named in the params, or chosen for the device at hand: what a measurement finds clearly faster is
-taken, if it is exact.  A choice moves last digits, no more; a machine measures once, so that it does not.
+taken, if it is exact.  A choice moves last digits, no more; a machine measures once, so that all its runs
+choose alike.
 """
 
 import contextlib

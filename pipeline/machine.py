@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-NAMED = ("model name", "cpu family", "model", "CPU implementer", "CPU part")  # a processor, in /proc/cpuinfo
+NAMED = ("vendor_id", "cpu family", "model", "CPU implementer", "CPU part")  # a processor, in /proc/cpuinfo
 TRIM, MAPPED = -1, -4  # of glibc's mallopt(3): what stays when memory is freed; how many blocks are mapped
 NEVER, NONE = -1, 0
 USUAL = {TRIM: 64 << 20, MAPPED: 65536}  # where glibc's own limits are once a large block was freed
@@ -85,7 +85,7 @@ def memory_kept() -> Iterator[None]:
     """Within it, memory that tensors on a CPU leave stays with this process, for the next ones.
 
     glibc gives large blocks back to the system, which clears every page of them again before it hands them
-    out: a quarter of the CPU time of a ViT-B's step in float32.  Other C libraries are left as they are.
+    out: up to a sixth of the CPU time of a ViT-B's step in float32.  Other C libraries are left as they are.
     """
     _glibc("mallopt", TRIM, NEVER)
     _glibc("mallopt", MAPPED, NONE)
