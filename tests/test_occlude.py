@@ -53,7 +53,7 @@ def test_every_query_has_an_occluded_copy_and_nothing_else_changes(tmp_path):
     ]
     rest = {key: blob for key, blob in blobs.items() if "occluded" not in key}
     assert sorted(rest.values()) == sorted(world().values())
-    assert found.pasted["occluder"].sum() == 2 and "2 queries are copies" in indexing.describe(found)
+    assert found.pasted["occluder"].sum() == 2 and "2 queries copied" in indexing.describe(found)
     assert of(found, "query/0003_c1s1.png")[1:2] == (0.0,)
 
 

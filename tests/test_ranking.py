@@ -106,8 +106,8 @@ def test_an_empty_gallery_answers_nothing():
 
 
 NOT_FINITE = {  # what holds NaN or infinity: what is said of three images
-    "features": "gallery features: .* infinite in 2 of the 3 images looked at, the first is image 1",
-    "visibility": "gallery visibility: .* infinite in 2 of the 3 images looked at, the first is image 1",
+    "features": "gallery features: .* infinite in 2 of 3 images looked at, the first is image 1",
+    "visibility": "gallery visibility: .* infinite in 2 of 3 images looked at, the first is image 1",
 }
 
 

@@ -303,6 +303,7 @@ def describe(indexed: Indexed) -> str:
         f"{counted(indexed.ignored, 'other file')} left out"
     )
     if indexed.pasted:
-        lines.append(f"{int(indexed.pasted['occluder'].sum())} queries are copies with an obstacle pasted")
+        pasted = counted(int(indexed.pasted["occluder"].sum()), "query")
+        lines.append(f"{pasted} copied with an obstacle pasted")
     warnings = [f"not as published: {line}" for line in indexed.warnings]
     return "\n".join(lines + protocol.notes(index) + warnings)

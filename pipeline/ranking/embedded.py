@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float32, Int, Int64
 from torch import Tensor
 
-from pipeline.params import BadInput
+from pipeline.params import BadInput, counted
 from pipeline.store import Column
 
 Array = Any  # numpy's, PyTorch's, a list or a column of a table; what is none is refused in words
@@ -149,7 +149,7 @@ def refuse_some(what: str, rows: np.ndarray, good: Bool[np.ndarray, "n"], fault:
     bad = rows[~good]
     if len(bad):
         raise BadInput(
-            f"{what}: {fault} in {len(bad)} of the {len(rows)} images looked at, the first is image "
+            f"{what}: {fault} in {len(bad)} of {counted(len(rows), 'image')} looked at, the first is image "
             f"{bad.min()}. Leave these out, or correct them; if a model made them, train it again with a "
             "smaller train.lr."
         )
