@@ -74,8 +74,7 @@ def computing(model: nn.Module, device: torch.device, how: Computing) -> Iterato
     how = settled(how, device)
     dtype = getattr(torch, how.precision)
     attend_by(model, how.attention)
-    cast = torch.autocast(device.type, dtype, dtype != torch.float32)
-    with machine.memory_kept(), products(how.products), cast:
+    with products(how.products), torch.autocast(device.type, dtype, dtype != torch.float32):
         yield
 
 
@@ -148,7 +147,8 @@ def _onednn_is_faster() -> float:
 
         return run
 
-    return _times_faster("onednn's products", multiply("onednn"), multiply("stock"), torch.device("cpu"))
+    question = f"onednn's products of {ROWS} rows and {CHANNELS} channels"
+    return _times_faster(question, multiply("onednn"), multiply("stock"), torch.device("cpu"))
 
 
 # ------------------------------------------------------------------ attention
@@ -203,7 +203,7 @@ def _fused_is_faster(device: torch.device, precision: torch.dtype, library: str)
     def attending(fused: bool) -> Callable[[], object]:
         return lambda: torch.autograd.grad(attend(*inputs, fused).sum(), inputs)  # forward and back
 
-    question = f"fused attention in {precision}, beside {library} products"
+    question = f"fused attention of {shape} in {precision}, beside {library} products"
     return _times_faster(question, attending(True), attending(False), device)
 
 
@@ -259,7 +259,7 @@ def times_faster_compiled(layer: Block, device: torch.device, precision: torch.d
         log.warning("torch.compile cannot be used here: %s", str(error).split("\n")[0])
         return 0.0
     exact = off <= max(ROUNDING, 4 * torch.finfo(precision).eps)
-    question = f"a compiled layer of {layer.norm1.normalized_shape[0]} channels in {precision}"
+    question = f"a compiled layer of {tuple(tokens.shape)}, {layer.attn.num_heads} heads in {precision}"
     return _times_faster(question, learning(compiled), learning(plain), device) if exact else 0.0
 
 

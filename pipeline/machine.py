@@ -5,30 +5,24 @@ import ctypes
 import hashlib
 import json
 import os
-import platform
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
-NAMED = ("vendor_id", "cpu family", "model", "CPU implementer", "CPU part")  # a processor, in /proc/cpuinfo
-TRIM, MAPPED = -1, -4  # of glibc's mallopt(3): what stays when memory is freed; how many blocks are mapped
-NEVER, NONE = -1, 0
-USUAL = {TRIM: 64 << 20, MAPPED: 65536}  # where glibc's own limits are once a large block was freed
+# limits of glibc's mallopt(3): bytes that stay when memory is freed; of a block that is mapped; mapped blocks
+TRIM, THRESHOLD, MAPPED = -1, -3, -4
+KEPT = {TRIM: -1, MAPPED: 0}  # all stays, nothing is mapped
+USUAL = {TRIM: 64 << 20, THRESHOLD: 32 << 20, MAPPED: 65536}  # where glibc's own go as blocks are freed
 
 
 def kind(device: torch.device) -> str:
-    """Which processor computes there: equal kinds round numbers alike."""
+    """What computes there, a GPU by its name, a CPU by its instructions: equal kinds round numbers alike."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-    except OSError:
-        lines = []
-    told = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    named = [f"{name} {told[name]}" for name in NAMED if name in told] or [platform.processor()]
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {', '.join(named)}"
+    told = torch.cpu.get_capabilities()
+    return f"{told['architecture']}: {' '.join(sorted(name for name in told if told[name] is True))}"
 
 
 # ------------------------------------------------------------------ measured once
@@ -39,7 +33,7 @@ def remembered(question: str, device: torch.device, measure: Callable[[], float]
 
     A choice between two that are near each other hangs on the load of the moment, and the last digits of all
     that is computed hang on the choice: the same machine must choose alike each time.  Answers lie below
-    `folder`, a file each; where it cannot be written, each process measures for itself.
+    `folder`, a file each; where none can be written, each process measures for itself.
     """
     asked = {"question": question, "machine": kind(device), "torch": torch.__version__}
     file = folder() / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]}.json"
@@ -59,9 +53,9 @@ def folder() -> Path:
 def _answer(file: Path) -> float | None:
     try:
         return float(json.loads(file.read_text())["found"])
-    except FileNotFoundError:
+    except OSError:
         return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         with contextlib.suppress(OSError):
             file.unlink()  # damaged: measured anew
         return None
@@ -69,6 +63,8 @@ def _answer(file: Path) -> float | None:
 
 def _publish(file: Path, text: str) -> None:
     """Let a file hold a text, whole from its first moment, unless there is one."""
+    if not file.is_absolute():
+        return  # a user without a home
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=file.parent) as beside:
@@ -82,19 +78,24 @@ def _publish(file: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def memory_kept() -> Iterator[None]:
-    """Within it, memory that tensors on a CPU leave stays with this process, for the next ones.
+    """Within it, memory that the main thread's tensors on a CPU leave stays with the process, for the next.
 
-    glibc gives large blocks back to the system, which clears every page of them again before it hands them
-    out: up to a sixth of the CPU time of a ViT-B's step in float32.  Other C libraries are left as they are.
+    For a process that does nothing else, as the limits are all its threads': glibc gives large blocks back to
+    the system, which clears every page of them again before it hands them out, up to a sixth of the CPU time
+    of a ViT-B's step in float32.  Afterwards the limits are the usual ones, not those that a user had set
+    by `MALLOC_*`.  Other C libraries are left as they are.
     """
-    _glibc("mallopt", TRIM, NEVER)
-    _glibc("mallopt", MAPPED, NONE)
+    _limit(KEPT)
     try:
         yield
     finally:
-        for limit, usual in USUAL.items():
-            _glibc("mallopt", limit, usual)
+        _limit(USUAL)
         _glibc("malloc_trim", 0)
+
+
+def _limit(limits: dict[int, int]) -> None:
+    for limit, value in limits.items():
+        _glibc("mallopt", limit, value)
 
 
 def _glibc(function: str, *words: int) -> None:

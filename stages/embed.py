@@ -4,7 +4,7 @@ before training and a colour histogram do.
 
 import sys
 
-from pipeline import arithmetic, batches, datasets, features, method, params, processes, store
+from pipeline import arithmetic, batches, datasets, features, machine, method, params, processes, store
 from pipeline.arithmetic import Computing
 
 
@@ -26,7 +26,7 @@ def main(
     stream = batches.evaluation(shown, pictures, maps, flags, rows, encoder.size, options.batch)
     device = processes.device()
     how = Computing(options.precision, options.products, options.attention)
-    with arithmetic.computing(model, device, how):
+    with machine.memory_kept(), arithmetic.computing(model, device, how):
         arrays = features.learned(model, encoder, stream, len(rows), device, options.without_maps)
     arrays |= features.histograms(pictures, rows) | {"row": rows.astype("int32")}
     without = ["z_guessed", "z_unknown"] if options.without_maps else []

@@ -1,9 +1,11 @@
 """Shapes and types in the signatures of `pipeline` are checked while the tests run; nobody's clock is.
 
-What tests pretend about the machine is not remembered for others.
+What is measured while they run is not remembered for the user's own runs.
 """
 
-import pytest
+import os
+import tempfile
+
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -11,13 +13,5 @@ install_import_hook("pipeline", "beartype.beartype")
 settings.register_profile("untimed", deadline=None)  # the first example of a test may compile a kernel
 settings.load_profile("untimed")
 
-
-@pytest.fixture(autouse=True, scope="session")
-def users_folder(tmp_path_factory):
-    """What was measured is remembered in a folder of the tests' own, not in the user's, which this gives."""
-    from pipeline import machine
-
-    with pytest.MonkeyPatch.context() as patch:
-        own, users = tmp_path_factory.mktemp("measured"), machine.folder
-        patch.setattr(machine, "folder", lambda: own)
-        yield users
+_caches = tempfile.TemporaryDirectory(prefix="caches-")  # until Python ends
+os.environ["XDG_CACHE_HOME"] = _caches.name  # of the processes that tests start, too

@@ -14,7 +14,7 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
-from pipeline import machine, method, ranking, training
+from pipeline import method, ranking, training
 from pipeline.method import Embedding, Method, Objective, Player
 from pipeline.params import BadInput
 from pipeline.training import loop as steps
@@ -269,7 +269,6 @@ def run(folder, preset, every=0.0, precision="float32", held_out=False):
     """Train a tiny model with its state in a folder, and leave its weights and log there."""
     torch.set_num_threads(1)
     torch.manual_seed(99)  # what another process may have drawn before does not matter
-    machine.folder = lambda: folder.parent / "measured"  # where each run finds what the first one measured
     people = small.people()
     plan = small.schedule(preset, epochs=3, lr=1e-3, precision=precision)
     model, judges = small.model(people, preset=preset), small.people(seed=3) if held_out else None
