@@ -75,7 +75,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with contextlib.redirect_stdout(sys.stderr):  # where TransReID's prints go
         found = {
-            "device": machine.kind(DEVICE),
+            "device": torch.cuda.get_device_name() if DEVICE.type == "cuda" else _processor(),
             "images": given.images,
             "rounds": given.rounds,
             "input": inputs(given.transreid, given.rounds),
@@ -83,6 +83,11 @@ def main() -> None:
         for stride in given.strides:
             found[f"stride_{stride}"] = networks(given.transreid, stride, given.images, given.rounds)
     print(json.dumps(found, indent=1))
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return " ".join(sorted({line for line in lines if line.startswith(("model name", "cpu family"))}))
 
 
 # ------------------------------------------------------------------ the two sides
