@@ -125,7 +125,7 @@ def test_values_that_are_not_finite_are_counted_and_refused_with_a_remedy_for_an
 
 def test_a_gate_that_is_not_finite_is_refused():
     gate = torch.tensor([[[nan, 1.0]]])
-    with pytest.raises(BadInput, match="query gate: values that are NaN or infinite in 1 of the 1 images"):
+    with pytest.raises(BadInput, match="query gate: values that are NaN or infinite in 1 of 1 image"):
         rank(embedded(on_an_arc([0]), gate=gate), embedded(on_an_arc([1])))
 
 
@@ -380,9 +380,9 @@ REFUSED = {  # features, pid, camid, visibility: what the user reads
     "one feature": (np.ones(3), IDS, None, None, r"features of \(3,\): give \(images, channels\)"),
     "four dimensions": (np.ones((3, 2, 1, 4)), IDS, None, None, r"features of \(3, 2, 1, 4\)"),
     "no channels": (np.ones((3, 0)), IDS, None, None, r"features of \(3, 0\)"),
-    "negative visibility": (COLUMNS, IDS, None, [[1], [-1], [0]], r"\[0, 1\] in 1 of the 3 .* image 1"),
+    "negative visibility": (COLUMNS, IDS, None, [[1], [-1], [0]], r"\[0, 1\] in 1 of 3 .* image 1"),
     "more than visible": (COLUMNS, IDS, None, [[1], [1], [2]], "first is image 2"),
-    "unknown visibility": (COLUMNS, IDS, None, [[nan], [1], [nan]], "visibility: .* 2 of the 3 .* image 0"),
+    "unknown visibility": (COLUMNS, IDS, None, [[nan], [1], [nan]], "visibility: .* 2 of 3 .* image 0"),
     "visibility without parts": (COLUMNS, IDS, None, [1, 1, 1], r"visibility of \(3,\): give \(images, pa"),
     "too few cameras": (COLUMNS, IDS, [1, 2], None, "'camid': 2"),
     "too many visibilities": (COLUMNS, IDS, None, np.ones((3, 2)), r"visibility of \(3, 2\)"),
