@@ -69,18 +69,21 @@ class Trained:
         cameras = [-1] * len(pictures) if cameras is None else _numbered(cameras)
         self._check(len(pictures), cameras, maps, threshold)
         found = []
-        with arithmetic.computing(self.model, self.device, self.how):
-            for start in range(0, len(pictures), self.batch):
-                some = slice(start, start + self.batch)
-                image = torch.from_numpy(_read(pictures[some], start, self.world.size))
-                given = None if maps is None else maps[some]
-                parsing, hidden = self._labels(given, threshold, strict, len(image))
-                camid = torch.tensor(cameras[some], dtype=torch.int64)
-                view = View(image.permute(0, 3, 1, 2), parsing, hidden)
-                batch = Batch(view, camid, torch.zeros_like(camid)).to(self.device)
-                seen = self.model.embed(batch)
-                found.append(features.guessed(self.model, batch, seen) if guess and maps is None else seen)
+        for start in range(0, len(pictures), self.batch):
+            some = slice(start, start + self.batch)
+            image = torch.from_numpy(_read(pictures[some], start, self.world.size))
+            given = None if maps is None else maps[some]
+            parsing, hidden = self._labels(given, threshold, strict, len(image))
+            camid = torch.tensor(cameras[some], dtype=torch.int64)
+            view = View(image.permute(0, 3, 1, 2), parsing, hidden)
+            batch = Batch(view, camid, torch.zeros_like(camid)).to(self.device)
+            found.append(self._see(batch, guess and maps is None))
         return _join(found)
+
+    def _see(self, batch: Batch, guess: bool) -> Embedding:
+        with arithmetic.computing(self.model, self.device, self.how):
+            seen = self.model.embed(batch)
+            return features.guessed(self.model, batch, seen) if guess else seen
 
     def _labels(
         self, maps: Sequence[Map] | np.ndarray | None, threshold: float | None, strict: bool, count: int
