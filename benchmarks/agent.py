@@ -22,15 +22,20 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from benchmarks.worlds import ROOT
-from pipeline import method, params, training, vit
-from pipeline.batches import Batch, View
-from pipeline.method import Objective, Preset, World
-from pipeline.methods import ogfr
-from pipeline.params import BadInput
+from pipeline.batches.views import Batch, View
+from pipeline.core import params
+from pipeline.core.params import BadInput
+from pipeline.methods.base import DataSpec, Objective, Preset, resolve
+from pipeline.methods.ogfr import agent
+from pipeline.methods.ogfr.model import OGFR
+from pipeline.methods.ogfr.params import HOLISTIC, PRESETS, K, Params
+from pipeline.model.backbones import small_vit
+from pipeline.training import schedule
+from pipeline.training.loop import Loop
 
 DOWN, ACROSS, PATCH = 8, 4, 8  # patches down and across a picture, pixels of a patch
 PATCHES, IDENTITIES, IMAGES = DOWN * ACROSS, 16, 32
-WORLD = World((DOWN * PATCH, ACROSS * PATCH), IDENTITIES, cameras=1, coarse=4, trained_cameras=(0,))
+WORLD = DataSpec((DOWN * PATCH, ACROSS * PATCH), IDENTITIES, cameras=1, coarse=4, trained_cameras=(0,))
 SHOWN = 0.5  # share of the patches that show somebody
 OWN = 0.25  # contrast of what differs between people, beside 1 for what a part looks like
 GRAIN = 0.5  # of every patch that shows somebody; noise has 1
@@ -90,7 +95,7 @@ class Task:
         """A batch; parts and noise lie anywhere, and its labels tell which is which."""
         pid = torch.arange(IMAGES) % IDENTITIES
         order = torch.rand(IMAGES, PATCHES, generator=self.chance).argsort(1)
-        label = torch.where(order < SHOWN * PATCHES, order % ogfr.K + 1, 0)
+        label = torch.where(order < SHOWN * PATCHES, order % K + 1, 0)
         which = (label - 1).clamp(min=0)
         person = self.part[which] + OWN * self.own[pid[:, None], which]
         shown = (label > 0)[..., None, None, None]
@@ -105,8 +110,8 @@ def task(seed: int) -> Task:
     """The task of a seed."""
     chance = torch.Generator().manual_seed(seed)
     shape = (3, PATCH, PATCH)
-    noise, part = torch.randn(shape, generator=chance), torch.randn(ogfr.K, *shape, generator=chance)
-    return Task(noise, part, torch.randn(IDENTITIES, ogfr.K, *shape, generator=chance), chance)
+    noise, part = torch.randn(shape, generator=chance), torch.randn(K, *shape, generator=chance)
+    return Task(noise, part, torch.randn(IDENTITIES, K, *shape, generator=chance), chance)
 
 
 def _lay(patch: Float[Tensor, "B N 3 P P"]) -> Float[Tensor, "B 3 H W"]:
@@ -126,26 +131,26 @@ def _spread(label: Int[Tensor, "B N"]) -> Tensor:
 class Case:
     """Resolved parameters of the method and its schedule."""
 
-    ogfr: ogfr.Params
-    train: training.Schedule
+    ogfr: Params
+    train: schedule.Schedule
 
 
 def case(preset: Preset, printed: tuple[str, ...], **changes: Any) -> Case:
     """A preset, with the named parameters as the paper prints them."""
-    rows = {name: ogfr.PRESETS[f"ogfr.{name}"][1] for name in printed}
-    given = replace(_read("ogfr", ogfr.Params), preset=preset, stride=PATCH, **rows, **changes)
-    plan = replace(_read("train", training.Schedule), size=WORLD.size, precision="float32")
+    rows = {name: PRESETS[f"ogfr.{name}"][1] for name in printed}
+    given = replace(_read("ogfr", Params), preset=preset, stride=PATCH, **rows, **changes)
+    plan = replace(_read("train", schedule.Schedule), size=WORLD.size, precision="float32")
     if preset == "recommended":
         plan = replace(plan, lr=3e-3)  # the reader is small and starts from nothing
-    settings = method.resolve(given, ogfr.PRESETS, preset, "ogfr")
-    return Case(settings, method.resolve(plan, ogfr.PRESETS, preset, "train"))
+    settings = resolve(given, PRESETS, preset, "ogfr")
+    return Case(settings, resolve(plan, PRESETS, preset, "train"))
 
 
 def _read(section: str, schema: type) -> Any:
     return params.read(ROOT / "params.yaml", section, schema)
 
 
-class AgentAlone(ogfr.OGFR):
+class AgentAlone(OGFR):
     """OGFR of which only the agent learns: the heads' statistics stay too."""
 
     def train(self, mode: bool = True) -> "AgentAlone":
@@ -157,7 +162,7 @@ class AgentAlone(ogfr.OGFR):
 
     def objectives(self, batch: Batch) -> Iterator[Objective]:
         """The agent's objective alone."""
-        yield from (o for o in super().objectives(batch) if o.player == "agent")
+        yield from (o for o in super().objectives(batch) if o.group == "agent")
 
 
 def learn(case: Case, seed: int, steps: int) -> dict[str, float]:
@@ -170,23 +175,23 @@ def learn(case: Case, seed: int, steps: int) -> dict[str, float]:
     return {**judge(model.eval(), found.draw()), "reward": mean(row["reward"] for row in log[-EPOCH:])}
 
 
-def read(case: Case, found: Task, seed: int) -> ogfr.OGFR:
+def read(case: Case, found: Task, seed: int) -> OGFR:
     """A reader that has learnt to tell people apart where labels erase the noise."""
     torch.manual_seed(seed)
-    reader = build(ogfr.OGFR, replace(case.ogfr, erase="labels")).train()
+    reader = build(OGFR, replace(case.ogfr, erase="labels")).train()
     train(reader, replace(case.train, epochs=READER), found.draw)
     return reader
 
 
-def build(kind: type[ogfr.OGFR], settings: ogfr.Params) -> ogfr.OGFR:
-    start = vit.small(img_size=WORLD.size, patch_size=PATCH, embed_dim=32, depth=1, num_heads=2)
+def build(kind: type[OGFR], settings: Params) -> OGFR:
+    start = small_vit(img_size=WORLD.size, patch_size=PATCH, embed_dim=32, depth=1, num_heads=2)
     model = kind(settings, WORLD, start)
     model.encoder.blocks = nn.Sequential()  # patches know nothing of one another, the class token of none
     return model
 
 
-def train(model: ogfr.OGFR, plan: training.Schedule, draw: Callable[[], Batch]) -> list[dict[str, float]]:
-    loop = training.Loop(model, plan, torch.device("cpu"))
+def train(model: OGFR, plan: schedule.Schedule, draw: Callable[[], Batch]) -> list[dict[str, float]]:
+    loop = Loop(model, plan, torch.device("cpu"))
     for epoch in range(plan.epochs):
         model.begin_epoch(epoch, lambda: (draw() for _ in range(4)))
         for step in range(EPOCH):
@@ -195,15 +200,15 @@ def train(model: ogfr.OGFR, plan: training.Schedule, draw: Callable[[], Batch]) 
 
 
 @torch.no_grad()
-def judge(model: ogfr.OGFR, batch: Batch) -> dict[str, float]:
+def judge(model: OGFR, batch: Batch) -> dict[str, float]:
     """The probabilities of keeping each kind of patch; the true identity's under several masks."""
     view = batch.holistic
     h = model.encoder(view.image, view.hidden, batch.camid)
-    keep = model.agent(ogfr.correlation(h.patch, h.part)).sigmoid()
+    keep = model.agent(agent.correlation(h.patch, h.part)).sigmoid()
     shows = view.parsing[:, ::PATCH, ::PATCH].flatten(1) > 0
 
     def score(mask: Bool[Tensor, "B N"]) -> float:
-        return model.heads.score(model.purify(h, mask)[:, 0], ogfr.HOLISTIC, batch.pid).mean().item()
+        return model.heads.score(model.purify(h, mask)[:, 0], HOLISTIC, batch.pid).mean().item()
 
     return {
         "keep_identity": keep[shows].mean().item(),

@@ -25,7 +25,10 @@ from torch import nn
 
 from benchmarks.pictures import Picture, pack, spread, unpack
 from benchmarks.worlds import CHAIN, World, silent
-from pipeline import datasets, parsing, store
+from pipeline.core import params
+from pipeline.core.label_file import LabelFile
+from pipeline.data.index import read_index
+from pipeline.labels import parsing
 
 SCRIPT = "torchreid/scripts/get_labels.py"
 CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"  # the script's default
@@ -64,7 +67,7 @@ def load(checkout: Path, extra: list[str]) -> ModuleType:
     sys.path.extend(extra)
     script = checkout / SCRIPT
     if not script.is_file():
-        raise store.BadInput(f"{script}: no such file. Give the folder of a checkout of VlSomers/bpbreid.")
+        raise params.BadInput(f"{script}: no such file. Give the folder of a checkout of VlSomers/bpbreid.")
     spec = importlib.util.spec_from_file_location("bpbreid_get_labels", script)
     module = importlib.util.module_from_spec(spec)
     with warnings.catch_warnings():
@@ -128,9 +131,9 @@ def recorded(world: World) -> tuple[list, list]:
     """Our instances and fields as detectron2 and openpifpaf return them, an image a call."""
     from detectron2.structures import Boxes, Instances
 
-    index = datasets.read_index(world.path("index.parquet"))
-    found = store.Rows(world.path("instances.h5"), "instances")
-    confidence = store.Rows(world.path("fields.h5"), "fields")["confidence"]
+    index = read_index(world.path("index.parquet"))
+    found = LabelFile(world.path("instances.h5"), "instances")
+    confidence = LabelFile(world.path("fields.h5"), "fields")["confidence"]
     instances, fields = [], []
     for i, size in enumerate(index[["height", "width"]].to_numpy().tolist()):
         count = int(found["found"][i])
@@ -156,7 +159,7 @@ def _heads(confidence: torch.Tensor) -> list[torch.Tensor]:
 
 def _loose(world: World) -> list[str]:
     folders = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
-    index = datasets.read_index(world.path("index.parquet"))
+    index = read_index(world.path("index.parquet"))
     return [f"{folders[key.split('/', 1)[0]]}/{key.split('/', 1)[1]}" for key in index["key"]]
 
 
@@ -195,7 +198,7 @@ class Contest:
 
     def agreement(self) -> float:
         """Share of the images in which both kept the same person's confidences."""
-        chosen, same = store.Rows(self.world.path("parsing.h5"), "parsing")["instance"][:], []
+        chosen, same = LabelFile(self.world.path("parsing.h5"), "parsing")["instance"][:], []
         for i, (heads, answer) in enumerate(zip(self.theirs.fields, self.theirs.instances, strict=True)):
             kept, masks = self.theirs.kept(i), answer[0]["instances"].pred_masks.numpy().astype(np.uint8)
             mask = cv2.resize(masks[chosen[i]], kept.shape[:0:-1])
@@ -244,7 +247,7 @@ def _with_person(folder: Path, pictures: list[Picture]) -> list[Picture]:
     pack(world.path("raw.zip"), pictures)
     for stage in ("index", "segment"):
         world.run(stage)
-    index, found = datasets.read_index(world.path("index.parquet")), store.Rows(world.path("instances.h5"))
+    index, found = read_index(world.path("index.parquet")), LabelFile(world.path("instances.h5"))
     keys = {key for key, count in zip(index["key"], found["found"][:], strict=True) if count}
     return [picture for picture in pictures if picture[0] in keys]
 

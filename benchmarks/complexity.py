@@ -20,14 +20,20 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.worlds import ROOT
-from pipeline import batches, losses, method, params, vit
-from pipeline.batches import Batch, View
-from pipeline.method import World
-from pipeline.methods import ogfr
+from pipeline.batches.views import Batch, View
+from pipeline.core import params
+from pipeline.methods.base import DataSpec, resolve
+from pipeline.methods.ogfr import agent
+from pipeline.methods.ogfr import model as ogfr_model
+from pipeline.methods.ogfr.model import OGFR, build
+from pipeline.methods.ogfr.params import PRESETS, Params
+from pipeline.model import losses
+from pipeline.model.backbones import untrained_vit
+from pipeline.model.layers import TransformerLayers
 
 TABLE_9 = {"parameters_m": 121.7, "inference_gmac": 26.5}
 VIT, CLASSES = "vit_base_patch16_224", 1000  # of ImageNet: the pre-trained weights' own classifier
-OCCLUDED_DUKE = World((256, 128), identities=702, cameras=8, coarse=4, trained_cameras=tuple(range(8)))
+OCCLUDED_DUKE = DataSpec((256, 128), identities=702, cameras=8, coarse=4, trained_cameras=tuple(range(8)))
 BATCH = 64
 M, G = 1e6, 1e9
 
@@ -37,7 +43,7 @@ def main() -> None:
     print(json.dumps(count(printed(), OCCLUDED_DUKE), indent=1))
 
 
-def count(settings: ogfr.Params, world: World) -> dict[str, Any]:
+def count(settings: Params, world: DataSpec) -> dict[str, Any]:
     """Everything that is printed."""
     model = shapes(settings, world, VIT)
     seen, learnt = batch(world, 1), batch(world, BATCH)
@@ -69,30 +75,30 @@ def _rounded(parts: dict[str, float], unit: float) -> dict[str, float]:
 # ------------------------------------------------------------------ the networks, as shapes
 
 
-def printed() -> ogfr.Params:
+def printed() -> Params:
     """OGFR's parameters as the paper prints them."""
-    given = replace(params.read(ROOT / "params.yaml", "ogfr", ogfr.Params), preset="paper")
-    return method.resolve(given, ogfr.PRESETS, "paper", "ogfr")
+    given = replace(params.read(ROOT / "params.yaml", "ogfr", Params), preset="paper")
+    return resolve(given, PRESETS, "paper", "ogfr")
 
 
-def shapes(settings: ogfr.Params, world: World, name: str) -> ogfr.OGFR:
+def shapes(settings: Params, world: DataSpec, name: str) -> OGFR:
     """OGFR around a ViT of timm, on the device `meta`."""
     with torch.device("meta"):
-        return ogfr.build(settings, world, vit.empty({"name": name}))
+        return build(settings, world, untrained_vit({"name": name}))
 
 
-def batch(world: World, images: int) -> Batch:
+def batch(world: DataSpec, images: int) -> Batch:
     """Both views of so many images, on the device `meta`."""
 
     def view() -> View:
         hidden = torch.zeros(images, world.coarse, dtype=torch.bool)
         return View(torch.zeros(images, 3, *world.size), covered.to(torch.uint8), hidden)
 
-    camid = torch.zeros(images, dtype=torch.long)  # its greatest value is asked for, so it has values
+    camid = torch.zeros(images, dtype=torch.long)  # its greatest value is num_tokens for, so it has values
     with torch.device("meta"):
         covered = torch.zeros(images, *world.size, dtype=torch.bool)
         pid = torch.zeros(images, dtype=torch.long)
-        return batches.Batch(view(), camid, pid, view(), covered)
+        return Batch(view(), camid, pid, view(), covered)
 
 
 # ------------------------------------------------------------------ multiply-adds
@@ -112,12 +118,12 @@ class _Function(nn.Module):
 class _Run(nn.Module):
     """A method and what is done with it, as one module whose children are the parts."""
 
-    def __init__(self, model: ogfr.OGFR, run: Callable[[ogfr.OGFR], Any]):
+    def __init__(self, model: OGFR, run: Callable[[OGFR], Any]):
         super().__init__()
-        self.model, self.run, self.correlation = model, run, _Function(ogfr.correlation)
+        self.model, self.run, self.correlation = model, run, _Function(agent.correlation)
 
     def forward(self) -> Any:
-        with mock.patch.object(ogfr, "correlation", self.correlation), _any_device():
+        with mock.patch.object(ogfr_model, "correlation", self.correlation), _any_device():
             return self.run(self.model)
 
 
@@ -126,7 +132,7 @@ def _any_device() -> Any:
     return mock.patch.object(losses, "exact", on_meta)
 
 
-def multiply_adds(model: ogfr.OGFR, run: Callable[[ogfr.OGFR], Any]) -> dict[str, int]:
+def multiply_adds(model: OGFR, run: Callable[[OGFR], Any]) -> dict[str, int]:
     """Multiply-adds of a run, by part; `elsewhere` are the triplet's distances and the agent's scores."""
     with FlopCounterMode(display=False) as counter:
         _Run(model, run)()
@@ -139,11 +145,11 @@ def multiply_adds(model: ogfr.OGFR, run: Callable[[ogfr.OGFR], Any]) -> dict[str
     return {name: n for name, n in parts.items() if n}
 
 
-def inference(model: ogfr.OGFR, seen: Batch, whole: bool = False) -> dict[str, float]:
+def inference(model: OGFR, seen: Batch, whole: bool = False) -> dict[str, float]:
     """Multiply-adds to embed one image, by part; `whole` lets the last layer compute all tokens."""
 
-    def run(m: ogfr.OGFR) -> None:
-        everything = mock.patch.object(vit.Layers, "forward", _all_tokens) if whole else nullcontext()
+    def run(m: OGFR) -> None:
+        everything = mock.patch.object(TransformerLayers, "forward", _all_tokens) if whole else nullcontext()
         with everything:
             m.embed(seen)
 
@@ -151,18 +157,18 @@ def inference(model: ogfr.OGFR, seen: Batch, whole: bool = False) -> dict[str, f
     return {name: n / len(seen.pid) for name, n in found.items()}
 
 
-def _all_tokens(layers: vit.Layers, tokens: Tensor, asked: int | None) -> Tensor:
-    return nn.Sequential.forward(layers, tokens)[:, :asked]
+def _all_tokens(layers: TransformerLayers, tokens: Tensor, num_tokens: int | None) -> Tensor:
+    return nn.Sequential.forward(layers, tokens)[:, :num_tokens]
 
 
-def training(model: ogfr.OGFR, learnt: Batch, backward: bool) -> dict[str, float]:
+def training(model: OGFR, learnt: Batch, backward: bool) -> dict[str, float]:
     """Multiply-adds of a step for one image and its occluded view, by part.
 
     Refreshing the baseline of Eq. 9, one pass every ten epochs, is not in it.  Going backward, the small
     parts are not told apart: the counter follows layers, and these are functions.
     """
 
-    def run(m: ogfr.OGFR) -> None:
+    def run(m: OGFR) -> None:
         for objective in m.objectives(learnt):
             if backward:
                 objective.loss.backward()
@@ -178,14 +184,14 @@ def training(model: ogfr.OGFR, learnt: Batch, backward: bool) -> dict[str, float
 # ------------------------------------------------------------------ parameters
 
 
-def parameters(model: ogfr.OGFR) -> dict[str, int]:
+def parameters(model: OGFR) -> dict[str, int]:
     """Trained numbers by part; the necks' fixed biases count, as they do in a count of all tensors."""
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     parts["heads"] += parts.pop("global_head")
     return {**parts, "erased": model.erased.numel()}
 
 
-def heads(model: ogfr.OGFR) -> dict[str, Any]:
+def heads(model: OGFR) -> dict[str, Any]:
     """How many heads, each a classifier and its neck, would make up Table 9's parameters.
 
     It depends on what else was counted: tools that walk over layers miss bare parameters (class and part

@@ -16,9 +16,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from benchmarks.worlds import ROOT
-from pipeline import batches, datasets, method, params, store, vit
-from pipeline.batches import Batch
-from pipeline.methods import ogfr
+from pipeline.batches.views import Batch, eval_batches, training_set
+from pipeline.core import params
+from pipeline.core.label_file import LabelFile
+from pipeline.data.index import Images, index_hash, read_index
+from pipeline.methods.base import load_trained
+from pipeline.methods.ogfr import agent
+from pipeline.methods.ogfr.model import OGFR
+from pipeline.methods.ogfr.params import HOLISTIC, K
+from pipeline.model.vit import patch_labels
 
 IMAGES = 32  # at a time
 
@@ -28,34 +34,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "trained")
     folder = parser.parse_args().model
-    model = method.load_trained(folder)
+    model = load_trained(folder)
     data = ROOT / "data" / params.read(ROOT / "params.yaml", "train_on", str)
-    index = datasets.read_index(data / "index.parquet")
-    key = datasets.index_hash(index)
-    maps, flags = (store.Rows(data / f"{name}.h5", name, key) for name in ("parsing", "occlusion"))
-    images = datasets.Images(data / "images.h5", key)
-    pictures = batches.training(index, images, maps, flags, model.encoder.size)
-    print(json.dumps(measure(model, batches.plain_batches(pictures, IMAGES)), indent=1))
+    index = read_index(data / "index.parquet")
+    key = index_hash(index)
+    maps, flags = (LabelFile(data / f"{name}.h5", name, key) for name in ("parsing", "occlusion"))
+    images = Images(data / "images.h5", key)
+    pictures = training_set(index, images, maps, flags, model.encoder.size)
+    print(json.dumps(measure(model, eval_batches(pictures, IMAGES)), indent=1))
 
 
 @torch.inference_mode()
-def measure(model: ogfr.OGFR, seen: Iterator[Batch]) -> dict[str, dict[str, float]]:
+def measure(model: OGFR, seen: Iterator[Batch]) -> dict[str, dict[str, float]]:
     """Under each mask: the true identity's mean probability, and the share of patches that is kept."""
     torch.manual_seed(1)  # of the random mask
     found: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for batch in seen:
         view = batch.holistic
         h = model.encoder(view.image, view.hidden, batch.camid)
-        state = ogfr.correlation(h.patch, h.part)
+        state = agent.correlation(h.patch, h.part)
         for name, kept in masks(model, batch, state).items():
-            p = model.heads.score(model.purify(h, kept)[:, 0], ogfr.HOLISTIC, batch.pid)
+            p = model.heads.score(model.purify(h, kept)[:, 0], HOLISTIC, batch.pid)
             found.setdefault(name, []).append((p, kept.float().mean(1)))
     return {name: _means(pairs) for name, pairs in found.items()}
 
 
-def masks(model: ogfr.OGFR, batch: Batch, state: Float[Tensor, "B N K1"]) -> dict[str, Bool[Tensor, "B N"]]:
+def masks(model: OGFR, batch: Batch, state: Float[Tensor, "B N K1"]) -> dict[str, Bool[Tensor, "B N"]]:
     """The patches that each mask keeps."""
-    labels = vit.patch_labels(batch.holistic.parsing, ogfr.K + 1, model.encoder.patch, model.encoder.stride)
+    labels = patch_labels(batch.holistic.parsing, K + 1, model.encoder.patch, model.encoder.stride)
     everything = torch.ones(state.shape[:2], dtype=torch.bool)
     return {
         "none": everything,

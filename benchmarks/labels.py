@@ -16,7 +16,7 @@ import torch
 
 from benchmarks import bpbreid, memory, pictures, quality, reading
 from benchmarks.worlds import CHAIN, ROOT, Cost, World
-from pipeline import store
+from pipeline.core.workers import num_cores
 
 FEW = 16  # pictures of a short run, whose cost is taken off a long one's
 EMBEDDED = ROOT / "data/embedded/raw.zip"
@@ -121,7 +121,7 @@ def _shares(costs: dict[str, Cost]) -> dict[str, float]:
 def _commands(folder: Path) -> dict[str, Any]:
     """Wall time and peak memory of each stage's own command with a worker a core."""
     world = World(folder, workers=0)
-    return {"workers": store.cores(), **{stage: memory.peak(world, stage) for stage in CHAIN}}
+    return {"workers": num_cores(), **{stage: memory.peak(world, stage) for stage in CHAIN}}
 
 
 if __name__ == "__main__":

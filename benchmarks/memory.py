@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from benchmarks.worlds import ROOT, World
-from pipeline import store
+from pipeline.core.cli import run_stage
 
 EVERY = 0.02  # seconds between two looks
 MB = 1e6
@@ -66,4 +66,4 @@ def main(note: str, stage: str, *words: str) -> None:
 
 
 if __name__ == "__main__":
-    store.run(main, sys.argv[1:])
+    run_stage(main, sys.argv[1:])

@@ -44,7 +44,7 @@ def replayed(answers: list[Any]) -> Iterator[None]:
     left = deque(copy.deepcopy(answers))
     with _outermost(lambda module, *args, **kwargs: left.popleft()):
         yield
-    assert not left, f"{len(left)} answers were not asked for"
+    assert not left, f"{len(left)} answers were not num_tokens for"
 
 
 @contextmanager

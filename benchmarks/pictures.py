@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from pipeline import store
+from pipeline.core.label_file import write_label_file
 from pipeline.synthetic.pictures import training_picture
 
 FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
@@ -54,7 +54,7 @@ def pack(path: Path, pictures: list[Picture]) -> None:
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path, "w") as files:
         for key, data, _ in pictures:
             files.writestr(_name(key), data)
-        store.write(Path(folder) / "truth.h5", "truth", arrays, {"index": ""})
+        write_label_file(Path(folder) / "truth.h5", "truth", arrays, {"index": ""})
         files.write(Path(folder) / "truth.h5", "truth.h5")
 
 

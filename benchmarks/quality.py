@@ -8,7 +8,11 @@ from typing import Any
 
 from benchmarks.pictures import Picture, pack
 from benchmarks.worlds import CHAIN, World, silent
-from pipeline import datasets, occlusion, params, scoring, store
+from pipeline.core import params
+from pipeline.core.label_file import LabelFile
+from pipeline.data.index import read_index
+from pipeline.labels import occlusion
+from pipeline.labels.quality import metrics
 
 Size = tuple[int, int]  # height, width
 
@@ -33,12 +37,12 @@ def _row(folder: Path, size: Size, pictures: list[Picture]) -> dict[str, Any]:
 
 def quality(world: World) -> dict[str, Any]:
     """IoU of the target's mask and of the parts, balanced accuracy of l_c, what was missed or mistaken."""
-    index = datasets.read_index(world.path("index.parquet"))
-    files = [store.Rows(world.path(f"{n}.h5"), n) for n in ("instances", "parsing", "occlusion", "truth")]
+    index = read_index(world.path("index.parquet"))
+    files = [LabelFile(world.path(f"{n}.h5"), n) for n in ("instances", "parsing", "occlusion", "truth")]
     rule = params.validate(world.values["label"], occlusion.Label, "label: ")
-    score = params.validate(world.values["score"], scoring.Score, "score: ")
+    score = params.validate(world.values["score"], metrics.Score, "score: ")
     with silent():
-        found = scoring.report(index, scoring.Labels(*files), rule, world.values["lambda"], score)[0]
+        found = metrics.report(index, metrics.Labels(*files), rule, world.values["lambda"], score)[0]
     return {
         "mask_iou": found["mask_iou"],
         "part_iou": found["part_iou"]["mean"],

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline import store
+from pipeline.core.label_file import LabelFile
 
 AT_LEAST = 0.5  # seconds that each figure is measured
 BATCH, WORKERS = 64, 2
@@ -18,7 +18,7 @@ class Labels(Dataset):
     """What training reads for an image: its parsing map and its flags."""
 
     def __init__(self, parsing: Path, occlusion: Path):
-        self.parsing, self.occlusion = store.Rows(parsing, "parsing"), store.Rows(occlusion, "occlusion")
+        self.parsing, self.occlusion = LabelFile(parsing, "parsing"), LabelFile(occlusion, "occlusion")
 
     def __len__(self) -> int:
         return len(self.parsing["map"])

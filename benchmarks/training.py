@@ -37,10 +37,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.complexity import OCCLUDED_DUKE, VIT
 from benchmarks.pictures import held_out
 from benchmarks.worlds import ROOT
-from pipeline import arithmetic, batches, datasets, machine, method, params, training, vit
-from pipeline.batches import Pictures
-from pipeline.methods import ogfr
-from pipeline.params import BadInput
+from pipeline.batches.augment import augment, sample_augmentations, training_batch
+from pipeline.batches.views import Batch, ImageSet, resize_images
+from pipeline.core import params
+from pipeline.core.params import BadInput
+from pipeline.data.index import decode_again
+from pipeline.methods.base import resolve
+from pipeline.methods.ogfr.model import build
+from pipeline.methods.ogfr.params import HOLISTIC, PRESETS, Params
+from pipeline.model import compute, machine
+from pipeline.model.backbones import untrained_vit
+from pipeline.training import loop, schedule
 
 SETTINGS = "configs/OCC_Duke/vit_transreid_stride.yml"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -134,20 +141,20 @@ class Ours:
     """OGFR and the loop's steps."""
 
     def __init__(self, checkout: Path, stride: int, images: int):
-        chosen = replace(_read("ogfr", ogfr.Params), preset="recommended", stride=stride)
-        chosen = method.resolve(chosen, ogfr.PRESETS, "recommended", "ogfr")
-        self.plan = method.resolve(_read("train", training.Schedule), ogfr.PRESETS, "paper", "train")
-        self.model = ogfr.build(chosen, OCCLUDED_DUKE, vit.empty({"name": VIT})).to(DEVICE)
+        chosen = replace(_read("ogfr", Params), preset="recommended", stride=stride)
+        chosen = resolve(chosen, PRESETS, "recommended", "ogfr")
+        self.plan = resolve(_read("train", schedule.Schedule), PRESETS, "paper", "train")
+        self.model = build(chosen, OCCLUDED_DUKE, untrained_vit({"name": VIT})).to(DEVICE)
         made, rows = pictures(images), np.arange(images)
-        chances = batches.draw(made, rows, 0.5, 10, self.plan.obstacles, [], np.random.default_rng(0))
-        self.batch = batches.pairs(made, rows, chances).to(DEVICE)
-        self.loops: dict[torch.dtype, training.Loop] = {}
+        chances = sample_augmentations(made, rows, 0.5, 10, self.plan.obstacles, [], np.random.default_rng(0))
+        self.batch = training_batch(made, rows, chances).to(DEVICE)
+        self.loops: dict[torch.dtype, loop.Loop] = {}
 
     def step(self, precision: torch.dtype) -> None:
         """A step of training."""
         if precision not in self.loops:
             plan = replace(self.plan, precision=str(precision).removeprefix("torch."))
-            self.loops[precision] = training.Loop(self.model, plan, DEVICE)
+            self.loops[precision] = loop.Loop(self.model, plan, DEVICE)
         self._attend(precision)
         self.model.train()
         self.loops[precision].step(self.batch, 0.5)
@@ -160,14 +167,14 @@ class Ours:
             self.model.embed(self.batch)
 
     def _attend(self, precision: torch.dtype) -> None:
-        arithmetic.attend_by(self.model, arithmetic.kernel("auto", DEVICE, precision))
+        compute.set_attention(self.model, compute.attention_kernel("auto", DEVICE, precision))
 
     def explore(self, precision: torch.dtype) -> Callable[[], None]:
         """The agent's part of a step: baseline and three more episodes."""
         model, batch = self.model.train(), self.batch
         with torch.no_grad(), _computing(precision):
             h, _ = model.see_both(batch)
-            b = model.branch(ogfr.HOLISTIC, h, batch.holistic)
+            b = model.branch(HOLISTIC, h, batch.holistic)
 
         def run() -> None:
             with torch.no_grad(), _computing(precision):
@@ -185,10 +192,10 @@ def _read(section: str, schema: type) -> Any:
     return params.read(ROOT / "params.yaml", section, schema)
 
 
-def pictures(count: int) -> Pictures:
+def pictures(count: int) -> ImageSet:
     """Noise of the world's size, two images an identity."""
     rng, size = np.random.default_rng(0), OCCLUDED_DUKE.size
-    return Pictures(
+    return ImageSet(
         image=rng.integers(0, 256, (count, *size, 3), np.uint8),
         parsing=rng.integers(0, 9, (count, *size), np.uint8),
         hidden=np.zeros((count, OCCLUDED_DUKE.coarse), bool),
@@ -240,12 +247,12 @@ def networks(checkout: Path, stride: int, images: int, rounds: int) -> dict[str,
     }
     taken: dict[tuple[str, str, str], list[float]] = {key: [] for key in runs}
     speeds: dict[str, list[float]] = {mode: [] for mode in MODES}
-    with machine.memory_kept():
+    with machine.keep_freed_memory():
         for _ in range(rounds):
             for mode, (library, precision) in MODES.items():
                 speeds[mode].append(_speed(library, precision))
             for key, (run, library, precision) in runs.items():
-                with arithmetic.products(library):
+                with compute.float32_matmul(library):
                     taken[key].append(_seconds(lambda run=run, p=precision: run(p)) / images * 1e3)
             print(f"stride {stride}: {taken}", flush=True)
     least = {key: min(values) for key, values in taken.items()}
@@ -261,7 +268,7 @@ def networks(checkout: Path, stride: int, images: int, rounds: int) -> dict[str,
 def _speed(library: str, precision: torch.dtype) -> float:
     """GFLOP/s of a product of a ViT-B's size, the best of some."""
     left, right = (torch.randn(shape, device=DEVICE, dtype=precision) for shape in ((1024, 768), (768, 3072)))
-    with arithmetic.products(library):
+    with compute.float32_matmul(library):
         seconds = min(_seconds(lambda: left @ right) for _ in range(9))
     return 2 * left.numel() * right.shape[1] / seconds / 1e9
 
@@ -298,7 +305,7 @@ def _agent(
     """Baseline and three more episodes, beside a step that has the baseline alone."""
     shares = {}
     for mode, (library, precision) in SHARED.items():
-        with arithmetic.products(library):
+        with compute.float32_matmul(library):
             run = ours.explore(precision)
             spent = min(_seconds(run) for _ in range(rounds)) / images * 1e3
         shares[mode] = round(spent / least["ours", "step", mode], 4)
@@ -330,7 +337,7 @@ def _step_alone(side: str, checkout: Path, stride: int, images: int) -> float:
     with contextlib.redirect_stdout(sys.stderr):
         before = _memory("VmRSS")
         one = kind(checkout, stride, images)
-        with machine.memory_kept():
+        with machine.keep_freed_memory():
             for _ in range(2):  # momentum is there from the second on
                 one.step(MODES[next(iter(SHARED))][1])
     if DEVICE.type == "cuda":
@@ -357,20 +364,20 @@ def inputs(checkout: Path, rounds: int) -> dict[str, Any]:
         for number, jpeg in enumerate(made):
             (Path(folder) / f"{number}.jpg").write_bytes(jpeg)
         dataset = transformed(checkout, [(f"{folder}/{n}.jpg", n, 0, 0) for n in range(CROPS)])
-        plan = method.resolve(_read("train", training.Schedule), ogfr.PRESETS, "recommended", "train")
+        plan = resolve(_read("train", schedule.Schedule), PRESETS, "recommended", "train")
         cached, every, rng = pictures(CROPS), np.arange(CROPS), np.random.default_rng(0)
 
         def views(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # and their parsing maps
-            return batches.augmented(images, cached.parsing, every, plan.flip, plan.pad, rng)
+            return augment(images, cached.parsing, every, plan.flip, plan.pad, rng)
 
         def decoded() -> np.ndarray:
             resized = np.empty_like(cached.image)
-            batches.resize_all([datasets.decode_again(jpeg) for jpeg in made], resized)
+            resize_images([decode_again(jpeg) for jpeg in made], resized)
             return resized
 
-        def pairs() -> batches.Batch:
-            chances = batches.draw(cached, every, plan.flip, plan.pad, plan.obstacles, [], rng)
-            return batches.pairs(cached, every, chances)
+        def pairs() -> Batch:
+            chances = sample_augmentations(cached, every, plan.flip, plan.pad, plan.obstacles, [], rng)
+            return training_batch(cached, every, chances)
 
         runs: dict[str, Callable[[], Any]] = {
             "theirs": lambda: torch.stack([dataset[n][0] for n in range(CROPS)]),

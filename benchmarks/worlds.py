@@ -17,7 +17,8 @@ from unittest import mock
 from ruamel.yaml import YAML
 
 from benchmarks import networks
-from pipeline import params, store
+from pipeline.core import params, resumable
+from pipeline.core.resumable import Compute
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAIN = ("segment", "pose", "parse", "label")
@@ -98,10 +99,10 @@ class World:
 
 @contextlib.contextmanager
 def serial(scratch: Path) -> Iterator["Built"]:
-    """Within the block, `store.compute` works in this process; the result says how long building took."""
+    """Within the block, `compute_rows` works in this process; the result says how long building took."""
     built = Built()
     with (
-        mock.patch.object(store, "ProcessPoolExecutor", built.pool),
+        mock.patch.object(resumable, "ProcessPoolExecutor", built.pool),
         mock.patch.dict(os.environ, {"DVC_ROOT": str(scratch)}),
     ):
         yield built
@@ -116,13 +117,13 @@ class Built:
     def pool(self, workers: int, context: Any, initializer: Callable, initargs: tuple) -> "Here":
         """Stands for `ProcessPoolExecutor`; the worker's set-up is done here instead of by `initializer`."""
 
-        def make() -> store.Compute:
+        def make() -> Compute:
             start = time.process_time()
             compute = initargs[0]()
             self.seconds += time.process_time() - start
             return compute
 
-        store._make, store._run = make, None
+        _make_compute, _compute = make, None
         return Here()
 
 

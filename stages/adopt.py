@@ -7,27 +7,34 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import datasets, outside, params, parsing, parts, store
+from pipeline.core import params
+from pipeline.core.cli import run_stage
+from pipeline.core.label_file import write_label_file
+from pipeline.core.resumable import compute_rows
+from pipeline.data import parts
+from pipeline.data.index import index_hash, read_index
+from pipeline.labels import parsing
+from pipeline.labels.external import adapter
 
 
 def main(index: str, labels: str, out: str, instances: str, config: str = "params.yaml") -> None:
     where = f"labels_from.{Path(index).parent.name}"
     values = params.read(config, "labels_from", dict)
     given = values.get(Path(index).parent.name)
-    settings = params.validate(given, outside.Outside, f"{config}: ", where)
+    settings = params.validate(given, adapter.Outside, f"{config}: ", where)
     rule = params.read(config, "parse", parsing.Parse)
     workers = params.read(config, "workers", params.Count)
-    table = datasets.read_index(index)
-    own = datasets.index_hash(table)
+    table = read_index(index)
+    own = index_hash(table)
     settings = dataclasses.replace(settings, path=labels)
-    labelled = outside.account(table, settings, rule, where)
-    print(outside.describe(labelled))
-    make = partial(outside.Adopter, labelled.names, table[["height", "width"]].to_numpy(), settings, rule)
+    labelled = adapter.account(table, settings, rule, where)
+    print(adapter.describe(labelled))
+    make = partial(adapter.Adopter, labelled.names, table[["height", "width"]].to_numpy(), settings, rule)
     attrs = {"index": own, "parts": parts.FINE, "params": dataclasses.asdict(rule)}
     attrs |= {"source": settings.source, "classes": settings.named(), "sources": [labelled.content]}
-    store.compute(out, "parsing", len(table), rule.batch, make, attrs, workers, {})
-    store.write(instances, "instances", {"found": np.zeros(len(table), np.int32)}, {"index": own})
+    compute_rows(out, "parsing", len(table), rule.batch, make, attrs, workers, {})
+    write_label_file(instances, "instances", {"found": np.zeros(len(table), np.int32)}, {"index": own})
 
 
 if __name__ == "__main__":
-    store.run(main, sys.argv[1:])
+    run_stage(main, sys.argv[1:])

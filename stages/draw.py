@@ -4,18 +4,23 @@ import sys
 
 import pandas as pd
 
-from pipeline import datasets, figures, params, store
+from pipeline.core import params
+from pipeline.core.cli import run_stage
+from pipeline.core.files import atomic_write
+from pipeline.core.label_file import LabelFile
+from pipeline.data.index import Images, index_hash, read_index
+from pipeline.ranking import figures
 
 
 def main(index: str, images: str, parsing: str, queries: str, out: str, config: str = "params.yaml") -> None:
     options = params.read(config, "draw", figures.Draw)
-    table = datasets.read_index(index)
-    key = datasets.index_hash(table)
-    pictures, maps = datasets.Images(images, key), store.Rows(parsing, "parsing", key)
-    with store.replace(out) as folder:
+    table = read_index(index)
+    key = index_hash(table)
+    pictures, maps = Images(images, key), LabelFile(parsing, "parsing", key)
+    with atomic_write(out) as folder:
         folder.mkdir()
         figures.draw(folder, table, pictures, maps, pd.read_parquet(queries), options)
 
 
 if __name__ == "__main__":
-    store.run(main, sys.argv[1:])
+    run_stage(main, sys.argv[1:])

@@ -4,36 +4,45 @@ before training and a colour histogram do.
 
 import sys
 
-from pipeline import arithmetic, batches, datasets, features, machine, method, params, processes, store
-from pipeline.arithmetic import Computing
+from pipeline.batches.views import stream_eval_batches
+from pipeline.core import distributed, params
+from pipeline.core.cli import run_stage
+from pipeline.core.files import sha256
+from pipeline.core.label_file import LabelFile, write_label_file
+from pipeline.data.index import Images, index_hash, read_index
+from pipeline.inference import histogram
+from pipeline.inference.extract import Embed, encoder_features, extract_features, model_cameras, rows_to_embed
+from pipeline.methods.base import load_trained, read_record
+from pipeline.model import compute, machine
+from pipeline.model.compute import Compute
 
 
 def main(
     index: str, images: str, parsing: str, labels: str, trained: str, weights: str, out: str,
     config: str = "params.yaml",
 ) -> None:  # fmt: skip
-    options = params.read(config, "embed", features.Embed)
-    table = datasets.read_index(index)
-    key = datasets.index_hash(table)
-    pictures = datasets.Images(images, key)
-    maps, flags = store.Rows(parsing, "parsing", key), store.Rows(labels, "occlusion", key)
-    model = method.load_trained(trained)
-    encoder = features.before_training(trained, weights)
+    options = params.read(config, "embed", Embed)
+    table = read_index(index)
+    key = index_hash(table)
+    pictures = Images(images, key)
+    maps, flags = LabelFile(parsing, "parsing", key), LabelFile(labels, "occlusion", key)
+    model = load_trained(trained)
+    encoder = encoder_features(trained, weights)
 
-    rows = features.test_rows(table)
-    told = features.told(table, method.record(trained), store.sha256(index), options.cameras)
+    rows = rows_to_embed(table)
+    told = model_cameras(table, read_record(trained), sha256(index), options.cameras)
     shown = table.assign(camid=told.camid)
-    stream = batches.evaluation(shown, pictures, maps, flags, rows, encoder.size, options.batch)
-    device = processes.device()
-    how = Computing(options.precision, options.products, options.attention)
-    with machine.memory_kept(), arithmetic.computing(model, device, how):
-        arrays = features.learned(model, encoder, stream, len(rows), device, options.without_maps)
-    arrays |= features.histograms(pictures, rows) | {"row": rows.astype("int32")}
+    stream = stream_eval_batches(shown, pictures, maps, flags, rows, encoder.size, options.batch)
+    device = distributed.local_device()
+    how = Compute(options.precision, options.products, options.attention)
+    with machine.keep_freed_memory(), compute.inference_mode(model, device, how):
+        arrays = extract_features(model, encoder, stream, len(rows), device, options.without_maps)
+    arrays |= histogram.histograms(pictures, rows) | {"row": rows.astype("int32")}
     without = ["z_guessed", "z_unknown"] if options.without_maps else []
     attrs = {"index": key, "systems": ["model", *without, "encoder", "histogram"], "model_cameras": told.why}
     attrs["model_cameras_unknown"] = int((told.camid[rows] < 0).sum())
-    store.write(out, "features", arrays, attrs, ("torch", "opencv-python-headless"))
+    write_label_file(out, "features", arrays, attrs, ("torch", "opencv-python-headless"))
 
 
 if __name__ == "__main__":
-    store.run(main, sys.argv[1:])
+    run_stage(main, sys.argv[1:])

@@ -3,7 +3,12 @@
 import json
 import sys
 
-from pipeline import datasets, params, processes, store
+from pipeline.core import distributed, params
+from pipeline.core.cli import run_stage
+from pipeline.core.files import atomic_write
+from pipeline.core.label_file import LabelFile
+from pipeline.core.resumable import resumable_folder
+from pipeline.data.index import index_hash, read_index
 from pipeline.ranking import report
 
 
@@ -12,15 +17,15 @@ def main(
     config: str = "params.yaml",
 ) -> None:  # fmt: skip
     options = params.read(config, "evaluate", report.Evaluate)
-    table = datasets.read_index(index)
-    key = datasets.index_hash(table)
-    seen = store.Rows(features, "features", key)
+    table = read_index(index)
+    key = index_hash(table)
+    seen = LabelFile(features, "features", key)
     grouped = report.groups(
-        table, store.Rows(labels, "occlusion", key), store.Rows(truth, "truth", key), options.group_lambda
+        table, LabelFile(labels, "occlusion", key), LabelFile(truth, "truth", key), options.group_lambda
     )
-    device = processes.device().type
+    device = distributed.local_device().type
     systems = {system: report.embedded(seen, table, system) for system in seen.attrs["systems"]}
-    with store.scratch(
+    with resumable_folder(
         "ranking", [seen.attrs["content"], key, options, device], ("torch", "numba")
     ) as folder:
         rankings, reranked = report.ranked(systems, grouped, options, device, folder)
@@ -28,14 +33,14 @@ def main(
     listed = rankings | {f"{system}_reranked": after for system, after in reranked.items()}
     found = report.metrics(rankings, reranked, parts, grouped, table, options)
     found["protocol"] |= {name: seen.attrs[name] for name in ("model_cameras", "model_cameras_unknown")}
-    with store.replace(queries) as path:
+    with atomic_write(queries) as path:
         report.queries(table, listed, grouped, options.top).to_parquet(path, index=False)
-    with store.replace(curves) as path:
+    with atomic_write(curves) as path:
         report.curves(listed, options.depth).to_csv(path, index=False)
-    with store.replace(metrics) as path:
+    with atomic_write(metrics) as path:
         path.write_text(json.dumps(found, indent=1) + "\n")
     print(report.table(found))
 
 
 if __name__ == "__main__":
-    store.run(main, sys.argv[1:])
+    run_stage(main, sys.argv[1:])

@@ -3,14 +3,15 @@
 import sys
 from pathlib import Path
 
-from pipeline import export, store
+from pipeline.core.cli import run_stage
+from pipeline.inference import onnx
 
 
 def main(trained: str, out: str) -> None:
-    outputs = export.write(trained, out)
+    outputs = onnx.write(trained, out)
     size = Path(out).stat().st_size / 1e6
-    print(f"{out}: {size:.1f} MB, {', '.join(export.INPUTS)} -> {', '.join(outputs)}")
+    print(f"{out}: {size:.1f} MB, {', '.join(onnx.INPUTS)} -> {', '.join(outputs)}")
 
 
 if __name__ == "__main__":
-    store.run(main, sys.argv[1:])
+    run_stage(main, sys.argv[1:])

@@ -3,14 +3,16 @@
 import sys
 from pathlib import Path
 
-from pipeline import params, store
-from pipeline.datasets import indexing
-from pipeline.datasets.archive import Archive
-from pipeline.params import BadInput
+from pipeline.core import params
+from pipeline.core.cli import run_stage
+from pipeline.core.label_file import write_label_file, write_packed
+from pipeline.core.params import BadInput
+from pipeline.indexing import build
+from pipeline.indexing.archive import Archive
 
 
 def main(layout: str, archive: str, index: str, images: str, truth: str, config: str = "params.yaml") -> None:
-    options = params.read(config, "index", indexing.Index)
+    options = params.read(config, "index", build.Index)
     workers = params.read(config, "workers", params.Count)
     named = params.read(config, "datasets", dict)
     for name in options.occlude.datasets:
@@ -26,13 +28,13 @@ def main(layout: str, archive: str, index: str, images: str, truth: str, config:
             "labels. Add it to parse_on, or tell labels_from where they lie (README, Labels made elsewhere)."
         )
     with Archive(archive) as files:
-        found = indexing.build(files, layout, options, workers, dataset in options.occlude.datasets)
-        indexing.write_index(index, found.index, dataset=dataset, layout=layout)
-        store.pack(images, "images", found.blobs(), found.sizes, {"index": found.hash})
+        found = build.build_index(files, layout, options, workers, dataset in options.occlude.datasets)
+        build.write_index(index, found.index, dataset=dataset, layout=layout)
+        write_packed(images, "images", found.blobs(), found.sizes, {"index": found.hash})
     attrs = {"index": found.hash, "truth": int(bool(found.truth))}
-    store.write(truth, "truth", found.truth or found.pasted, attrs)
-    print(indexing.describe(found))
+    write_label_file(truth, "truth", found.truth or found.pasted, attrs)
+    print(build.describe(found))
 
 
 if __name__ == "__main__":
-    store.run(main, sys.argv[1:])
+    run_stage(main, sys.argv[1:])

@@ -2,18 +2,22 @@
 
 import sys
 
-from pipeline import occlusion, params, parts, store
+from pipeline.core import params
+from pipeline.core.cli import run_stage
+from pipeline.core.label_file import LabelFile, write_label_file
+from pipeline.data import parts
+from pipeline.labels import occlusion
 
 
 def main(parsing: str, out: str, config: str = "params.yaml") -> None:
     label = params.read(config, "label", occlusion.Label)
     threshold = params.read(config, "lambda", params.Amount)
-    rows = store.Rows(parsing, "parsing")
+    rows = LabelFile(parsing, "parsing")
     arrays = occlusion.label(rows["map"], label, threshold)
     names = list(parts.COARSE[label.parts])
     attrs = {"index": rows.attrs["index"], "parts": names, "grouping": parts.COARSE[label.parts]}
-    store.write(out, "occlusion", arrays, attrs)
+    write_label_file(out, "occlusion", arrays, attrs)
 
 
 if __name__ == "__main__":
-    store.run(main, sys.argv[1:])
+    run_stage(main, sys.argv[1:])

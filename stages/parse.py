@@ -4,20 +4,26 @@ import dataclasses
 import sys
 from functools import partial
 
-from pipeline import datasets, params, parsing, parts, store
+from pipeline.core import params
+from pipeline.core.cli import run_stage
+from pipeline.core.label_file import LabelFile
+from pipeline.core.resumable import compute_rows
+from pipeline.data import parts
+from pipeline.data.index import index_hash, read_index
+from pipeline.labels import parsing
 
 
 def main(index: str, instances: str, fields: str, out: str, config: str = "params.yaml") -> None:
     rule = params.read(config, "parse", parsing.Parse)
     workers = params.read(config, "workers", params.Count)
-    table = datasets.read_index(index)
-    own = datasets.index_hash(table)
+    table = read_index(index)
+    own = index_hash(table)
     sizes = table[["height", "width"]].to_numpy()
     make = partial(parsing.Parser, instances, fields, sizes, own, rule)
-    sources = [store.Rows(path, index=own).attrs["content"] for path in (instances, fields)]
+    sources = [LabelFile(path, index=own).attrs["content"] for path in (instances, fields)]
     attrs = {"index": own, "parts": parts.FINE, "params": dataclasses.asdict(rule), "sources": sources}
-    store.compute(out, "parsing", len(table), rule.batch, make, attrs, workers, {})
+    compute_rows(out, "parsing", len(table), rule.batch, make, attrs, workers, {})
 
 
 if __name__ == "__main__":
-    store.run(main, sys.argv[1:])
+    run_stage(main, sys.argv[1:])

@@ -3,14 +3,15 @@
 import sys
 from importlib import import_module
 
-from pipeline import params, store
+from pipeline.core import params
+from pipeline.core.cli import run_stage
 
 NETWORKS = ("segmentation", "pose", "vit")
 
 
 def main(network: str, weights: str, config: str = "params.yaml") -> None:
     if network not in NETWORKS:
-        raise store.BadInput(f"{network}: no embedded network. Name one of {', '.join(NETWORKS)}.")
+        raise params.BadInput(f"{network}: no embedded network. Name one of {', '.join(NETWORKS)}.")
     module = import_module(f"pipeline.pretraining.{network}")
     values = params.read(config, "pretrain", dict)
     settings = params.validate(values.get(network), module.Pretrain, f"{config}: ", f"pretrain.{network}")
@@ -18,4 +19,4 @@ def main(network: str, weights: str, config: str = "params.yaml") -> None:
 
 
 if __name__ == "__main__":
-    store.run(main, sys.argv[1:])
+    run_stage(main, sys.argv[1:])

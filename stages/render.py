@@ -2,7 +2,8 @@
 
 import sys
 
-from pipeline import params, store
+from pipeline.core import params
+from pipeline.core.cli import run_stage
 from pipeline.synthetic import dataset
 
 
@@ -12,4 +13,4 @@ def main(out: str, config: str = "params.yaml") -> None:
 
 
 if __name__ == "__main__":
-    store.run(main, sys.argv[1:])
+    run_stage(main, sys.argv[1:])

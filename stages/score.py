@@ -4,8 +4,13 @@ import json
 import sys
 from pathlib import Path
 
-from pipeline import audit, datasets, occlusion, params, scoring, sheets, store, survey
-from pipeline.audit import page
+from pipeline.core import params
+from pipeline.core.cli import run_stage
+from pipeline.core.files import atomic_write
+from pipeline.core.label_file import LabelFile
+from pipeline.data.index import Images, index_hash, read_index
+from pipeline.labels import occlusion
+from pipeline.labels.quality import audit, metrics, page, plots, statistics
 
 
 def main(
@@ -19,26 +24,26 @@ def main(
     figures: str,
     config: str = "params.yaml",
 ) -> None:
-    score = params.read(config, "score", scoring.Score)
+    score = params.read(config, "score", metrics.Score)
     label = params.read(config, "label", occlusion.Label)
     threshold = params.read(config, "lambda", params.Amount)
-    table = datasets.read_index(index)
-    own = datasets.index_hash(table)
+    table = read_index(index)
+    own = index_hash(table)
     kinds = {instances: "instances", parsing: "parsing", occlusions: "occlusion", truth: "truth"}
-    labels = scoring.Labels(*(store.Rows(path, kind, own) for path, kind in kinds.items()))
-    pictures = datasets.Images(images, own)
-    seen = survey.survey(labels.parsing["map"], pictures)
-    report, agreement = scoring.report(table, labels, seen, label, threshold, score)
+    labels = metrics.Labels(*(LabelFile(path, kind, own) for path, kind in kinds.items()))
+    pictures = Images(images, own)
+    seen = statistics.survey(labels.parsing["map"], pictures)
+    report, agreement = metrics.report(table, labels, seen, label, threshold, score)
     name = Path(index).parent.name
     shown = audit.Audit(name, table, pictures, labels, seen, report, agreement, threshold)
-    with store.replace(figures) as folder:
+    with atomic_write(figures) as folder:
         folder.mkdir()
-        sheets.draw(folder, pictures, labels, agreement, threshold, score)
+        plots.draw(folder, pictures, labels, agreement, threshold, score)
         histograms = (folder / "pixels.png").read_bytes()
         (folder / "audit.html").write_text(page.render(shown, histograms, score.pictures), encoding="utf-8")
-    with store.replace(out) as path:
+    with atomic_write(out) as path:
         path.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    store.run(main, sys.argv[1:])
+    run_stage(main, sys.argv[1:])

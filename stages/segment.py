@@ -7,26 +7,30 @@
 
 import sys
 
-from pipeline import datasets, params, processes, segmentation, store
-from pipeline.weights import fingerprint
+from pipeline.core import distributed, params
+from pipeline.core.cli import run_stage
+from pipeline.core.resumable import compute_rows
+from pipeline.core.weights import fingerprint
+from pipeline.data.index import Images, index_hash, read_index
+from pipeline.labels import segmentation
 
 
 def main(index: str, images: str, weights: str, out: str, config: str = "params.yaml") -> None:
     settings = params.read(config, "segment", segmentation.Segment)
     words = (index, images, weights, out, config)
-    if processes.launch(settings.processes, "stages.segment", words, settings.device):
+    if distributed.run_torchrun(settings.processes, "stages.segment", words, settings.device):
         return  # they have done it
     settings = segmentation.on(settings, params.read(config, "parsers", str))
     workers = params.read(config, "workers", params.Count)
-    table = datasets.read_index(index)
-    own = datasets.index_hash(table)
-    work = segmentation.Over(settings, weights, datasets.Images(images, own))
+    table = read_index(index)
+    own = index_hash(table)
+    work = segmentation.Over(settings, weights, Images(images, own))
     network = fingerprint(segmentation.file(settings, weights))
-    attrs = {"index": own, "weights": network, "params": params.decisive(settings)}
+    attrs = {"index": own, "weights": network, "params": params.result_params(settings)}
     libraries = segmentation.libraries(settings)
-    with processes.team() as team:
-        store.compute(out, "instances", len(table), settings.batch, work, attrs, workers, {}, libraries, team)
+    with distributed.shard_group() as group:
+        compute_rows(out, "instances", len(table), settings.batch, work, attrs, workers, {}, libraries, group)
 
 
 if __name__ == "__main__":
-    store.run(main, sys.argv[1:])
+    run_stage(main, sys.argv[1:])

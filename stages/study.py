@@ -1,4 +1,4 @@
-"""The paper's comparisons and ablations, of pipeline/studies.yaml: run by hand, no stage of the DAG.
+"""The paper's comparisons and ablations, of pipeline/studies/tables.yaml: run by hand, no stage of the DAG.
 
 python -m stages.study queue table5                     what is missing becomes queued DVC experiments
 python -m stages.study run table5 --results RESULTS     what is missing is trained here, without DVC
@@ -16,8 +16,10 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from pipeline import params, store, studies
-from pipeline.params import BadInput
+from pipeline.core import params
+from pipeline.core.files import atomic_write, sha256
+from pipeline.core.params import BadInput
+from pipeline.studies import tables
 
 CONFIG, DAG = "params.yaml", "dvc.yaml"
 KEPT = ("metrics.json", "cmc.csv", "log.csv", "record.json")
@@ -31,20 +33,20 @@ def dvc(*words: str) -> str:
     return done.stdout
 
 
-def experiments(rev: str) -> list[studies.Result]:
+def experiments(rev: str) -> list[tables.Result]:
     """The experiments that start from a commit."""
-    return studies.from_dvc(json.loads(dvc("exp", "show", "--json", "--rev", rev)))
+    return tables.from_dvc(json.loads(dvc("exp", "show", "--json", "--rev", rev)))
 
 
-def named(names: list[str], values: studies.Values) -> dict[str, studies.Study]:
+def named(names: list[str], values: tables.Values) -> dict[str, tables.Study]:
     """The studies of those names.  Raises `BadInput` for an unknown one, and for one that is not fair."""
-    found = {name: studies.load(name) for name in names}
+    found = {name: tables.load(name) for name in names}
     for study in found.values():
-        studies.fair(study, values)
+        tables.fair(study, values)
     return found
 
 
-def chosen(name: str, study: studies.Study, number: int | None) -> list[studies.Row]:
+def chosen(name: str, study: tables.Study, number: int | None) -> list[tables.Row]:
     """One row of a study, counted from 1, or all.  Raises `BadInput` if there is none of that number."""
     if number is None:
         return study.rows
@@ -58,12 +60,12 @@ def queue(args: argparse.Namespace) -> None:
     values, known = params.load(CONFIG), experiments("HEAD")
     for name, study in named(args.names, values).items():
         for row in study.rows:
-            studies.check(studies.experiment(values, row, 1))
-        missing = studies.todo(study, values, args.seeds, known)
+            tables.check(tables.experiment(values, row, 1))
+        missing = tables.todo(study, values, args.seeds, known)
         for row in study.rows:
             if seeds := [seed for other, seed in missing if other is row]:
-                print(dvc(*studies.queue_words(row, seeds)), end="", flush=True)
-        known += [studies.Result(studies.experiment(values, *pair), "queued", {}) for pair in missing]
+                print(dvc(*tables.queue_words(row, seeds)), end="", flush=True)
+        known += [tables.Result(tables.experiment(values, *pair), "queued", {}) for pair in missing]
         total = len(study.rows) * len(args.seeds)
         print(f"{name}: {len(missing)} of {total} experiments queued. `dvc queue start` runs what is queued.")
 
@@ -75,16 +77,16 @@ def run(args: argparse.Namespace) -> None:
     rows = {name: chosen(name, study, args.row) for name, study in found.items()}
     for name in found:
         for row, seed in product(rows[name], args.seeds):
-            wanted = studies.experiment(values, row, seed)
-            studies.check(wanted)
-            place = Path(args.results) / studies.digest(wanted)
+            wanted = tables.experiment(values, row, seed)
+            tables.check(wanted)
+            place = Path(args.results) / tables.digest(wanted)
             print(f"{name}: {' '.join(map(str, row.cells))}, seed {seed}: {place}", flush=True)
             if not place.exists():
-                with store.replace(place) as folder:
+                with atomic_write(place) as folder:
                     one(wanted, dag, folder)
 
 
-def one(wanted: studies.Values, dag: dict, folder: Path) -> None:
+def one(wanted: tables.Values, dag: dict, folder: Path) -> None:
     """Fill a folder with an experiment's params, scores and logs.
 
     Labels that another threshold made before lead to the same model and scores, which are then taken over.
@@ -92,10 +94,10 @@ def one(wanted: studies.Values, dag: dict, folder: Path) -> None:
     folder.mkdir()
     config, work = folder / CONFIG, folder / "work"
     YAML().dump(wanted, config)
-    steps = studies.commands(dag, wanted, work)
+    steps = tables.commands(dag, wanted, work)
     _take([step for step in steps if step[0] == "label"], config)
-    labels = {str(path.relative_to(work)): store.sha256(path) for path in work.rglob("*.h5")}
-    if same := studies.alike(folder.parent, wanted, labels):
+    labels = {str(path.relative_to(work)): sha256(path) for path in work.rglob("*.h5")}
+    if same := tables.alike(folder.parent, wanted, labels):
         print(f"the labels are those of {same}, and so is all that follows", flush=True)
         found = [same / name for name in KEPT]
     else:
@@ -115,9 +117,9 @@ def _take(steps: list[tuple[str, list[str]]], config: Path) -> None:
 def show(args: argparse.Namespace) -> None:
     """Print the tables: of a folder, or of DVC's experiments."""
     values = params.load(CONFIG)
-    found = studies.from_folder(args.results) if args.results else experiments(args.rev)
+    found = tables.from_folder(args.results) if args.results else experiments(args.rev)
     for name, study in named(args.names, values).items():
-        table = studies.table(study, values, args.seeds, found, args.queries or study.queries)
+        table = tables.table(study, values, args.seeds, found, args.queries or study.queries)
         print(f"{name}: {table}", end="\n\n")
 
 

@@ -14,13 +14,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.params import BadInput, check_choice
+from pipeline.core.params import BadInput, check_choice
 from pipeline.ranking import kernels, products
 from pipeline.ranking.embedded import Embedded, Features, Stored, refuse_some, take
 
 Metric = Literal["euclidean", "squared", "cosine"]
-PANEL, TILE = {"cpu": 1024, "cuda": 2048}, {"cpu": 512, "cuda": 1024}  # queries, gallery images at a time
-ROWS, COLUMNS = 16, 16  # numbers of them in a product are multiples: each size is prepared anew
+QUERIES_AT_ONCE, GALLERY_AT_ONCE = (
+    {"cpu": 1024, "cuda": 2048},
+    {"cpu": 512, "cuda": 1024},
+)  # queries, gallery images at a time
+ROW_MULTIPLE, COLUMN_MULTIPLE = (
+    16,
+    16,
+)  # numbers of them in a product are multiples: each size is prepared anew
 
 
 def distances(query: Embedded, gallery: Embedded, metric: Metric | Any = "euclidean") -> Float[Tensor, "Q G"]:
@@ -34,26 +40,31 @@ def distances(query: Embedded, gallery: Embedded, metric: Metric | Any = "euclid
     Raises `BadInput` for another metric, other parts or channels, and features that are not finite.
     """
     check_choice("metric", metric, Metric)
-    compatible(query, gallery)
+    check_compatible(query, gallery)
     result = torch.empty(len(query), len(gallery))
     with products.chosen(query.parts.shape[2], "cpu"):
-        room, desk = Room(gallery, TILE["cpu"]), Desk(PANEL["cpu"], TILE["cpu"], "cpu")
-        for a in range(0, len(query), PANEL["cpu"]):
-            panel = Panel(query, np.arange(a, min(a + PANEL["cpu"], len(query))), "cpu")
-            for b in range(0, len(gallery), TILE["cpu"]):
-                tile = Tile(gallery, np.arange(b, min(b + TILE["cpu"], len(gallery))), "cpu", room)
-                result[a : a + len(panel.visibility), b : b + len(tile.rows)] = compare(
+        room, desk = (
+            TileBuffer(gallery, GALLERY_AT_ONCE["cpu"]),
+            Workspace(QUERIES_AT_ONCE["cpu"], GALLERY_AT_ONCE["cpu"], "cpu"),
+        )
+        for a in range(0, len(query), QUERIES_AT_ONCE["cpu"]):
+            panel = QueryBlock(query, np.arange(a, min(a + QUERIES_AT_ONCE["cpu"], len(query))), "cpu")
+            for b in range(0, len(gallery), GALLERY_AT_ONCE["cpu"]):
+                tile = GalleryBlock(
+                    gallery, np.arange(b, min(b + GALLERY_AT_ONCE["cpu"], len(gallery))), "cpu", room
+                )
+                result[a : a + len(panel.visibility), b : b + len(tile.rows)] = block_distances(
                     panel, tile, metric, desk
                 )
     return result
 
 
-def padded(count: int, step: int) -> int:
+def round_up(count: int, step: int) -> int:
     """The next multiple of `step`."""
     return -(-count // step) * step
 
 
-def compatible(query: Embedded, gallery: Embedded) -> None:
+def check_compatible(query: Embedded, gallery: Embedded) -> None:
     """Raises `BadInput` unless both have the same parts and channels."""
     if tuple(query.parts.shape[1:]) != tuple(gallery.parts.shape[1:]):
         raise BadInput(
@@ -62,13 +73,13 @@ def compatible(query: Embedded, gallery: Embedded) -> None:
         )
 
 
-class Room:
+class TileBuffer:
     """Where the features of one tile after the other are put: fresh memory would cost as much as reading."""
 
     def __init__(self, gallery: Embedded, most: int):
         parts, channels = gallery.parts.shape[1:]
         self.images = torch.empty(most, parts, channels) if isinstance(gallery.parts, Stored) else None
-        self.shown = _zeros(parts * padded(most, COLUMNS), channels)
+        self.shown = _zeros(parts * round_up(most, COLUMN_MULTIPLE), channels)
 
 
 def _zeros(*shape: int) -> Tensor:
@@ -87,24 +98,26 @@ class _Part:
     gate: Float[Tensor, "n D"] | None = None  # squared
 
 
-class Tile:
+class GalleryBlock:
     """Some images of the gallery, ready to be compared; no part is copied of those that hide it.
 
     What lies in `room` is lost.
     """
 
-    def __init__(self, gallery: Embedded, rows: Int[np.ndarray, "w"], device: str | torch.device, room: Room):
+    def __init__(
+        self, gallery: Embedded, rows: Int[np.ndarray, "w"], device: str | torch.device, room: TileBuffer
+    ):
         self.rows = rows
-        shown, self.visibility = _shown("gallery", gallery, rows, COLUMNS, room)
+        shown, self.visibility = _shown("gallery", gallery, rows, COLUMN_MULTIPLE, room)
         self.parts = [_on(part, device) for part in shown]
         self.visibility = self.visibility.to(device)
 
 
-class Panel:
+class QueryBlock:
     """Some queries, ready to be compared; a part takes no memory for those that hide it."""
 
     def __init__(self, query: Embedded, rows: Int[np.ndarray, "n"], device: str | torch.device):
-        shown, self.visibility = _shown("query", query, rows, ROWS)
+        shown, self.visibility = _shown("query", query, rows, ROW_MULTIPLE)
         if query.gate is not None:
             gate = take(query.gate, rows)
             _finite("query gate", rows, gate)
@@ -114,13 +127,13 @@ class Panel:
 
 
 def _shown(
-    name: str, images: Embedded, rows: Int[np.ndarray, "n"], step: int, room: Room | None = None
+    name: str, images: Embedded, rows: Int[np.ndarray, "n"], step: int, room: TileBuffer | None = None
 ) -> tuple[list[_Part], Float[Tensor, "n P"]]:
     """The parts that some images show, in `room` if it is given, and all their visibilities."""
     visibility = take(images.visibility, rows)
     _finite(f"{name} visibility", rows, visibility)
     source, places = _within_reach(images.parts, rows, None if room is None else room.images)
-    counts = [padded(count, step) for count in (visibility != 0).sum(0).tolist()]
+    counts = [round_up(count, step) for count in (visibility != 0).sum(0).tolist()]
     units = _zeros(sum(counts), source.shape[2]) if room is None else room.shown[: sum(counts)]
     lengths, first = torch.zeros(visibility.shape), np.cumsum([0, *counts[:-1]])
     kernels.unit(source.numpy(), places, visibility.numpy(), first, units.numpy(), lengths.numpy())
@@ -157,15 +170,17 @@ def _finite(what: str, rows: Int[np.ndarray, "n"], values: Float[Tensor, "n *res
     refuse_some(what, rows, good, "values that are NaN or infinite")
 
 
-class Desk:
+class Workspace:
     """Where one thread puts the distances of a panel to a tile, and the products that they are made of."""
 
     def __init__(self, queries: int, images: int, device: str | torch.device):
-        size = padded(queries, ROWS) * padded(images, COLUMNS)
+        size = round_up(queries, ROW_MULTIPLE) * round_up(images, COLUMN_MULTIPLE)
         self.total, self.product = _zeros(2, size).to(device)
 
 
-def compare(panel: Panel, tile: Tile, metric: Metric, desk: Desk) -> Float[Tensor, "n w"]:
+def block_distances(
+    panel: QueryBlock, tile: GalleryBlock, metric: Metric, desk: Workspace
+) -> Float[Tensor, "n w"]:
     """Distances of a panel's queries to a tile's images; they lie on the desk until it is used again."""
     total = _of_shape(desk.total, len(panel.visibility), len(tile.rows)).zero_()
     for part, shown in zip(panel.parts, tile.parts, strict=True):

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float32, Int, Int64
 from torch import Tensor
 
-from pipeline.params import BadInput, counted
-from pipeline.store import Column
+from pipeline.core.label_file import Dataset
+from pipeline.core.params import BadInput, plural
 
 Array = Any  # numpy's, PyTorch's, a list or a column of a table; what is none is refused in words
 TEXT = (
@@ -22,7 +22,7 @@ TEXT = (
 class Stored:
     """Rows `start` to `stop` of a dataset in an HDF5 file, read when they are asked for."""
 
-    column: Column
+    column: Dataset
     start: int
     stop: int
 
@@ -149,7 +149,7 @@ def refuse_some(what: str, rows: np.ndarray, good: Bool[np.ndarray, "n"], fault:
     bad = rows[~good]
     if len(bad):
         raise BadInput(
-            f"{what}: {fault} in {len(bad)} of {counted(len(rows), 'image')} looked at, the first is image "
+            f"{what}: {fault} in {len(bad)} of {plural(len(rows), 'image')} looked at, the first is image "
             f"{bad.min()}. Leave these out, or correct them; if a model made them, train it again with a "
             "smaller train.lr."
         )

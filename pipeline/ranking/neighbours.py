@@ -16,13 +16,13 @@ import torch
 from jaxtyping import Float32, Int
 from tqdm import tqdm
 
-from pipeline import store
-from pipeline.params import BadInput
+from pipeline.core.params import BadInput
+from pipeline.core.workers import num_cores, progress_bar
 from pipeline.ranking import kernels, products, resume
-from pipeline.ranking.comparison import Metric, Panel
+from pipeline.ranking.comparison import Metric, QueryBlock
 from pipeline.ranking.embedded import Embedded
-from pipeline.ranking.protocol import empty
-from pipeline.ranking.search import MB, Task, fitting, refuse, spans, sweep
+from pipeline.ranking.protocol import empty_top
+from pipeline.ranking.search import MB, Task, fitting, for_each_tile, refuse, spans
 
 
 @dataclass
@@ -37,10 +37,10 @@ class Neighbours:
     @classmethod
     def none(cls, images: int, k: int) -> "Neighbours":
         """Before anything is compared."""
-        distance, who = empty(images, k)
+        distance, who = empty_top(images, k)
         return cls(who, distance, np.zeros(images, np.float32))
 
-    def hear(self, rows: slice, columns: slice, distances: Float32[np.ndarray, "n w"]) -> None:
+    def update(self, rows: slice, columns: slice, distances: Float32[np.ndarray, "n w"]) -> None:
         """Tell the images `rows` how far away the images `columns` are."""
         kernels.nearest(distances, _numbers(columns), self.distance[rows], self.who[rows])
         kernels.farthest(distances, self.most[rows])
@@ -69,7 +69,7 @@ def neighbours(
     if query.gate is not None or gallery.gate is not None:
         raise BadInput("gated features: nearest neighbours are not mutual. Set evaluate.rerank.depth to 0.")
     sides = replace(query, pid=np.zeros_like(query.pid)), gallery  # no query is junk
-    given = metric, k, torch.device(device), workers or store.cores()
+    given = metric, k, torch.device(device), workers or num_cores()
     tasks = [
         [fitting(Task(one, other, *given), memory) for other in sides[n:]] for n, one in enumerate(sides)
     ]
@@ -81,7 +81,7 @@ def neighbours(
         found = page.read(Neighbours) or Neighbours.none(sum(len(task.kept) for task in tasks[0]), k)
         left = list(_blocks(tasks, found.done, memory))
         total = sum(block.pairs for block in left)
-        with store.progress(total=total, desc=title, unit="pair", unit_scale=True, disable=not title) as bar:
+        with progress_bar(total=total, desc=title, unit="pair", unit_scale=True, disable=not title) as bar:
             for block in left:
                 block.compare(found, pool, bar)
                 found.done = block.stop
@@ -135,23 +135,23 @@ class _Block:
         """Compare each with those of the block that are not before it, and with all behind the block."""
         own = self.tasks[0]
         rows, cuts, lock = own.kept[self.some], self.cuts, Lock()
-        panels = [Panel(own.query, rows[cut], own.device) for cut in cuts]
+        panels = [QueryBlock(own.query, rows[cut], own.device) for cut in cuts]
         first, before = self.before + self.some.start, self.before
 
         def tell(before: int, number: int, start: int, distances: np.ndarray, images: np.ndarray) -> None:
             cut, columns = cuts[number], slice(before + images[0], before + images[-1] + 1)
-            _tell(found, slice(first + cut.start, first + cut.stop), columns, distances, lock)
+            _update_both(found, slice(first + cut.start, first + cut.stop), columns, distances, lock)
 
         for task in self.tasks:
             mine = task is own
             images = np.arange(self.some.start if mine else 0, len(task.kept))
             since = [cut.start if mine else 0 for cut in cuts]
             passing = replace(task)  # a twin, so that its rooms go with it
-            sweep(passing, panels, images, partial(tell, before), pool, bar, since)
+            for_each_tile(passing, panels, images, partial(tell, before), pool, bar, since)
             before += len(task.kept)
 
 
-def _tell(
+def _update_both(
     found: Neighbours, rows: slice, columns: slice, distances: Float32[np.ndarray, "n w"], lock: Lock
 ) -> None:
     """Tell each pair to both images, if the first is not behind the second."""
@@ -160,5 +160,5 @@ def _tell(
     turned = distances.T.copy()
     turned[_numbers(columns)[:, None] == _numbers(rows)] = kernels.OUT  # one's own was told
     with lock:
-        found.hear(rows, columns, distances)
-        found.hear(columns, rows, turned)
+        found.update(rows, columns, distances)
+        found.update(columns, rows, turned)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from pipeline import machine
+from pipeline.model import machine
 
 PLAIN, ONEDNN = "ieee", "bf16"  # how PyTorch names them; on processors without AMX both are float32
 EXACT = 4e-6  # greatest error of a product of unit vectors; float32's is 4e-7, bfloat16's 4e-3

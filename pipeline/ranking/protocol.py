@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
-from pipeline.params import check_choice, check_count
+from pipeline.core.params import check_choice, check_count
 from pipeline.ranking import kernels
 
 Rule = Literal["rectangular", "trapezoid"]
@@ -14,7 +14,7 @@ _ROWS = 64  # of a matrix that are judged at a time: they stay in the processor'
 
 
 @dataclass(frozen=True)
-class Lists:
+class RaggedRows:
     """A list of gallery images for each query: those of query i are rows[first[i] : first[i + 1]]."""
 
     first: Int[np.ndarray, "starts"]
@@ -29,14 +29,14 @@ class Lists:
         """The query of each entry."""
         return np.repeat(np.arange(len(self.first) - 1), self.lengths)
 
-    def __getitem__(self, which: slice) -> "Lists":
+    def __getitem__(self, which: slice) -> "RaggedRows":
         start, stop, _ = which.indices(len(self.first) - 1)
         first = self.first[start : stop + 1]
-        return Lists(first - first[0], self.rows[first[0] : first[-1]])
+        return RaggedRows(first - first[0], self.rows[first[0] : first[-1]])
 
 
 @dataclass(frozen=True)
-class Cast:
+class IdentityIndex:
     """Who is who in a gallery: its images sorted by person, in the gallery's order within each."""
 
     order: Int[np.ndarray, "G"]
@@ -44,18 +44,18 @@ class Cast:
     camid: Int[np.ndarray, "G"]  # as in the gallery
 
     @classmethod
-    def of(cls, pid: Int[np.ndarray, "G"], camid: Int[np.ndarray, "G"]) -> "Cast":
+    def of(cls, pid: Int[np.ndarray, "G"], camid: Int[np.ndarray, "G"]) -> "IdentityIndex":
         order = np.argsort(pid, kind="stable")
         return cls(order, pid[order], camid)
 
-    def own(self, pid: Int[np.ndarray, "Q"]) -> Lists:
+    def own(self, pid: Int[np.ndarray, "Q"]) -> RaggedRows:
         """Every image of each query's person; distractors and junk are nobody."""
         start, stop = (np.searchsorted(self.pid, pid, side) for side in ("left", "right"))
         first = np.concatenate([[0], np.cumsum(np.where(pid > 0, stop - start, 0))])
         place = np.arange(first[-1]) + np.repeat(start - first[:-1], np.diff(first))
-        return Lists(first, self.order[place])
+        return RaggedRows(first, self.order[place])
 
-    def split(self, pid: Int[np.ndarray, "Q"], camid: Int[np.ndarray, "Q"]) -> tuple[Lists, Lists]:
+    def split(self, pid: Int[np.ndarray, "Q"], camid: Int[np.ndarray, "Q"]) -> tuple[RaggedRows, RaggedRows]:
         """Each query's matches, and the images of its person that its own camera took, which do not count."""
         own = self.own(pid)
         camera = camid[own.owner]
@@ -63,9 +63,9 @@ class Cast:
         return _some(own, ~same), _some(own, same)
 
 
-def _some(lists: Lists, which: Bool[np.ndarray, "n"]) -> Lists:
+def _some(lists: RaggedRows, which: Bool[np.ndarray, "n"]) -> RaggedRows:
     counts = np.bincount(lists.owner[which], minlength=len(lists.first) - 1)
-    return Lists(np.concatenate([[0], np.cumsum(counts)]), lists.rows[which])
+    return RaggedRows(np.concatenate([[0], np.cumsum(counts)]), lists.rows[which])
 
 
 # ------------------------------------------------------------------ what ranks are worth
@@ -99,8 +99,8 @@ class Matches:
     precision: Float[np.ndarray, "n"]
 
 
-def judge(
-    hits: Lists,
+def score_queries(
+    hits: RaggedRows,
     ranks: Int[np.ndarray, "n"],
     nearest: tuple[Float32[np.ndarray, "Q top"], Int[np.ndarray, "Q top"]],
     rule: Rule,
@@ -155,22 +155,22 @@ def rank_distances(
     check_count("top", top)
     kept = np.flatnonzero(gallery_pid >= 0)
     whole = len(kept) == len(gallery_pid)
-    hits, removed = Cast.of(gallery_pid[kept], gallery_camid[kept]).split(query_pid, query_camid)
+    hits, removed = IdentityIndex.of(gallery_pid[kept], gallery_camid[kept]).split(query_pid, query_camid)
     ranks, images = np.ones(len(hits.rows), np.int64), np.arange(len(kept))
-    best, who = empty(len(table), top)
+    best, who = empty_top(len(table), top)
     for start in range(0, len(table), _ROWS):
         some = slice(start, start + _ROWS)
         rows = table[some].copy() if whole else table[some][:, kept]
-        at = strike(rows, images, hits[some], removed[some])
+        at = mask_junk(rows, images, hits[some], removed[some])
         mine = ranks[hits.first[start] : hits.first[min(start + _ROWS, len(table))]]
         kernels.count(rows, hits[some].first, at, hits[some].rows, mine)
         if top:
             kernels.nearest(rows, images, best[some], who[some])
-    return judge(hits, ranks, (best, who), rule, np.arange(len(table)), kept)
+    return score_queries(hits, ranks, (best, who), rule, np.arange(len(table)), kept)
 
 
-def strike(
-    table: Float32[np.ndarray, "n w"], images: Int[np.ndarray, "w"], hits: Lists, removed: Lists
+def mask_junk(
+    table: Float32[np.ndarray, "n w"], images: Int[np.ndarray, "w"], hits: RaggedRows, removed: RaggedRows
 ) -> Float32[np.ndarray, "hits"]:
     """The distances of the matches; what does not count is taken out of the table.
 
@@ -181,6 +181,6 @@ def strike(
     return at
 
 
-def empty(queries: int, top: int) -> tuple[Float32[np.ndarray, "Q top"], Int[np.ndarray, "Q top"]]:
+def empty_top(queries: int, top: int) -> tuple[Float32[np.ndarray, "Q top"], Int[np.ndarray, "Q top"]]:
     """Lists of the nearest images that hold none yet: distances, and positions in the gallery."""
     return np.full((queries, top), kernels.FAR), np.full((queries, top), -1, np.int64)

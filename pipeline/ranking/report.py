@@ -15,12 +15,13 @@ from jaxtyping import Bool, Int
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass as parameters
 
-from pipeline import occlusion, parts
-from pipeline.params import STRICT, BadInput, counted, few
+from pipeline.core.label_file import LabelFile
+from pipeline.core.params import STRICT, BadInput, plural, shorten
+from pipeline.data import parts
+from pipeline.labels import occlusion
 from pipeline.ranking import Embedded, Metric, Ranking, Rerank, Rule, Stored, cmc, rank, rerank, scores
 from pipeline.ranking.embedded import take
 from pipeline.ranking.summary import interval
-from pipeline.store import Rows
 
 TYPE_SCORES = ("queries", "rank1", "mAP")
 NAMED = 20  # queries without a match
@@ -55,7 +56,7 @@ class Groups:
         return "+".join(n for c, n in enumerate(self.names) if pattern >> c & 1) or "none"
 
 
-def embedded(features: Rows, index: pd.DataFrame, system: str) -> tuple[Embedded, Embedded]:
+def embedded(features: LabelFile, index: pd.DataFrame, system: str) -> tuple[Embedded, Embedded]:
     """Queries and gallery as one system sees them, left in their file.
 
     Raises `BadInput` if they are not the index's.
@@ -114,7 +115,7 @@ def ranked(
     return rankings, after
 
 
-def groups(index: pd.DataFrame, labels: Rows, truth: Rows, threshold: float) -> Groups:
+def groups(index: pd.DataFrame, labels: LabelFile, truth: LabelFile, threshold: float) -> Groups:
     """Group the queries by the truth if there is one, else by the cached labels."""
     row = np.flatnonzero(index["split"] == "query")
     names = labels.attrs["parts"]
@@ -215,7 +216,7 @@ def _protocol(
 
 def _without(ranking: Ranking, grouped: Groups, index: pd.DataFrame) -> str:
     keys = index["key"].to_numpy()[grouped.row[~ranking.valid]]
-    return ", ".join(few(keys.tolist(), NAMED))
+    return ", ".join(shorten(keys.tolist(), NAMED))
 
 
 def queries(index: pd.DataFrame, rankings: dict[str, Ranking], grouped: Groups, top: int) -> pd.DataFrame:
@@ -258,7 +259,7 @@ def table(found: dict[str, Any]) -> str:
         lines.append(f"{kind:22}{row['queries']:>9}" + "".join(f"{mean:>15}" for mean in means))
     protocol = found["protocol"]
     lines.append(
-        f"types by {protocol['z']}; {counted(protocol['queries_without_match'], 'query')} without a match "
+        f"types by {protocol['z']}; {plural(protocol['queries_without_match'], 'query')} without a match "
         f"skipped; AP by the {protocol['ap']} rule"
     )
     return "\n".join(lines)

@@ -26,13 +26,13 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass as parameters
 from torch import Tensor
 
-from pipeline.params import STRICT, BadInput, check_choice, check_count
-from pipeline.processes import device_of
+from pipeline.core.distributed import parse_device
+from pipeline.core.params import STRICT, BadInput, check_choice, check_count
 from pipeline.ranking import reciprocal
 from pipeline.ranking.comparison import Metric
 from pipeline.ranking.embedded import Embedded, take
 from pipeline.ranking.neighbours import Neighbours, neighbours
-from pipeline.ranking.protocol import Cast, Lists, Ranking, judge
+from pipeline.ranking.protocol import IdentityIndex, RaggedRows, Ranking, score_queries
 
 ROWS, PAIRS = 1024, 256  # images described, and pairs compared, at a time
 
@@ -74,8 +74,8 @@ def rerank(
     """
     check_choice("metric", metric, Metric)
     check_count("workers", workers)
-    where, kept = device_of(device), np.flatnonzero(gallery.pid >= 0)
-    hits = Cast.of(gallery.pid[kept], gallery.camid[kept]).split(query.pid, query.camid)[0]
+    where, kept = parse_device(device), np.flatnonzero(gallery.pid >= 0)
+    hits = IdentityIndex.of(gallery.pid[kept], gallery.camid[kept]).split(query.pid, query.camid)[0]
     _fitting(ranking, len(query), len(gallery), min(options.depth, len(kept)))
     if not np.array_equal(ranking.matches, hits.lengths):
         raise BadInput("a ranking of queries with other matches than those given. Give the ranking of these.")
@@ -110,7 +110,7 @@ def rerank_distances(
     for start, (left, right) in zip((0, queries), halves, strict=True):
         for a in range(0, len(left), ROWS):
             table = np.concatenate([left[a : a + ROWS], right[a : a + ROWS]], 1)
-            found.hear(slice(start + a, start + a + len(table)), slice(0, queries + images), table)
+            found.update(slice(start + a, start + a + len(table)), slice(0, queries + images), table)
 
     def pairs(one: Int[np.ndarray, "n"], other: Int[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
         values = np.empty(len(one), np.float32)
@@ -239,7 +239,7 @@ def _judged(
     query, image, rank = (getattr(ranking.found, name)[order] for name in ("query", "image", "rank"))
     short = rank <= depth
     rank[short] = 1 + place[query[short], rank[short] - 1]
-    hits = Lists(np.concatenate([[0], np.cumsum(ranking.matches)]), image)
-    new = judge(hits, rank, (at, top), ranking.rule, np.arange(len(top)), np.arange(images))
+    hits = RaggedRows(np.concatenate([[0], np.cumsum(ranking.matches)]), image)
+    new = score_queries(hits, rank, (at, top), ranking.rule, np.arange(len(top)), np.arange(images))
     rest = ranking.top[:, depth:], ranking.at[:, depth:]
     return replace(new, top=np.concatenate([top, rest[0]], 1), at=np.concatenate([at, rest[1]], 1))

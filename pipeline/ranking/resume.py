@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from pipeline import store
+from pipeline.core.files import atomic_write
 from pipeline.ranking import products
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ def product(folder: Path | None, width: int, device: str | torch.device) -> Iter
     before = page.read_text() if page is not None and page.exists() else ""
     with products.chosen(width, device, before) as name:
         if page is not None and name != before:
-            with store.replace(page) as beside:
+            with atomic_write(page) as beside:
                 beside.write_text(name)
         yield name
 
@@ -45,5 +45,5 @@ class Notes:
     def write(self, found: Any) -> None:
         """Note it in place of what was noted before."""
         if self.path is not None:
-            with store.replace(self.path) as beside, open(beside, "wb") as file:
+            with atomic_write(self.path) as beside, open(beside, "wb") as file:
                 np.savez(file, **asdict(found))

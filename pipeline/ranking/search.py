@@ -26,26 +26,26 @@ import torch
 from jaxtyping import Float32, Int
 from tqdm import tqdm
 
-from pipeline import store
-from pipeline.params import BadInput, check_choice, check_count
-from pipeline.processes import device_of
+from pipeline.core.distributed import parse_device
+from pipeline.core.params import BadInput, check_choice, check_count
+from pipeline.core.workers import num_cores, progress_bar
 from pipeline.ranking import kernels, products, resume
 from pipeline.ranking.comparison import (
-    COLUMNS,
-    PANEL,
-    ROWS,
-    TILE,
-    Desk,
+    COLUMN_MULTIPLE,
+    GALLERY_AT_ONCE,
+    QUERIES_AT_ONCE,
+    ROW_MULTIPLE,
+    GalleryBlock,
     Metric,
-    Panel,
-    Room,
-    Tile,
-    compare,
-    compatible,
-    padded,
+    QueryBlock,
+    TileBuffer,
+    Workspace,
+    block_distances,
+    check_compatible,
+    round_up,
 )
 from pipeline.ranking.embedded import Embedded, Stored
-from pipeline.ranking.protocol import Cast, Ranking, Rule, empty, judge, strike
+from pipeline.ranking.protocol import IdentityIndex, Ranking, Rule, empty_top, mask_junk, score_queries
 
 MB = 2**20
 
@@ -75,16 +75,16 @@ def rank(
     check_choice("rule", rule, Rule)
     check_count("top", top)
     check_count("workers", workers)
-    where = device_of(device)
-    compatible(query, gallery)
-    task = fitting(Task(query, gallery, metric, top, where, workers or store.cores()), memory)
+    where = parse_device(device)
+    check_compatible(query, gallery)
+    task = fitting(Task(query, gallery, metric, top, where, workers or num_cores()), memory)
     order = np.argsort(query.pid, kind="stable")
     pieces = list(blocks(task, query.pid[order], memory))
     total = len(query) * len(task.kept)
     with (
         resume.product(notes, query.parts.shape[2], device) as product,
         products.threads(task.workers) as pool,
-        store.progress(total=total, desc=title, unit="pair", unit_scale=True, disable=not title) as bar,
+        progress_bar(total=total, desc=title, unit="pair", unit_scale=True, disable=not title) as bar,
     ):
         found = [
             _Block(task, order[some], pool, bar).answer(
@@ -95,13 +95,13 @@ def rank(
     return _ranking(task, order, found, rule)
 
 
-def _ranking(task: "Task", order: Int[np.ndarray, "Q"], found: list["Answer"], rule: Rule) -> Ranking:
+def _ranking(task: "Task", order: Int[np.ndarray, "Q"], found: list["BlockResult"], rule: Rule) -> Ranking:
     hits = task.cast.split(task.query.pid[order], task.query.camid[order])[0]
     ranks = np.concatenate([answer.ranks for answer in found]) if found else np.ones(0, np.int64)
-    best, who = empty(0, task.top)
+    best, who = empty_top(0, task.top)
     best = np.concatenate([best, *(answer.best for answer in found)])
     who = np.concatenate([who, *(answer.who for answer in found)])
-    return judge(hits, ranks, (best, who), rule, order, task.kept)
+    return score_queries(hits, ranks, (best, who), rule, order, task.kept)
 
 
 # ------------------------------------------------------------------ what fits
@@ -124,28 +124,28 @@ class Task:
         return np.flatnonzero(self.gallery.pid >= 0)
 
     @cached_property
-    def cast(self) -> Cast:
-        return Cast.of(self.gallery.pid[self.kept], self.gallery.camid[self.kept])
+    def cast(self) -> IdentityIndex:
+        return IdentityIndex.of(self.gallery.pid[self.kept], self.gallery.camid[self.kept])
 
     @property
     def panel(self) -> int:
-        return PANEL[self.device.type]
+        return QUERIES_AT_ONCE[self.device.type]
 
     @property
     def tile(self) -> int:
         """Images in a tile; all tiles are alike but the last: each size of product is prepared anew."""
-        return max(1, min(len(self.kept), TILE[self.device.type]))
+        return max(1, min(len(self.kept), GALLERY_AT_ONCE[self.device.type]))
 
     @cached_property
-    def rooms(self) -> list[Room]:
-        return [Room(self.gallery, self.tile) for _ in range(self.ahead)]
+    def rooms(self) -> list[TileBuffer]:
+        return [TileBuffer(self.gallery, self.tile) for _ in range(self.ahead)]
 
     @cached_property
-    def desks(self) -> SimpleQueue[Desk]:
+    def desks(self) -> SimpleQueue[Workspace]:
         """One for each worker."""
         desks = SimpleQueue()
         for _ in range(self.workers):
-            desks.put(Desk(self.panel, self.tile, self.device))
+            desks.put(Workspace(self.panel, self.tile, self.device))
         return desks
 
     @property
@@ -163,11 +163,11 @@ class Task:
     def fixed(self) -> int:
         """Bytes that are held for however few queries."""
         parts, channels = self.gallery.parts.shape[1:]
-        wide, gated = padded(self.tile, COLUMNS), self.query.gate is not None
+        wide, gated = round_up(self.tile, COLUMN_MULTIPLE), self.query.gate is not None
         read = (self.ahead + 1 + isinstance(self.gallery.parts, Stored)) * wide
         drawn = (isinstance(self.query.parts, Stored) + 2 * gated) * self.panel
         tables = 4 if self.device.type == "cpu" and not gated else 8
-        desks = self.workers * tables * 4 * padded(self.panel, ROWS) * wide
+        desks = self.workers * tables * 4 * round_up(self.panel, ROW_MULTIPLE) * wide
         return (read + drawn) * 4 * parts * (channels + 4) + desks + 40 * len(self.kept)
 
 
@@ -209,7 +209,7 @@ def blocks(task: Task, pid: Int[np.ndarray, "Q"], memory: int) -> Iterator[slice
 
 
 @dataclass
-class Answer:
+class BlockResult:
     """What is known of a block of queries once `done` images beside its own people's have passed by."""
 
     at: Float32[np.ndarray, "hits"]  # distances of the matches
@@ -233,14 +233,14 @@ class _Block:
         self.spans = spans(len(rows), task.panel)
         self.locks = [Lock() for _ in self.spans]
 
-    def answer(self, notes: resume.Notes) -> Answer:
+    def answer(self, notes: resume.Notes) -> BlockResult:
         """Both passes; where the notes end, the second goes on."""
-        found = notes.read(Answer)
+        found = notes.read(BlockResult)
         if found is not None:
             self.bar.update(len(self.rows) * (len(self.near) + found.done))
             if found.done == len(self.far):
                 return found
-        panels = [Panel(self.task.query, self.rows[span], self.task.device) for span in self.spans]
+        panels = [QueryBlock(self.task.query, self.rows[span], self.task.device) for span in self.spans]
         if found is None:
             found = self._near(panels)
             notes.write(found)
@@ -252,7 +252,7 @@ class _Block:
             notes.write(found)
         return found
 
-    def _near(self, panels: list[Panel]) -> Answer:
+    def _near(self, panels: list[QueryBlock]) -> BlockResult:
         """The images of the block's own people: distances of the matches, and their ranks so far."""
         table = np.empty((len(self.rows), len(self.near)), np.float32)
 
@@ -260,8 +260,8 @@ class _Block:
             table[self.spans[number], start : start + len(images)] = distances
 
         self._pass(panels, self.near, fill)
-        at = strike(table, self.near, self.hits, self.removed)
-        found = Answer(at, np.ones(len(at), np.int64), *empty(len(self.rows), self.task.top), done=0)
+        at = mask_junk(table, self.near, self.hits, self.removed)
+        found = BlockResult(at, np.ones(len(at), np.int64), *empty_top(len(self.rows), self.task.top), done=0)
         place = np.searchsorted(self.near, self.hits.rows)
 
         def tally(number: int) -> None:
@@ -271,14 +271,20 @@ class _Block:
         return found
 
     def _count(
-        self, found: Answer, done: int, number: int, start: int, distances: np.ndarray, images: np.ndarray
+        self,
+        found: BlockResult,
+        done: int,
+        number: int,
+        start: int,
+        distances: np.ndarray,
+        images: np.ndarray,
     ) -> None:
         place = (self.place - (done + start)).clip(0, len(images))
         with self.locks[number]:
             self._add(found, number, distances, images, place)
 
     def _add(
-        self, found: Answer, number: int, distances: np.ndarray, images: np.ndarray, place: np.ndarray
+        self, found: BlockResult, number: int, distances: np.ndarray, images: np.ndarray, place: np.ndarray
     ) -> None:
         """Count what comes before a panel's matches; a match stands left of the column `place`, if equal."""
         span = self.spans[number]
@@ -288,13 +294,13 @@ class _Block:
         if self.task.top:
             kernels.nearest(distances, images, found.best[span], found.who[span])
 
-    def _pass(self, panels: list[Panel], images: np.ndarray, use: Callable[..., None]) -> None:
-        sweep(self.task, panels, images, use, self.pool, self.bar)
+    def _pass(self, panels: list[QueryBlock], images: np.ndarray, use: Callable[..., None]) -> None:
+        for_each_tile(self.task, panels, images, use, self.pool, self.bar)
 
 
-def sweep(
+def for_each_tile(
     task: Task,
-    panels: list[Panel],
+    panels: list[QueryBlock],
     images: Int[np.ndarray, "n"],
     use: Callable[[int, int, np.ndarray, np.ndarray], None],
     pool: ThreadPoolExecutor,
@@ -306,10 +312,10 @@ def sweep(
     What is used: number of the panel, place of the tile's first image, distances (lost afterwards), images.
     """
 
-    def work(number: int, tile: Tile, start: int, some: np.ndarray) -> None:
+    def work(number: int, tile: GalleryBlock, start: int, some: np.ndarray) -> None:
         desk = task.desks.get()
         try:
-            use(number, start, compare(panels[number], tile, task.metric, desk).cpu().numpy(), some)
+            use(number, start, block_distances(panels[number], tile, task.metric, desk).cpu().numpy(), some)
         finally:
             task.desks.put(desk)
 
@@ -323,7 +329,7 @@ def sweep(
     for start in range(0, len(images), task.tile):
         some = images[start : start + task.tile]
         room = task.rooms[start // task.tile % task.ahead]
-        tile = Tile(task.gallery, task.kept[some], task.device, room)
+        tile = GalleryBlock(task.gallery, task.kept[some], task.device, room)
         passed = [n for n in range(len(panels)) if since is None or since[n] < start + len(some)]
         pairs = len(some) * sum(len(panels[n].visibility) for n in passed)
         waiting.append(([pool.submit(work, n, tile, start, some) for n in passed], pairs))

@@ -20,8 +20,10 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from pipeline import store
-from pipeline.params import STRICT, BadInput
+from pipeline.core.files import atomic_write
+from pipeline.core.label_file import write_label_file
+from pipeline.core.params import STRICT, BadInput
+from pipeline.core.workers import num_cores, progress_bar
 from pipeline.synthetic.cameras import Camera, network
 from pipeline.synthetic.people import Person, attributes, draw_person
 from pipeline.synthetic.pictures import Picture, compose
@@ -164,8 +166,8 @@ def rows(render: Render, workers: int) -> Iterator[tuple[bytes, Truth]]:
     """JPEG file and truth of every shot, in the order of `shots`; `workers` 0 means one a core."""
     work = [(render, shot) for shot in shots(render)]
     with ExitStack() as stack:
-        progress = stack.enter_context(store.progress(total=len(work), desc="render"))
-        for row in _parallel(work, workers or store.cores(), stack):
+        progress = stack.enter_context(progress_bar(total=len(work), desc="render"))
+        for row in _parallel(work, workers or num_cores(), stack):
             progress.update()
             yield row
 
@@ -189,7 +191,7 @@ def write(path: str | Path, render: Render, workers: int) -> None:
     """Render everything into one archive: pictures in Market-1501 layout, and `truth.h5`."""
     taken = shots(render)
     truths = []
-    with store.replace(path) as beside, zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
+    with atomic_write(path) as beside, zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
         for shot, (jpeg, truth) in zip(taken, rows(render, workers), strict=True):
             _add(archive, shot.path, jpeg)
             truths.append(truth)
@@ -206,7 +208,7 @@ def _truth_file(truths: list[Truth], render: Render) -> bytes:
     arrays = {name: np.stack([truth[name] for truth in truths]) for name in truths[0]}
     facts = {"index": keys_hash(arrays["key"].tolist()), "render": asdict(render), "truth": 1}
     with TemporaryDirectory() as folder:
-        store.write(Path(folder) / "truth.h5", "truth", arrays, facts, ["opencv-python-headless"])
+        write_label_file(Path(folder) / "truth.h5", "truth", arrays, facts, ["opencv-python-headless"])
         return (Path(folder) / "truth.h5").read_bytes()
 
 

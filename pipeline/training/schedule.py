@@ -6,10 +6,10 @@ from typing import Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from pipeline.arithmetic import Attention, Compile, Precision, Products
-from pipeline.obstacles import Obstacles
-from pipeline.params import STRICT
-from pipeline.processes import Scope
+from pipeline.core.distributed import Scope
+from pipeline.core.params import STRICT
+from pipeline.data.obstacles import Obstacles
+from pipeline.model.compute import Attention, Compile, Precision, Products
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -26,11 +26,11 @@ class Schedule:
     decay: float | None = Field(ge=0)
     warmup: float | None = Field(ge=0)  # epochs
     floor: float = Field(ge=0, le=1)  # of the learning rate, as a share
-    clip: float | None = Field(ge=0)  # largest norm of a player's gradient; 0 for no limit
+    clip: float | None = Field(ge=0)  # largest norm of a group's gradient; 0 for no limit
     precision: Precision
     products: Products
     attention: Attention
-    compile: Compile  # each layer as one program: see `arithmetic.compile_layers`
+    compile: Compile  # each layer as one program: see `compute.compile_layers`
     processes: int = Field(ge=1)  # that share each batch, on this machine; under torchrun its number counts
     mining: Scope  # where a triplet loss seeks: the batch, or a process's share of it
     statistics: Scope  # what a batch norm normalises by, likewise
@@ -39,7 +39,7 @@ class Schedule:
     obstacles: Obstacles
 
 
-def rate(progress: float, epochs: int, warmup: float, floor: float) -> float:
+def lr_factor(progress: float, epochs: int, warmup: float, floor: float) -> float:
     """Share of the full learning rate after `progress` epochs: cosine, under a linear warm-up from 1 %.
 
     The cosine's clock runs during the warm-up.  Departs: "decayed at 40 and 70 epochs" contradicts the

@@ -8,15 +8,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pipeline import batches, losses
-from pipeline.batches import Pictures
-from pipeline.method import Method
-from pipeline.params import BadInput
+from pipeline.batches.views import ImageSet, eval_batches
+from pipeline.core.params import BadInput
+from pipeline.methods.base import Method
+from pipeline.model import losses
 
 
 def hold_out(
-    pictures: Pictures, names: list[str], count: int, seed: int
-) -> tuple[Pictures, list[str], Pictures | None]:
+    pictures: ImageSet, names: list[str], count: int, seed: int
+) -> tuple[ImageSet, list[str], ImageSet | None]:
     """Pictures to train on and their names, and those of `count` identities drawn at random, none for 0.
 
     A camera that only they were taken by is unknown.  Raises `BadInput` if there are not that many to spare.
@@ -35,7 +35,7 @@ def hold_out(
     return train, [names[i] for i in np.flatnonzero(~aside)], held_out
 
 
-def subset(pictures: Pictures, rows: Bool[np.ndarray, "N"]) -> Pictures:
+def subset(pictures: ImageSet, rows: Bool[np.ndarray, "N"]) -> ImageSet:
     """Some of the pictures, their identities numbered from 0."""
     return replace(
         pictures,
@@ -48,10 +48,10 @@ def subset(pictures: Pictures, rows: Bool[np.ndarray, "N"]) -> Pictures:
 
 
 @torch.no_grad()
-def score(method: Method, pictures: Pictures, batch: int, device: torch.device) -> float:
+def score(method: Method, pictures: ImageSet, batch: int, device: torch.device) -> float:
     """Mean average precision in [0, 1] of the pictures as they are, each a query for all others."""
     method.eval()
-    seen = [method.embed(b.to(device)) for b in batches.plain_batches(pictures, batch)]
+    seen = [method.embed(b.to(device)) for b in eval_batches(pictures, batch)]
     method.train()
     gap = distances(torch.cat([e.parts for e in seen]), torch.cat([e.visibility for e in seen]))
     return average_precision(gap.cpu().numpy(), pictures.pid, pictures.camid)
@@ -64,7 +64,7 @@ def distances(parts: Float[Tensor, "N P D"], visibility: Float[Tensor, "N P"]) -
     """
     features = F.normalize(parts.float(), dim=-1).transpose(0, 1)
     weight = (visibility[:, None] * visibility).permute(2, 0, 1)  # P N N
-    total = (losses.distances(features, features) * weight).sum(0)
+    total = (losses.pairwise_distances(features, features) * weight).sum(0)
     return (total / weight.sum(0)).nan_to_num(nan=torch.inf)
 
 

@@ -1,0 +1,38 @@
+"""The identity sampler: batches of P identities x K images."""
+
+import numpy as np
+from jaxtyping import Int
+
+from pipeline.core.params import BadInput
+
+# ------------------------------------------------------------------ which images
+
+
+def pk_batches(
+    pid: Int[np.ndarray, "N"], identities: int, images: int, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """One epoch of batches of P identities x K images: a list of rows for each batch.
+
+    Each identity's images are shuffled and cut into chunks of K (an identity with fewer is drawn with
+    replacement; a rest is left for the next epoch); batches take a chunk of each of P identities while
+    P identities have one.  Raises `BadInput` if the set has fewer than P identities.
+    """
+    chunks = {int(i): _chunks(np.flatnonzero(pid == i), images, rng) for i in np.unique(pid)}
+    if len(chunks) < identities:
+        raise BadInput(
+            f"params.yaml: train.identities = {identities}, but the training set has only {len(chunks)}. "
+            "Lower it."
+        )
+    batches = []
+    while len(chunks) >= identities:
+        chosen = rng.permutation(sorted(chunks))[:identities]
+        batches.append(np.concatenate([chunks[i].pop() for i in chosen]))
+        chunks = {i: c for i, c in chunks.items() if c}
+    return batches
+
+
+def _chunks(rows: np.ndarray, size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    if len(rows) < size:
+        rows = rng.choice(rows, size)
+    rows = rng.permutation(rows)
+    return [rows[a : a + size] for a in range(0, len(rows) - size + 1, size)]

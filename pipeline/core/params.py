@@ -1,0 +1,108 @@
+"""`params.yaml`, read once at the edge, into a frozen dataclass that lives beside the code it steers.
+
+Unusual here: YAML 1.2 as DVC reads it (`1e-3` is a number, `off` is a word), no defaults in the code,
+and an unknown name is an error that names its nearest neighbour.
+
+Every module that takes something from a user tells in the words of `BadInput` what is wrong with it.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from difflib import get_close_matches
+from numbers import Integral
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+T = TypeVar("T")
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+MAX_NAMED = 5  # things of a kind that a message names
+
+
+class BadInput(ValueError):
+    """What a user gave cannot be used; the message names the file, the value and the remedy."""
+
+
+def shorten(items: Sequence[str], named: int = MAX_NAMED) -> list[str]:
+    """The first items, as many as a message names, and how many more there are."""
+    rest = len(items) - named
+    return [*items[:named], f"and {rest} more"] if rest > 0 else list(items)
+
+
+def plural(number: int, thing: str) -> str:
+    """`1 fault`, `2 faults`; `1 query`, `2 queries`."""
+    many = f"{thing.removesuffix('y')}ies" if thing.endswith("y") else f"{thing}s"
+    return f"{number} {thing if number == 1 else many}"
+
+
+def check_choice(name: str, value: Any, choices: Any) -> None:
+    """Raises `BadInput` that lists the choices, a `Literal`, unless the value is one of them."""
+    known = get_args(choices)
+    if not isinstance(value, str) or value not in known:
+        raise BadInput(f"{name} = {value!r}: no such choice. Choose one of {', '.join(known)}.")
+
+
+def check_count(name: str, value: Any, least: int = 0) -> None:
+    """Raises `BadInput` unless the value is a whole number from `least` on."""
+    if not isinstance(value, Integral) or value < least:
+        raise BadInput(f"{name} = {value!r}: give a whole number, {least} or more.")
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Everything in a parameter file, as plain values.  Raises `BadInput` if it is missing or no YAML."""
+    try:
+        values = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file. Run from the project's root, or name the file.") from None
+    except YAMLError as error:
+        raise BadInput(f"{path}: not readable as YAML ({' '.join(str(error).split())}).") from None
+    if not isinstance(values, dict):
+        raise BadInput(f"{path}: holds no parameters. Restore it with `git checkout {path}`.")
+    return values
+
+
+def read(path: str | Path, section: str | None, schema: type[T] | Any) -> T:
+    """The parameters under `section` (all of them if none), validated as `schema`.
+
+    `schema` is a plain type (`Amount`, `list[str]`) or a frozen pydantic dataclass with `STRICT`.
+    Raises `BadInput` that lists every misspelt, missing, wrongly typed or out-of-range value.
+    """
+    values = load(path)
+    if section is not None and section not in values:
+        raise BadInput(f"{path}: {_unknown(section, values)}".replace("is not a parameter", "is missing"))
+    value = values if section is None else values[section]
+    return validate(value, schema, f"{path}: ", section)
+
+
+def validate(value: Any, schema: type[T] | Any, source: str, section: str | None = None) -> T:
+    """`value` as `schema`, or `BadInput` with every fault, each behind `source` and its dotted name."""
+    try:  # by way of JSON, where a list may become a tuple, a date its text, and nothing else is converted
+        return TypeAdapter(schema).validate_json(json.dumps(value, default=str), strict=True)
+    except ValidationError as error:
+        raise BadInput("\n".join(source + _fault(e, section, schema) for e in error.errors())) from None
+
+
+def result_params(settings: Any) -> dict[str, Any]:
+    """The settings that a result depends on, by name: all but `processes`, which says who computes it."""
+    return {name: value for name, value in asdict(settings).items() if name != "processes"}
+
+
+def _fault(error: dict[str, Any], section: str | None, schema: Any) -> str:
+    parts = [str(p) for p in error["loc"]]
+    name = ".".join(([section] if section else []) + parts)
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return _unknown(name, getattr(schema, "__dataclass_fields__", {}))
+    if error["type"] in ("missing", "missing_argument"):
+        return f"{name} is missing."
+    return f"{name} = {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}."
+
+
+def _unknown(name: str, known: Any) -> str:
+    near = get_close_matches(name.split(".")[-1], [str(k) for k in known], n=1)
+    return f"{name} is not a parameter" + (f"; did you mean '{near[0]}'?" if near else ".")

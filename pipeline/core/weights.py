@@ -1,0 +1,159 @@
+"""Network weights: plain tensors, loaded strictly; pickles only when they are published files, by allow-list.
+
+Unusual here:
+- A file must fit its network exactly: a missing, unexpected or mis-shaped tensor is an error.
+- Our own files hold half-precision tensors; they are widened when loaded.
+- A file that was downloaded before is hashed again at every use: libraries check it only while it arrives.
+"""
+
+import hashlib
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import urlparse
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from pipeline.core.files import atomic_write, sha256
+from pipeline.core.params import BadInput, shorten
+
+FETCH = "Fetch it again with `git checkout`, `dvc checkout` or `dvc pull`"
+
+
+def read(path: str | Path) -> dict[str, Tensor]:
+    """The named tensors of a `.safetensors` file, or of a file that `torch.save` wrote from a state dict.
+
+    A state dict may stand under `model` or `state_dict`.  No code in the file is run.  Raises `BadInput`
+    for a missing, empty or damaged file and for a pickle that holds anything but tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file of weights. {FETCH}, or name another file in params.yaml.")
+    return _safetensors(path) if path.suffix == ".safetensors" else _state_dict(path)
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise BadInput(f"{path}: no complete safetensors file ({_line(error)}). {FETCH}.") from None
+
+
+def _state_dict(path: Path) -> dict[str, Tensor]:
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise BadInput(
+            f"{path}: no checkpoint of plain tensors ({_line(error)}). Give a .safetensors file, or a state "
+            "dict saved by torch.save; other pickles are refused because loading one runs its code."
+        ) from None
+    if isinstance(held, Mapping):
+        held = next((held[k] for k in ("model", "state_dict") if isinstance(held.get(k), Mapping)), held)
+    if not isinstance(held, Mapping) or not held or not all(isinstance(v, Tensor) for v in held.values()):
+        raise BadInput(f"{path}: holds no state dict (tensors by name). Save `network.state_dict()` instead.")
+    return dict(held)
+
+
+def load_strict(network: nn.Module, tensors: Mapping[str, Tensor], path: str | Path, remedy: str) -> None:
+    """Put tensors into a network, exactly fitting; floats take the network's precision.
+
+    Raises `BadInput` that names `path`, the first tensors that do not fit, and `remedy`.
+    """
+    check_shapes(network.state_dict(), tensors, path, remedy)
+    network.load_state_dict(tensors)
+
+
+def check_shapes(
+    wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str | Path, remedy: str
+) -> None:
+    """Raise `BadInput` unless both hold the same names with the same shapes."""
+    shapes = [
+        f"{n} {tuple(tensors[n].shape)} instead of {tuple(wanted[n].shape)}"
+        for n in wanted
+        if n in tensors and tensors[n].shape != wanted[n].shape
+    ]
+    faults = {
+        "missing": [n for n in wanted if n not in tensors],
+        "unexpected": [n for n in tensors if n not in wanted],
+        "mis-shaped": shapes,
+    }
+    found = [f"{len(names)} {kind} ({', '.join(shorten(names))})" for kind, names in faults.items() if names]
+    if found:
+        raise BadInput(f"{path}: made for another network: {'; '.join(found)}. {remedy}")
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+def write(path: str | Path, tensors: Mapping[str, Tensor], record: dict[str, Any]) -> None:
+    """Save floats in half precision as safetensors, and beside it `record` with the file's hash as JSON."""
+    half = {n: (t.half() if t.is_floating_point() else t).contiguous() for n, t in tensors.items()}
+    with atomic_write(path) as beside:
+        beside.write_bytes(save(half))
+    record = {**record, "bytes": Path(path).stat().st_size, "sha256": sha256(path)}
+    with atomic_write(Path(path).with_suffix(".json")) as beside:
+        beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def fingerprint(path: str | Path) -> str:
+    """What tells these weights from others: the file's sha256.  Raises `BadInput` if it is missing."""
+    if not Path(path).is_file():
+        raise BadInput(f"{path}: no such file of weights. {FETCH}, or name another file in params.yaml.")
+    return sha256(path)
+
+
+# ------------------------------------------------------------------ published files
+
+
+def choose_network(named: str, parsers: str, coco: str) -> str:
+    """The network to run: the one that its section names, or `coco` if the param `parsers` says so."""
+    if parsers not in ("", "coco"):
+        raise BadInput(f"params.yaml: parsers = {parsers!r} is unknown. Name coco, or leave it empty.")
+    return coco if parsers else named
+
+
+def download(url: str, algorithm: str = "sha256") -> Path:
+    """A published file, named `<name>-<first digits of its hash>.<ending>`, downloaded once by torch.hub.
+
+    Raises `BadInput` if its hash is wrong, or if it cannot be downloaded, with the place to put it.
+    """
+    name = Path(urlparse(url).path).name
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            digits = _digits(path) if algorithm == "sha256" else None  # torch.hub knows no other
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=digits)
+        except (URLError, OSError, RuntimeError) as error:
+            raise BadInput(
+                f"{path}: not there, and {url} cannot be downloaded ({_line(error)}). "
+                "Download it elsewhere and put it there."
+            ) from None
+    verify(path, algorithm)
+    return path
+
+
+def verify(path: Path, algorithm: str = "sha256") -> None:
+    """Raise `BadInput` unless the digits that end the file's name begin its hash, as its publisher says."""
+    digits = _digits(path)
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, algorithm).hexdigest()
+    if not digits or not found.startswith(digits):
+        raise BadInput(
+            f"{path}: is not the published file (its {algorithm} begins {found[:8]}, the name says "
+            f"{digits or 'nothing'}). Delete it and download it again under its own name."
+        )
+
+
+def _digits(path: Path) -> str:
+    found = re.search(r"[-_]([0-9a-f]{6,64})$", path.stem)
+    return found.group(1) if found else ""

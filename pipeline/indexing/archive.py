@@ -1,0 +1,192 @@
+"""One archive file a dataset, read without being unpacked; and how a loose folder becomes one.
+
+DVC looks at its dependencies at every command: a file costs it nothing, a folder of 36,000 seconds.
+"""
+
+import gzip
+import os
+import re
+import shlex
+import shutil
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO
+
+from pipeline.core.files import atomic_write
+from pipeline.core.params import BadInput, plural
+from pipeline.core.workers import progress_bar
+
+GZIP, ZIP = b"\x1f\x8b", b"PK"
+FOREIGN = {b"Rar!": "RAR", b"7z\xbc\xaf": "7-Zip"}  # how files begin that need their own program
+ENDINGS = re.compile(r"(\.(zip|tar|tar\.gz|gz|tgz|rar|7z))?$", re.IGNORECASE)  # of archives' names
+BLOCK = 512  # bytes; a tar ends with blocks of zeros
+DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    EOFError,
+    OSError,
+    RuntimeError,  # zipfile: encrypted, or of a compression it does not know
+)
+
+
+class Archive:
+    """The files of a zip, tar or tar.gz by name, in any order.
+
+    Raises `BadInput` if the archive is missing, a folder, damaged or of another kind, or if names in it lead
+    out of it.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = str(path)
+        self._stack = ExitStack()
+        self._check_path()
+        try:
+            self._members, self.folders = self._open()
+        except DAMAGED as error:
+            self.close()
+            raise BadInput(
+                f"{path}: damaged, or no zip, tar or tar.gz ({error}). Download it again, or pack its "
+                f"folder: {packing(path)}."
+            ) from None
+        self.names = [name for name, _ in self._members]
+        self._check_names()
+        self._by_name = dict(self._members)
+
+    def _check_path(self) -> None:
+        path = Path(self.path)
+        if path.is_dir():
+            packed = f"{path}.zip"
+            raise BadInput(
+                f"{path}: is a folder, and a dataset is one archive file. Run {packing(packed, path)} and "
+                f"name {packed} in params.yaml."
+            )
+        if not path.is_file():
+            raise BadInput(
+                f"{path}: no such file. Put the dataset's archive there, or pack its folder: {packing(path)}."
+            )
+        with open(path, "rb") as file:
+            kind = FOREIGN.get(file.read(4))
+        if kind:
+            raise BadInput(
+                f"{path}: a {kind} archive, which is not read here. Unpack it, then run {packing(path)}."
+            )
+
+    def _check_names(self) -> None:
+        outward = [name for name in self.names if leads_out(name)]
+        if outward:
+            self.close()
+            raise BadInput(
+                f"{self.path}: {plural(len(outward), 'name')} in it would lead out of the folder that it is "
+                f"unpacked to, such as {outward[0]}. Unpack what you trust, and pack that folder: "
+                f"{packing(self.path)}."
+            )
+
+    def _open(self) -> tuple[list, set[str]]:
+        self._file = self._stack.enter_context(_opened(self.path))
+        if isinstance(self._file, zipfile.ZipFile):
+            entries = [(_tidy(m.filename), m, m.is_dir()) for m in self._file.infolist()]
+        else:
+            entries = [(_tidy(m.name), m, m.isdir()) for m in self._file if m.isdir() or _is_file(m)]
+        members = [(name, member) for name, member, is_folder in entries if not is_folder]
+        folders = {name for name, _, is_folder in entries if is_folder}
+        return members, folders | {str(parent) for name, _ in members for parent in Path(name).parents}
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file; raises `BadInput` if the archive is damaged there."""
+        try:
+            if isinstance(self._file, zipfile.ZipFile):
+                return self._file.read(self._by_name[name])
+            with self._file.extractfile(self._by_name[name]) as file:
+                return file.read()
+        except DAMAGED as error:
+            raise BadInput(f"{self.path}: {name} cannot be read from the archive ({error}).") from None
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def __enter__(self) -> "Archive":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
+    with open(path, "rb") as file:
+        head = file.read(2)
+    if head == ZIP:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    else:
+        with _uncompressed(path, head) as file:
+            file.seek(-min(BLOCK, file.seek(0, os.SEEK_END)), os.SEEK_END)
+            if any(file.read()):
+                raise tarfile.ReadError("its end is missing")  # else members could be, unnoticed
+            file.seek(0)
+            with tarfile.open(fileobj=file) as archive:
+                yield archive
+
+
+@contextmanager
+def _uncompressed(path: str, head: bytes) -> Iterator[IO[bytes]]:
+    with open(path, "rb") as file:
+        if head != GZIP:
+            yield file
+            return
+        # gzip can only be read from its start: undone once, into a file without a name
+        with gzip.open(file) as source, tempfile.TemporaryFile() as plain:
+            shutil.copyfileobj(source, plain, 1 << 20)
+            plain.seek(0)
+            yield plain
+
+
+def _tidy(name: str) -> str:
+    return name.replace("\\", "/").removeprefix("./").rstrip("/")
+
+
+def leads_out(name: str) -> bool:
+    """Whether a path may end outside the folder it is taken to start from."""
+    return name.startswith("/") or ".." in name.split("/")
+
+
+def _is_file(member: tarfile.TarInfo) -> bool:
+    return member.isreg() or member.islnk()
+
+
+def packing(path: str | Path, folder: str | Path = "FOLDER") -> str:
+    """The command that packs a folder into the zip that may stand for `path`, ready for a shell.
+
+    If `path` is no name of a zip, it goes on with what to name in params.yaml instead.
+    """
+    target = ENDINGS.sub(".zip", str(path), count=1)
+    command = f"`python -m pipeline.indexing pack {shlex.quote(str(folder))} {shlex.quote(target)}`"
+    return command if target == str(path) else f"{command} and name {target} in params.yaml"
+
+
+def pack(folder: str | Path, path: str | Path) -> int:
+    """Put every file below `folder` into the zip `path` and return how many there were.
+
+    Stored, in the order of names, with one date for all: equal files give equal bytes.  Raises `BadInput`
+    if there is no such folder or no file in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder. Name the folder that holds the dataset.")
+    files = sorted((p.relative_to(folder).as_posix(), p) for p in folder.rglob("*") if p.is_file())
+    if not files:
+        raise BadInput(f"{folder}: holds no file. Name the folder that holds the dataset.")
+    if Path(path).suffix != ".zip":
+        raise BadInput(f"{path}: packing writes a zip. Choose a name that ends in .zip.")
+    with atomic_write(path) as beside, zipfile.ZipFile(beside, "w") as target:
+        for name, file in progress_bar(iterable=files, desc=Path(path).name, unit="file"):
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            entry.create_system, entry.external_attr = 3, 0o644 << 16
+            target.writestr(entry, file.read_bytes())
+    return len(files)

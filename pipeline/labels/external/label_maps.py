@@ -1,0 +1,143 @@
+"""Label maps of human parsers: an image of class numbers each, to the eight parts.
+
+Most classes are clothes and know no side: trousers are both legs.  Such a pixel takes the side of the nearest
+pixel of the same limbs whose side the parser knows; where it knows neither or only one, the side on which it
+lies, as in a picture from the front.  The coarse parts of C <= 5 merge the sides and do not notice.
+"""
+
+import io
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from pipeline.core.params import BadInput
+from pipeline.data import parts
+from pipeline.data.index import UNDECODABLE, decode_error
+from pipeline.labels.external.confidences import Unusable, array
+
+GROUND, HEAD, TORSO, ARMS, LEGS, FEET = "background", "head", "torso", "arms", "legs", "feet"
+LEFT_ARM, RIGHT_ARM, LEFT_LEG, RIGHT_LEG = "left arm", "right arm", "left leg", "right leg"
+LEFT_FOOT, RIGHT_FOOT = "left foot", "right foot"
+_SIDED = (LEFT_ARM, RIGHT_ARM, LEFT_LEG, RIGHT_LEG, LEFT_FOOT, RIGHT_FOOT)
+
+# the part of class 0, 1, ...; each line names the source's classes in its order
+CLASSES: dict[str, tuple[str, ...]] = {
+    "lip": (
+        GROUND, HEAD, HEAD, ARMS, HEAD,  # background, hat, hair, glove, sunglasses
+        TORSO, TORSO, TORSO, FEET, LEGS,  # upper clothes, dress, coat, socks, trousers
+        TORSO, TORSO, LEGS, HEAD, *_SIDED,  # jumpsuit, scarf, skirt, face; then arms, legs, shoes
+    ),
+    "cihp": (
+        GROUND, HEAD, HEAD, ARMS, HEAD,  # as LIP, but
+        TORSO, TORSO, TORSO, FEET, LEGS,
+        TORSO, TORSO, LEGS, HEAD, *_SIDED,  # the skin of the torso instead of the jumpsuit
+    ),
+    "atr": (
+        GROUND, HEAD, HEAD, HEAD, TORSO,  # background, hat, hair, sunglasses, upper clothes
+        LEGS, LEGS, TORSO, TORSO,  # skirt, trousers, dress, belt
+        LEFT_FOOT, RIGHT_FOOT, HEAD, LEFT_LEG, RIGHT_LEG, LEFT_ARM, RIGHT_ARM,  # shoes, face, legs, arms
+        GROUND, TORSO,  # bag, scarf
+    ),
+    # background, head, torso, upper and lower arms, upper and lower legs (feet with them)
+    "pascal": (GROUND, HEAD, TORSO, ARMS, ARMS, LEGS, LEGS),
+    # its 24 parts count from 1 here, as 0 is background
+    "bodypix": (
+        GROUND, HEAD, HEAD,  # background, left and right of the face
+        LEFT_ARM, LEFT_ARM, RIGHT_ARM, RIGHT_ARM,  # upper arms, front and back
+        LEFT_ARM, LEFT_ARM, RIGHT_ARM, RIGHT_ARM, LEFT_ARM, RIGHT_ARM,  # lower arms, front and back; hands
+        TORSO, TORSO,  # front and back
+        LEFT_LEG, LEFT_LEG, RIGHT_LEG, RIGHT_LEG,  # upper legs, front and back
+        LEFT_LEG, LEFT_LEG, RIGHT_LEG, RIGHT_LEG, LEFT_FOOT, RIGHT_FOOT,  # lower legs, front and back; feet
+    ),
+}  # fmt: skip
+
+CODES = {GROUND: 0, **{name: label for label, name in enumerate(parts.FINE, 1)}, ARMS: 9, LEGS: 10, FEET: 11}
+# pair -> left, right part that its pixels take; left, right parts that show the side
+SIDES = {
+    CODES[ARMS]: (parts.LEFT_ARM, parts.RIGHT_ARM, (parts.LEFT_ARM,), (parts.RIGHT_ARM,)),
+    CODES[LEGS]: (
+        parts.LEFT_LEG, parts.RIGHT_LEG,
+        (parts.LEFT_LEG, parts.LEFT_FOOT), (parts.RIGHT_LEG, parts.RIGHT_FOOT),
+    ),
+    CODES[FEET]: (
+        parts.LEFT_FOOT, parts.RIGHT_FOOT,
+        (parts.LEFT_LEG, parts.LEFT_FOOT), (parts.RIGHT_LEG, parts.RIGHT_FOOT),
+    ),
+}  # fmt: skip
+
+
+def named(source: str, classes: list[str] | None) -> list[str]:
+    """What each class of a source shows: background, one of the eight parts, or a pair of them.
+
+    `classes` are the user's own, for the source `classes` alone.  Raises `BadInput` for an unknown name.
+    """
+    if (source == "classes") != (classes is not None):
+        raise BadInput(
+            "params.yaml: labels_from: `classes` lists the part of every class for `source: classes`, and "
+            f"for that alone. {', '.join(CLASSES)} bring their own."
+        )
+    names = CLASSES[source] if classes is None else classes
+    unknown = sorted({name for name in names if name not in CODES})
+    if unknown:
+        raise BadInput(
+            f"params.yaml: labels_from: classes: {', '.join(unknown)} is no part. Name {', '.join(CODES)}."
+        )
+    return list(names)
+
+
+def table(source: str, classes: list[str] | None) -> UInt8[np.ndarray, "classes"]:
+    """The code of each class; see `named`."""
+    return np.array([CODES[name] for name in named(source, classes)], np.uint8)
+
+
+def read(blob: bytes, name: str, classes: int) -> UInt8[np.ndarray, "h w"]:
+    """The class of each pixel, below `classes`.  A palette's colours are left out of account.
+
+    Raises `Unusable` for anything else.
+    """
+    found = array(blob) if name.endswith(".npy") else _picture(blob)
+    if found.ndim != 2 or 0 in found.shape:
+        raise Unusable(f"shape {found.shape}, not (h, w): one class a pixel is needed, no colours or scores")
+    if found.dtype.kind not in "uib":
+        raise Unusable(f"{found.dtype}, not whole numbers")
+    if found.min() < 0 or found.max() >= classes:
+        wrong = found.min() if found.min() < 0 else found.max()
+        raise Unusable(f"class {int(wrong)}, but the source has 0 to {classes - 1}")
+    return found.astype(np.uint8)
+
+
+def _picture(blob: bytes) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(blob)) as picture:
+            return np.array(picture)  # of a palette: its numbers
+    except UNDECODABLE as error:
+        raise Unusable(f"no complete picture{decode_error(error)}") from None
+
+
+def sided(codes: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+    """Parts 0 to 8 where `codes` may hold pairs: every pixel of a pair takes a side."""
+    label = codes.copy()
+    for code, (left, right, *shown) in SIDES.items():
+        pair = codes == code
+        if pair.any():
+            label[pair] = np.where(_is_left(pair, *(np.isin(codes, s) for s in shown))[pair], left, right)
+    return label
+
+
+def _is_left(pair: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    if left.any() and right.any():
+        return _distance(left) < _distance(right)
+    columns = np.arange(pair.shape[1])
+    middle = (pair.sum(0) * columns).sum() / pair.sum()
+    return np.broadcast_to(columns > middle, pair.shape)
+
+
+def _distance(shown: np.ndarray) -> np.ndarray:
+    return cv2.distanceTransform((~shown).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+
+
+def on(grid: tuple[int, int], label: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "H W"]:
+    """A label map on a grid (height, width), by the nearest pixel; both cover the same picture."""
+    return cv2.resize(label, grid[::-1], interpolation=cv2.INTER_NEAREST_EXACT)

@@ -1,0 +1,73 @@
+"""What a parsing map hides: pixels of each part, the flags l_c, the occlusion type z.
+
+The paper's symbols: M the parsing map, y(c) the pixels of coarse part c (Eq. 1), l_c whether it is hidden
+(Eq. 2), z = [l_0 ... l_(C-1)] the occlusion type.  The functions take batches of maps, so that training
+labels its augmented views by the rule that made the cached labels.
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int, Integer
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from pipeline.core.label_file import Dataset
+from pipeline.core.params import STRICT
+from pipeline.core.workers import progress_bar
+from pipeline.data import parts
+
+BLOCK = 256  # maps read and counted at a time
+
+
+@dataclass(frozen=True, config=STRICT)
+class Label:
+    """How parsing maps become occlusion flags; `lambda` is a parameter of its own."""
+
+    parts: Literal[1, 2, 3, 4, 5, 6, 7, 8]  # C
+    strict: bool  # True: hidden if y(c) < lambda, as printed; False: if y(c) <= lambda
+
+
+def pixels(maps: Integer[Tensor, "B H W"], count: int) -> Int[Tensor, "B C"]:
+    """Pixels of each of the C = `count` coarse parts in each label map: y(c) of Eq. 1, in [0, H W].
+
+    Raises `BadInput` for a label above K.
+    """
+    parts.check(maps)
+    labels = range(len(parts.SWAPPED))
+    # map by map, which stays in the processor's cache
+    fine = [[np.count_nonzero(shown == label) for label in labels] for shown in maps.numpy()]
+    fine = torch.tensor(fine, dtype=torch.long).view(len(maps), len(labels))
+    return torch.stack([fine[:, list(merged)].sum(1) for merged in parts.COARSE[count].values()], 1)
+
+
+def hidden(counts: Int[Tensor, "B C"], threshold: float, strict: bool) -> Bool[Tensor, "B C"]:
+    """Whether each part is hidden: l_c of Eq. 2; one row is z.
+
+    `threshold` is lambda, in pixels of the maps' grid.  A part that is out of the picture, turned away or
+    missed by the parser counts as hidden: the map cannot tell these apart.
+    Departs: `strict=False` also hides at y(c) = lambda, without which lambda = 0 hides nothing at all.
+    """
+    return counts < threshold if strict else counts <= threshold
+
+
+def pattern(flags: Bool[Tensor, "B C"] | Integer[Tensor, "B C"]) -> Int[Tensor, "B"]:
+    """Number of each occlusion type z, its row of O_e (Eq. 3): the sum of z_c 2^c; 0 hides nothing."""
+    powers = 2 ** torch.arange(flags.shape[1], device=flags.device)
+    return (flags.long() * powers).sum(1)
+
+
+def label(maps: Dataset, rule: Label, threshold: float) -> dict[str, np.ndarray]:
+    """The arrays of occlusion.h5 for a column of N parsing maps: `pixels` y(c), `occluded` l_c, both (N, C).
+
+    `threshold` is lambda.
+    """
+    counts = []
+    with progress_bar(total=len(maps), desc="label") as bar:
+        for start in range(0, len(maps), BLOCK):
+            counts.append(pixels(torch.from_numpy(maps[start : start + BLOCK]), rule.parts))
+            bar.update(len(counts[-1]))
+    count = torch.cat(counts) if counts else torch.zeros(0, rule.parts, dtype=torch.long)
+    flags = hidden(count, threshold, rule.strict)
+    return {"pixels": count.numpy().astype(np.int32), "occluded": flags.numpy().astype(np.uint8)}

@@ -1,0 +1,211 @@
+"""The audit as one HTML page, its pictures inside: whether labels can be trusted, at a look."""
+
+import base64
+import re
+from html import escape
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Integer, UInt8
+
+from pipeline.data import parts
+from pipeline.labels.quality import plots, statistics
+from pipeline.labels.quality.audit import CLOSE, Audit, boxed, chosen
+from pipeline.labels.quality.checks import Finding, findings
+
+HEAT = (256, 128)  # height, width of a picture of places
+STYLE = """
+:root { --ink: #1d2329; --dim: #66707a; --line: #e3e6e9; --bar: #4878a8; --wrong: #b3261e; --look: #9a6700; }
+* { box-sizing: border-box }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); margin: 0 auto; max-width: 1240px;
+       padding: 32px 24px 64px; background: #fff }
+h1 { font-size: 26px; margin: 0 } h2 { font-size: 18px; margin: 40px 0 4px } p { margin: 0 0 12px }
+.dim, figcaption, th { color: var(--dim) } .dim { margin-bottom: 12px }
+.numbers { display: flex; flex-wrap: wrap; gap: 12px; margin: 20px 0 }
+.numbers div { border: 1px solid var(--line); border-radius: 8px; padding: 8px 16px; min-width: 128px }
+.numbers b { display: block; font-size: 24px; font-variant-numeric: tabular-nums }
+.findings { list-style: none; padding: 0; margin: 0 }
+.findings li { border-left: 5px solid; border-radius: 4px; padding: 8px 14px; margin: 6px 0 }
+.findings .wrong { border-color: var(--wrong); background: #fdecea }
+.findings .look { border-color: #d4a72c; background: #fff8e1 }
+.findings .well { border-color: #2e7d4f; background: #eaf6ee }
+.wrong b { color: var(--wrong) } .look b { color: var(--look) } .well b { color: #2e7d4f }
+.tiles { display: flex; flex-wrap: wrap; gap: 12px } .tiles.wide { gap: 12px 48px }
+figure { margin: 0 } figure img { display: block; border-radius: 4px }
+.places img { border: 1px solid var(--line) } img.wide { max-width: 100% }
+figcaption { font-size: 11px; line-height: 1.35; margin-top: 4px; overflow-wrap: anywhere }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums } td, th { padding: 3px 14px 3px 0 }
+th { text-align: left; font-weight: 500; border-bottom: 1px solid var(--line) }
+td.n, th.n { text-align: right }
+.bar { background: var(--line); border-radius: 3px; height: 9px; width: 160px; overflow: hidden }
+.bar i { display: block; height: 100%; background: var(--bar) }
+.new { background: #fff8e1 } nav { margin-top: 20px } nav a { color: var(--bar); margin-right: 18px }
+.legend { display: flex; flex-wrap: wrap; gap: 14px; font-size: 13px; margin-bottom: 12px }
+.legend i { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin-right: 5px }
+"""
+
+
+class Section(NamedTuple):
+    """A part of the page: its title, a line that says what is seen, and HTML."""
+
+    title: str
+    line: str
+    content: str
+
+    def anchor(self) -> str:
+        return re.sub(r"\W+", "-", self.title.lower()).strip("-")
+
+    def html(self) -> str:
+        heads = f'<h2>{escape(self.title)}</h2><p class="dim">{escape(self.line)}</p>'
+        return f'<section id="{self.anchor()}">{heads}{self.content}</section>'
+
+
+def render(audit: Audit, histograms: bytes, pictures: int) -> str:
+    """The audit as one HTML document.  `histograms` is the PNG of y(c) with lambda drawn in."""
+    patterns = statistics.patterns(audit.index, audit.labels.occlusion["occluded"][:])
+    iou = None if audit.agreement is None else audit.agreement.image_iou()
+    below = f"A part left of the dashed line, λ = {audit.threshold:g} pixels, counts as hidden."
+    drawn = f'<img class="wide" alt="histograms of y(c)" src="{_uri(histograms, "png")}">'
+    sections = [
+        Section("Where each part lies", "How often a pixel shows it.", _places(audit)),
+        Section("Pixels of each part, y(c)", below, drawn),
+        Section("Occlusion types", "Types in no training image are marked.", _types(audit.report, patterns)),
+        *([_truth(audit.report)] if audit.agreement is not None else []),
+        *(_sheet(audit, iou, title, *what) for title, what in chosen(audit, pictures).items()),
+    ]
+    links = " ".join(f'<a href="#{s.anchor()}">{escape(s.title)}</a>' for s in sections)
+    body = [_head(audit), _findings(findings(audit.report, audit.seen, patterns)), f"<nav>{links}</nav>"]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>Labels of {escape(audit.name)}</title>"
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n<body>\n'
+        + "\n".join(body + [section.html() for section in sections])
+        + "\n</body></html>\n"
+    )
+
+
+def _head(audit: Audit) -> str:
+    report, attrs = audit.report, audit.labels.parsing.attrs
+    source = attrs.get("source", "Mask R-CNN and PifPaf")
+    numbers = {
+        "images": report["images"],
+        "without a person": report["no_person"],
+        "ambiguous": report["ambiguous"],
+        "hide something": report["images"] - report["patterns"].get("0" * len(report["hidden"]), 0),
+    }
+    shown = "".join(f"<div><b>{count:,}</b>{what}</div>" for what, count in numbers.items())
+    return (
+        f'<h1>Labels of {escape(audit.name)}</h1>\n<p class="dim">from {escape(str(source))} · λ = '
+        f"{audit.threshold:g} pixels · C = {len(report['hidden'])} · maps of "
+        f"{' × '.join(map(str, audit.seen.place.shape[1:]))} · index {escape(attrs['index'][:12])}</p>"
+        f'<div class="numbers">{shown}</div>'
+    )
+
+
+def _findings(found: list[Finding]) -> str:
+    if not found:
+        line = "<b>Nothing stands out.</b> Look at the pictures all the same."
+        return f'<ul class="findings"><li class="well">{line}</li></ul>'
+    word = {"wrong": "Wrong?", "look": "Look:"}
+    lines = "".join(f'<li class="{f.level}"><b>{word[f.level]}</b> {escape(f.text)}</li>' for f in found)
+    return f'<ul class="findings">{lines}</ul>'
+
+
+def _places(audit: Audit) -> str:
+    shown = (audit.seen.pixels > 0).mean(0)
+    figures = [
+        _figure(plots.encoded(heat(audit.seen.place[k], plots.COLOURS[k]), ".png"), "png",
+                f"<b>{name}</b><br>in {shown[k - 1]:.1%} of images", HEAT[1])
+        for k, name in enumerate(parts.FINE, 1)
+    ]  # fmt: skip
+    return f'<div class="tiles places">{"".join(figures)}</div>'
+
+
+def heat(share: Float[np.ndarray, "H W"], colour: UInt8[np.ndarray, "3"]) -> UInt8[np.ndarray, "T S 3"]:
+    """Shares from white, 0, to the colour, the greatest."""
+    strength = (share / max(share.max(), 1e-9))[..., None]
+    picture = (255 * (1 - strength * 0.92) + colour * strength * 0.92).round().astype(np.uint8)
+    return cv2.resize(picture, HEAT[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def _types(report: dict[str, Any], patterns: pd.DataFrame) -> str:
+    names, most = list(report["hidden"]), patterns.sum(axis=1).max()
+    rows = []
+    for z, counts in patterns.iterrows():
+        what = ", ".join(n for n, bit in zip(names, z, strict=True) if bit == "1") or "nothing"
+        new = ' class="new"' if z in report["unseen"] else ""
+        cells = "".join(f'<td class="n">{count:,}</td>' for count in counts)
+        share = _bar(counts.sum() / most)
+        rows.append(f"<tr{new}><td>{z}</td><td>{escape(what)}</td>{cells}<td>{share}</td></tr>")
+    heads = "<th>z</th><th>hidden</th>" + "".join(f'<th class="n">{name}</th>' for name in patterns.columns)
+    return f"<table><tr>{heads}<th></th></tr>{''.join(rows)}</table>"
+
+
+def _truth(report: dict[str, Any]) -> Section:
+    line = (
+        "Balanced accuracy of each flag (0.5 is a guess), IoU of masks and parts. Another person was taken "
+        f"for the target in {report['wrong_person']:,} images."
+    )
+    tables = [
+        _table(f"l(c), {name}", report[group]["balanced_accuracy"])
+        for name, group in (("all images", "all"), ("occluded queries", "occluded"))
+    ]
+    tables.append(_table("IoU", {"the whole person": report["mask_iou"], **report["part_iou"]}))
+    return Section("Against the truth", line, f'<div class="tiles wide">{"".join(tables)}</div>')
+
+
+def _table(title: str, values: dict[str, float | None]) -> str:
+    rows = "".join(
+        f'<tr><td>{escape(name)}</td><td class="n">{_number(value)}</td><td>{_bar(value)}</td></tr>'
+        for name, value in values.items()
+    )
+    return f'<div><table><tr><th colspan="3">{escape(title)}</th></tr>{rows}</table></div>'
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _bar(share: float | None) -> str:
+    return f'<div class="bar"><i style="width:{100 * (share or 0):.1f}%"></i></div>'
+
+
+def _legend() -> str:
+    items = "".join(
+        f'<span><i style="background:rgb{tuple(plots.COLOURS[k].tolist())}"></i>{name}</span>'
+        for k, name in enumerate(parts.FINE, 1)
+    )
+    return f'<div class="legend">{items}</div>'
+
+
+def _sheet(
+    audit: Audit, iou: Float[np.ndarray, "N"] | None, title: str, line: str, rows: Integer[np.ndarray, "n"]
+) -> Section:
+    beside = "Image, true map, map." if audit.labels.scored else "Image and map."
+    figures = "".join(_tile(audit, int(i), iou, title == CLOSE) for i in rows)
+    return Section(title, f"{line} {beside}", f'{_legend()}<div class="tiles">{figures}</div>')
+
+
+def _tile(audit: Audit, i: int, iou: Float[np.ndarray, "N"] | None, close: bool) -> str:
+    image = boxed(audit, i) if close else audit.images[i]
+    maps = plots.maps(audit.labels, i)
+    picture = plots.panels(image, maps)
+    z = "".join(map(str, audit.labels.occlusion["occluded"][i]))
+    facts = [f"z = {z}"]
+    if iou is not None:
+        facts.append(f"IoU {iou[i]:.2f}")
+    if np.isfinite(margin := float(audit.labels.parsing["margin"][i])):
+        facts.append(f"lead {margin:.2f}")
+    caption = f"{escape(audit.index['key'][i])}<br>{' · '.join(facts)}"
+    return _figure(plots.encoded(picture, ".jpg"), "jpeg", caption, plots.TILE[1] * (1 + len(maps)))
+
+
+def _figure(data: bytes, kind: str, caption: str, width: int) -> str:
+    image = f'<img alt="" width="{width}" src="{_uri(data, kind)}">'
+    return f'<figure style="width:{width}px">{image}<figcaption>{caption}</figcaption></figure>'
+
+
+def _uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,162 @@
+"""Backend `detectron2`: a Mask R-CNN of its model zoo, by its own config, builder and checkpointer.
+
+Unusual here: detectron2 accepts a checkpoint that lacks half the network with no more than a log line, and
+loads its zoo's pickles whatever is in them; so names and shapes are checked first, and a pickle must be the
+published file and hold nothing but arrays.
+"""
+
+import pickle
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from pipeline.core import distributed, weights
+from pipeline.core.files import DeferredErrorFile, disk_full_as_error
+from pipeline.core.params import BadInput
+from pipeline.labels.segmentation import Backend, Persons, Segment
+
+PERSON = 0  # in detectron2's COCO classes
+INSTALL = (
+    "segment.backend: detectron2 is not installed ({}). Install it beside this project as its authors say "
+    "(github.com/facebookresearch/detectron2, INSTALL.md: build from source, with --no-build-isolation, "
+    "setuptools<82 and matplotlib<3.9 kept), then use `uv sync --inexact` so that uv leaves it there; or set "
+    "segment.backend: torchvision in params.yaml."
+)
+REMEDY = (
+    "Let segment.network and segment.weights in params.yaml name a config of the zoo and its own weights."
+)
+OUTDATED = ("pixel_mean", "pixel_std", "anchor_generator.cell_anchors")  # constants that old files carry
+
+
+def installed() -> None:
+    """Raise `BadInput` that says how to get detectron2 if it is not there."""
+    try:
+        version("detectron2")
+    except PackageNotFoundError as error:
+        raise BadInput(INSTALL.format(error)) from None
+
+
+def load(params: Segment, path: str) -> Backend:
+    """The zoo's network in eval mode with its weights.  Raises `BadInput` if either is not to be had."""
+    try:
+        import detectron2
+        from detectron2.checkpoint import DetectionCheckpointer
+        from detectron2.config import get_cfg
+        from detectron2.modeling import build_model
+    except ImportError as error:
+        raise BadInput(INSTALL.format(error)) from None
+    config = get_cfg()
+    config.merge_from_file(str(_zoo(Path(detectron2.__file__).parent, params.network)))
+    config.MODEL.DEVICE = str(distributed.local_device(params.device))
+    config.MODEL.RPN.PRE_NMS_TOPK_TEST = 2 * params.proposals
+    config.MODEL.RPN.POST_NMS_TOPK_TEST = params.proposals
+    config.MODEL.ROI_HEADS.SCORE_THRESH_TEST = params.score_floor
+    network = build_model(config).eval()
+    _fill(network, DetectionCheckpointer, str(file(params, path)))
+    return _Run(network, config.INPUT.FORMAT)
+
+
+def file(params: Segment, path: str) -> Path:
+    """The file of the network's weights: `path`, or the zoo's own, downloaded on first use."""
+    try:
+        import detectron2
+        from detectron2.model_zoo import get_checkpoint_url
+    except ImportError as error:
+        raise BadInput(INSTALL.format(error)) from None
+    name, _, published = params.network.partition(":")
+    config = _zoo(Path(detectron2.__file__).parent, params.network)
+    if not published:
+        return Path(path)
+    try:
+        return weights.download(get_checkpoint_url(f"{name}.yaml"), "md5")
+    except RuntimeError:  # it has the config, but never published its weights
+        raise BadInput(
+            f"params.yaml: segment.network = '{params.network}': the zoo has no weights for {config.name}. "
+            "Name another config, or a file in segment.weights and the config without ':zoo'."
+        ) from None
+
+
+def _zoo(package: Path, network: str) -> Path:
+    name, _, published = network.partition(":")
+    if published not in ("", "zoo"):
+        raise BadInput(
+            f"params.yaml: segment.network = '{network}': detectron2 publishes no such weights. "
+            f"Name {name}:zoo, or a file in segment.weights."
+        )
+    configs = package / "model_zoo" / "configs"
+    path = configs / Path(name).with_suffix(".yaml")
+    if not path.is_file():
+        known = sorted(
+            str(p.relative_to(configs).with_suffix("")) for p in configs.glob("*/mask_rcnn_*.yaml")
+        )
+        raise BadInput(
+            f"params.yaml: segment.network = {name!r} is no config of detectron2's model zoo. "
+            f"Name one of {', '.join(known)}."
+        )
+    return path
+
+
+def _fill(network: torch.nn.Module, checkpointer: Any, path: str) -> None:
+    tensors = _pickled(Path(path)) if path.endswith(".pkl") else weights.read(path)
+    tensors = {name: t for name, t in tensors.items() if not any(old in name for old in OUTDATED)}
+    weights.check_shapes(network.state_dict(), tensors, path, REMEDY)
+    with TemporaryDirectory() as folder:  # what was checked is what is loaded
+        checked = Path(folder) / "checked.pth"
+        with disk_full_as_error(checked), DeferredErrorFile(checked, "w") as file:
+            torch.save({"model": tensors}, file)
+        checkpointer(network).load(str(checked))
+
+
+class _Arrays(pickle.Unpickler):
+    """Reads a pickle of numpy arrays and refuses anything else."""
+
+    # the names of numpy 1 and 2; bytes are spelt as encoded text in the oldest protocol
+    ALLOWED = {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")} | {
+        (f"numpy.{core}.multiarray", name)
+        for core in ("core", "_core")
+        for name in ("_reconstruct", "scalar")
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def _pickled(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise BadInput(
+            f"{path}: no such file of weights. Download it from detectron2's model zoo (MODEL_ZOO.md)."
+        )
+    weights.verify(path, "md5")  # the digits that the zoo puts into a file's name
+    try:
+        with open(path, "rb") as file:
+            held = _Arrays(file, encoding="latin1").load()
+    except (pickle.UnpicklingError, EOFError, ValueError, IndexError) as error:
+        raise BadInput(f"{path}: no checkpoint of detectron2's zoo ({error}). Download it again.") from None
+    if not isinstance(held, dict) or not isinstance(held.get("model"), dict):
+        raise BadInput(f"{path}: holds no model. Download it again from detectron2's model zoo.")
+    return {name: torch.as_tensor(np.asarray(values)) for name, values in held["model"].items()}
+
+
+class _Run:
+    def __init__(self, network: torch.nn.Module, order: str):
+        self.network, self.order = network, order
+
+    @torch.inference_mode()
+    def __call__(self, crops: UInt8[np.ndarray, "B h w 3"]) -> list[Persons]:
+        pixels = torch.from_numpy(crops[..., ::-1].copy() if self.order == "BGR" else crops)
+        batch = [{"image": image} for image in pixels.permute(0, 3, 1, 2).float()]  # 0 to 255: it normalises
+        found = self.network.inference(batch, do_postprocess=False)
+        return [self._persons(instances) for instances in found]
+
+    def _persons(self, instances: Any) -> Persons:
+        people = instances[instances.pred_classes == PERSON]
+        arrays = (people.scores, people.pred_boxes.tensor, people.pred_masks[:, 0])
+        return Persons(*(a.cpu().numpy() for a in arrays))

@@ -1,0 +1,131 @@
+"""OGFR: occlusion-guided feature purification learning via reinforced knowledge distillation.
+
+In the paper's order: occlusion-aware ViT shared by both views (3.1), erasing agent and purifying decoder for
+the holistic view, which teaches (3.2), two transformer layers for the occluded view, which learns (3.3), the
+losses (3.4), and what is compared at the end (Eq. 24, 25).  h and o name the views, hp and op the two
+branches' final features; index i runs over {g, 1 ... K}: the global feature, then the parts.
+
+Unusual here: `PRESETS` lists every value that the paper leaves open or that cannot work as printed.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from pipeline.core.params import STRICT
+from pipeline.data import parts
+from pipeline.methods.base import Preset, Presets
+
+K = len(parts.FINE)
+HOLISTIC, OCCLUDED = 0, 1  # the branches, as the necks count them
+FEP = {"teacher": {HOLISTIC}, "student": {OCCLUDED}, "both": {HOLISTIC, OCCLUDED}, "none": set()}
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class Params:
+    """OGFR's parameters; null means the preset's value (see `PRESETS`)."""
+
+    preset: Preset
+    vit: str  # `embedded`, or a name of timm with its tag
+    weights: str  # local file for a timm name; "" downloads it
+    stride: int | None = Field(ge=1)  # S of Eq. 4
+    gamma_pattern: float  # gamma_1
+    gamma_camera: float  # gamma_2
+    student_layers: int = Field(ge=0)
+    distil: bool  # two branches, Eq. 17-19; False: the occluded one alone, as Table 4's upper rows
+    fep: Literal["teacher", "student", "both", "none"]  # branches that erase and purify (Table 4)
+    decoder: Literal["fixed", "plain"]  # first decoder layer: MHSA_fix, or an ordinary one (Table 6)
+    residual: bool | None  # skip connections in the decoder
+    # part tokens and the layers after the encoder begin as what it knows, or as nothing
+    start: Literal["encoder", "random"] | None
+    erase: Literal["agent", "none", "random", "labels"]  # who chooses the patches to erase (Table 5)
+    erase_rate: float = Field(ge=0, le=1)  # share erased by `random`
+    erased: Literal["shared", "place"] | None  # one learned token plus its position, or one for each place
+    episodes: int = Field(ge=1)  # masks that the agent tries on each image
+    agent_bias: bool | None
+    agent_keep: float = Field(gt=0, lt=1)  # probability of keeping a patch at the start, given a bias
+    agent_optimiser: Literal["sgd", "adamw"] | None
+    agent_lr: float | None = Field(gt=0)
+    baseline: Literal["paper", "image", "self_critical"] | None  # what p^m is compared with
+    baseline_epochs: int = Field(ge=1)  # refresh of the baseline `paper`
+    reward_floor: float | None = Field(gt=0)  # least 1 - p^b in Eq. 10
+    reward_clip: float | None = Field(gt=0)  # the reward lies in [-clip, 1]
+    alpha: float
+    beta: float
+    mu_1: float
+    mu_2: float
+    mse: Literal["mean", "sum"] | None
+    mse_weight: float = Field(ge=0)  # of L_mse in Eq. 23, printed without one; 0 leaves it out (Table 8)
+    mask: Literal["mean", "sum"] | None
+    mask_grid: Literal["patch", "image"] | None
+    temperature: float | None = Field(gt=0)  # of the softmax over parts in Eq. 21
+    teacher_identity: float | None = Field(ge=0)  # weight of an identity loss on the teacher's output
+    student_triplet: float | None = Field(ge=0)  # weight of Eq. 22 on the student's output
+    head_gain: float | None = Field(gt=0)  # factor on logits: how much faster classifiers move under Adam
+    visible: Literal["argmax", "positive"] | None  # Eq. 24
+    triplet: Literal["necked", "plain"] | None  # what Eq. 22 compares
+    feature: Literal["before", "after"] | None  # what Eq. 25 compares: before or after the neck's batch norm
+
+
+# name: (recommended, paper, reason)
+PRESETS: Presets = {
+    "ogfr.stride": (16, 11, "11 gives the paper's cost (Table 9); 16 is half as dear and fits a CPU"),
+    "ogfr.residual": (True, False, "Eq. 12 prints no skip connection; without one the input is lost"),
+    "ogfr.start": (
+        "encoder",
+        "random",
+        "part tokens start as the class token, added layers as no change: few steps need no detour",
+    ),
+    "ogfr.erased": ("shared", "place", "'learnable embedding tokens'; one for all places learns sooner"),
+    "ogfr.agent_bias": (True, False, "Eq. 7 has none, so that half of all patches go from the first step"),
+    "ogfr.agent_optimiser": (
+        "adamw",
+        "sgd",
+        "a dozen parameters under a noisy gradient want their own steps",
+    ),
+    "ogfr.agent_lr": (0.05, 0.008, "the paper names one rate for all; some hundred steps want a larger one"),
+    "ogfr.baseline": ("self_critical", "paper", "Eq. 9's cumulative mean lags behind and rewards anything"),
+    "ogfr.reward_floor": (0.05, 1e-6, "Eq. 10 divides by 1 - p^b, which training drives to 0"),
+    "ogfr.reward_clip": (1.0, 1e6, "the same"),
+    "ogfr.mse": ("mean", "sum", "Eq. 17 prints a sum: 10^5 terms, which drown all other losses"),
+    "ogfr.mask": ("mean", "sum", "Eq. 21 prints a sum over 32,768 pixels, unweighted in Eq. 23"),
+    "ogfr.mask_grid": ("patch", "image", "patch labels are exact for overlapping patches, and cheaper"),
+    "ogfr.temperature": (0.1, 1.0, "a softmax of 9 cosines cannot exceed 0.48"),
+    "ogfr.teacher_identity": (1.0, 0.0, "no loss of the paper teaches the teacher's classifier"),
+    "ogfr.student_triplet": (
+        1.0,
+        0.0,
+        "Eq. 22 is the teacher's alone, but the student's features are compared",
+    ),
+    "ogfr.head_gain": (
+        10.0,
+        1.0,
+        "classifiers start from nothing beside a trained encoder, and Adam's steps are small",
+    ),
+    "ogfr.triplet": (
+        "necked",
+        "plain",
+        "tokens collapse under it; after the batch norm, as a mean over channels, it gained 6 points of mAP",
+    ),
+    "ogfr.visible": ("argmax", "positive", "the best cosine is nearly always above 0: all parts visible"),
+    "ogfr.feature": (
+        "after",
+        "before",
+        "not said; TransReID compares before the batch norm, but 3 points of mAP lie in it here",
+    ),
+    "train.epochs": (8, 120, "not said; TransReID's, and what a CPU does in minutes"),
+    "train.optimiser": ("adamw", "sgd", "a small ViT learns from few steps"),
+    "train.lr": (7e-4, 0.008, "the same"),
+    "train.decay": (1e-2, 1e-4, "the same"),
+    "train.warmup": (1.0, 5.0, "not said; TransReID's, and an eighth of our epochs"),
+    "train.clip": (5.0, 0.0, "not said; keeps a rare bad batch from undoing the rest; 0 is off"),
+    "train.obstacles.probability": (1.0, 1.0, "not said; the student is the occluded branch"),
+    "train.obstacles.sources": (
+        ["rectangle", "person"],
+        ["rectangle"],
+        "the works it follows cut rectangles",
+    ),
+    "train.obstacles.area": ((0.1, 0.4), (0.05, 0.2), "not said; OPR-DAAO's, and what real queries hide"),
+    "train.obstacles.aspect": ((0.3, 3.3), (0.3, 3.3), "not said; OPR-DAAO's"),
+}

@@ -1,0 +1,54 @@
+"""Transformer layers that compute only the first tokens of their output."""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from timm.layers import Attention
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from pipeline.model.compute import dot_product_attention
+
+# ------------------------------------------------------------------ transformer layers
+
+
+class TransformerLayer(Block):
+    """A transformer layer of timm that can be num_tokens for its first tokens alone."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__(width, heads, qkv_bias=True)
+        self.attn.fused_attn = False  # until `compute.set_attention` says else
+
+    def forward(
+        self, tokens: Float[Tensor, "B L D"], num_tokens: int | None = None
+    ) -> Float[Tensor, "B Q D"]:
+        """The first `num_tokens` tokens, which attend to all; the rest is not computed.  None: all tokens."""
+        if num_tokens is None:
+            return super().forward(tokens)
+        kept = tokens[:, :num_tokens] + _attend_prefix(self.attn, self.norm1(tokens), num_tokens)
+        return kept + self.mlp(self.norm2(kept))
+
+
+def _attend_prefix(
+    attention: Attention, tokens: Float[Tensor, "B L D"], num_tokens: int
+) -> Float[Tensor, "B num_tokens D"]:
+    weights, biases = attention.qkv.weight.chunk(3), attention.qkv.bias.chunk(3)
+    rows = (tokens[:, :num_tokens], tokens, tokens)
+    query, key, value = (
+        F.linear(x, w, b).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+        for x, w, b in zip(rows, weights, biases, strict=True)
+    )
+    return attention.proj(
+        dot_product_attention(query, key, value, attention.fused_attn).transpose(1, 2).flatten(2)
+    )
+
+
+class TransformerLayers(nn.Sequential):
+    """Layers of which the last one computes only the first `num_tokens` tokens."""
+
+    def forward(
+        self, tokens: Float[Tensor, "B L D"], num_tokens: int | None = None
+    ) -> Float[Tensor, "B Q D"]:
+        """All tokens, or the first `num_tokens`."""
+        for number, layer in enumerate(self, 1):
+            tokens = layer(tokens, num_tokens if number == len(self) else None)
+        return tokens[:, :num_tokens]

@@ -1,0 +1,276 @@
+"""The small ViT that the CPU default starts from: trained on the looks of rendered people of other seeds.
+
+It stands for the paper's ImageNet weights, so it learns what is general, no identity and no occlusion.  Its
+class token names kinds of things, as ImageNet's does: a coat, stripes, a backpack, whatever the colour.  Its
+patch tokens name the body part that they show and each attribute which that part tells
+(`synthetic.people.ATTRIBUTES`).  Nothing stands in front of its people.  Pictures are drawn once and kept in
+`.scratch/` under the hash of the renderer's code.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from importlib.metadata import version
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from pipeline import synthetic
+from pipeline.batches.augment import augment
+from pipeline.batches.views import normalise
+from pipeline.core.files import atomic_write
+from pipeline.core.params import STRICT
+from pipeline.core.workers import progress_bar
+from pipeline.data import parts
+from pipeline.model import compute
+from pipeline.model.backbones import save_vit, small_vit
+from pipeline.model.vit import patch_labels
+from pipeline.synthetic.cameras import draw_camera
+from pipeline.synthetic.people import ATTRIBUTES, attributes, draw_person
+from pipeline.synthetic.pictures import TRAINING, Picture, compose
+
+BLOCK = 250  # pictures in a kept file
+SIZE = (256, 128)
+_ARMS, _LEGS = (parts.LEFT_ARM, parts.RIGHT_ARM), (parts.LEFT_LEG, parts.RIGHT_LEG)
+KINDS = ("upper_kind", "upper_pattern", "sleeve", "lower_kind", "hair_style", "bag")
+SHOWN_BY = {  # attribute -> the parts whose patches tell it
+    **dict.fromkeys(("upper_kind", "upper_colour", "upper_pattern", "second_colour"), (parts.TORSO, *_ARMS)),
+    "sleeve": _ARMS,
+    **dict.fromkeys(("lower_kind", "lower_colour"), _LEGS),
+    **dict.fromkeys(("hair_style", "hair_colour"), (parts.HEAD,)),
+    "skin": (parts.HEAD, *_ARMS),
+    "shoes": (parts.LEFT_FOOT, parts.RIGHT_FOOT),
+    **dict.fromkeys(("bag", "bag_colour"), (parts.TORSO,)),
+}
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class Pretrain:
+    """The network's size and how it learns."""
+
+    seed: int  # of the people; held-out ones come from seed + 1
+    width: int
+    depth: int
+    heads: int
+    patch: int
+    pictures: int = Field(ge=1)
+    held_out: int = Field(ge=1)
+    epochs: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    decay: float = Field(ge=0)
+    warmup: float = Field(ge=0)  # epochs
+    pad: int = Field(ge=0)  # pixels, before the random crop
+    brightness: float = Field(ge=0, lt=1)  # most by which a picture's light is changed
+    part_weight: float  # of naming each patch's part, beside the class token's loss
+    patch_weight: float  # of naming the attributes that a patch's part shows
+
+
+class Looks(NamedTuple):
+    """Pictures and what is true about them."""
+
+    image: UInt8[np.ndarray, "N H W 3"]
+    map: UInt8[np.ndarray, "N H W"]
+    attribute: Int[np.ndarray, "N A"]
+
+
+def picture(seed: int, i: int) -> Picture:
+    """Picture `i` of a stream of people with nothing before them, the same for the same arguments."""
+    rng = np.random.default_rng([seed, TRAINING, 2, i])
+    return compose(rng, draw_person(rng), draw_camera(rng), occluded=False)
+
+
+def looks(seed: int, count: int) -> Looks:
+    """The first `count` pictures of a seed's stream, decoded."""
+    with progress_bar(total=count, desc=f"draw people of seed {seed}") as bar:
+        blocks = []
+        for start in range(0, count, BLOCK):
+            blocks.append(_block(seed, start))
+            bar.update(min(BLOCK, count - start))
+    return Looks(*(np.concatenate(part)[:count] for part in zip(*blocks, strict=True)))
+
+
+def _block(seed: int, start: int) -> Looks:
+    kept = Path(".scratch") / f"looks-{_renderer()}" / f"{seed}-{start}.npz"
+    if not kept.is_file():
+        drawn = [picture(seed, i) for i in range(start, start + BLOCK)]
+        jpeg = [np.frombuffer(p.jpeg, np.uint8) for p in drawn]
+        with atomic_write(kept) as beside, open(beside, "wb") as file:
+            np.savez_compressed(
+                file,
+                jpeg=np.concatenate(jpeg),
+                stop=np.cumsum([len(j) for j in jpeg]),
+                map=np.stack([p.map for p in drawn]),
+                attribute=np.array([list(attributes(p.identity).values()) for p in drawn], np.int64),
+            )
+    with np.load(kept) as held:
+        pieces = np.split(held["jpeg"], held["stop"][:-1])
+        image = [np.asarray(Image.open(BytesIO(piece.tobytes())).convert("RGB")) for piece in pieces]
+        return Looks(np.stack(image), held["map"], held["attribute"])
+
+
+def _renderer() -> str:
+    files = sorted(Path(synthetic.__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+class Named(NamedTuple):
+    """Logits of a batch."""
+
+    kind: Float[Tensor, "B A"]  # the classes of all `KINDS` side by side, as the class token names them
+    shown: Float[Tensor, "B N A"]  # those of all attributes, as each patch names them
+    part: Float[Tensor, "B N 9"]  # the part that each patch shows
+
+
+class Namer(nn.Module):
+    """A ViT whose class token names kinds of things, and whose patch tokens name what they show."""
+
+    def __init__(self, settings: Pretrain):
+        super().__init__()
+        self.vit = small_vit(
+            img_size=SIZE,
+            patch_size=settings.patch,
+            embed_dim=settings.width,
+            depth=settings.depth,
+            num_heads=settings.heads,
+        )
+        compute.set_attention(self.vit, "written")
+        self.sizes = {name: len(classes) for name, classes in ATTRIBUTES.items()}
+        self.kind = nn.Linear(settings.width, sum(self.sizes[name] for name in KINDS))
+        self.shown = nn.Linear(settings.width, sum(self.sizes.values()))
+        self.part = nn.Linear(settings.width, len(parts.SWAPPED))
+
+    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Named:
+        """What the tokens say."""
+        tokens = self.vit.forward_features(image)
+        return Named(self.kind(tokens[:, 0]), self.shown(tokens[:, 1:]), self.part(tokens[:, 1:]))
+
+    def each(self, logits: Float[Tensor, "*N A"], names: Iterable[str]) -> dict[str, Float[Tensor, "*N a"]]:
+        """Logits of each attribute by its name, from those that stand side by side."""
+        names = list(names)
+        split = logits.float().split([self.sizes[name] for name in names], -1)
+        return dict(zip(names, split, strict=True))
+
+
+def train(settings: Pretrain, weights: str) -> None:
+    """Pre-train and write `weights` (half-precision safetensors) and its record (the same name, .json)."""
+    torch.manual_seed(settings.seed)
+    began = time.process_time()
+    model = Namer(settings)
+    pool, held_out = looks(settings.seed, settings.pictures), looks(settings.seed + 1, settings.held_out)
+    history = fit(model, pool, held_out, settings)
+    record = {
+        "command": f"python -m stages.pretrain vit {weights}",
+        "trained_on": "rendered people of other seeds than any dataset's (pipeline/synthetic); no identities",
+        "params": asdict(settings),
+        "cpu_seconds": round(time.process_time() - began),
+        "history": history,
+        "versions": {name: version(name) for name in ("torch", "timm", "numpy")},
+    }
+    save_vit(weights, model.vit, record)
+
+
+def fit(model: Namer, pool: Looks, held_out: Looks, settings: Pretrain) -> list[dict[str, int | float]]:
+    """Train in place; a line of figures for every epoch, scored on people never seen."""
+    rng = np.random.default_rng(settings.seed)
+    optimiser = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.decay)
+    steps = len(pool.image) // settings.batch * settings.epochs
+    warm = max(1, round(settings.warmup * steps / settings.epochs))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda s: min(1, (s + 1) / warm) * (0.505 + 0.495 * np.cos(np.pi * s / steps))
+    )
+    history = []
+    with progress_bar(total=steps * settings.batch, desc="vit") as bar:
+        for epoch in range(settings.epochs):
+            model.train()
+            recent = []
+            for rows in _epoch(len(pool.image), settings.batch, rng):
+                value = loss(model, *_batch(pool, rows, settings, rng), settings)
+                optimiser.zero_grad()
+                value.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+                optimiser.step()
+                schedule.step()
+                recent.append(float(value.detach()))
+                bar.update(settings.batch)
+            figures = {"epoch": epoch + 1, "loss": round(float(np.mean(recent)), 4)}
+            history.append(figures | score(model, held_out))
+            bar.write(str(history[-1]))
+    return history
+
+
+def _epoch(count: int, batch: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    order = rng.permutation(count)
+    for start in range(0, count - batch + 1, batch):
+        yield order[start : start + batch]
+
+
+def _batch(
+    pool: Looks, rows: np.ndarray, settings: Pretrain, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    shown = augment(pool.image, pool.map, rows, 0.5, settings.pad, rng)
+    image, maps = map(torch.from_numpy, shown)
+    light = 1 + settings.brightness * torch.from_numpy(rng.uniform(-1, 1, (len(rows), 3, 1, 1))).float()
+    return normalise(image.permute(0, 3, 1, 2)) * light, maps, torch.from_numpy(pool.attribute[rows])
+
+
+def loss(
+    model: Namer,
+    image: Float[Tensor, "B 3 H W"],
+    maps: UInt8[Tensor, "B H W"],
+    attribute: Int[Tensor, "B A"],
+    settings: Pretrain,
+) -> Float[Tensor, ""]:
+    """Cross-entropies: the kinds by the class token, the patches' parts, the attributes by the patches.
+
+    Each attribute counts the same; a patch counts by the share of it that the attribute's parts cover.
+    """
+    with torch.autocast("cpu", torch.bfloat16, torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        named = model(image)
+    share = patch_labels(maps, named.part.shape[-1], settings.patch, settings.patch)
+    parts_loss = -(share * named.part.float().log_softmax(-1)).sum(-1).mean()
+    truth = dict(zip(ATTRIBUTES, attribute.T, strict=True))
+    whole = [F.cross_entropy(logits, truth[name]) for name, logits in model.each(named.kind, KINDS).items()]
+    patches = []
+    for name, logits in model.each(named.shown, ATTRIBUTES).items():
+        weight = share[..., list(SHOWN_BY[name])].sum(-1)
+        target = truth[name][:, None].expand_as(weight)
+        entropy = F.cross_entropy(logits.transpose(1, 2), target, reduction="none")
+        patches.append((entropy * weight).sum() / weight.sum().clamp(min=1))
+    kinds_loss, patch_loss = torch.stack(whole).mean(), torch.stack(patches).mean()
+    return kinds_loss + settings.part_weight * parts_loss + settings.patch_weight * patch_loss
+
+
+@torch.no_grad()
+def score(model: Namer, held_out: Looks) -> dict[str, float]:
+    """Accuracy on people never seen, in [0, 1].
+
+    `kinds`: of the class token, the mean over kinds.  `parts`: of each patch's part.  Then of each attribute,
+    as the patches together name it: the vote of those whose own part tells it.
+    """
+    model.eval()
+    patch = model.vit.patch_embed.patch_size[0]
+    right: dict[str, list[Tensor]] = {name: [] for name in ("kinds", "parts", *ATTRIBUTES)}
+    for start in range(0, len(held_out.image), 100):
+        rows = np.s_[start : start + 100]
+        image = torch.from_numpy(held_out.image[rows])
+        named = model(normalise(image.permute(0, 3, 1, 2)))
+        truth = dict(zip(ATTRIBUTES, torch.from_numpy(held_out.attribute[rows]).T, strict=True))
+        share = patch_labels(torch.from_numpy(held_out.map[rows]), named.part.shape[-1], patch, patch)
+        right["parts"].append((named.part.argmax(-1) == share.argmax(-1)).float().mean(1))
+        for name, logits in model.each(named.kind, KINDS).items():
+            right["kinds"].append((logits.argmax(-1) == truth[name]).float())
+        for name, logits in model.each(named.shown, ATTRIBUTES).items():
+            votes = (logits.softmax(-1) * share[..., list(SHOWN_BY[name])].sum(-1, keepdim=True)).sum(1)
+            right[name].append((votes.argmax(-1) == truth[name]).float())
+    return {name: round(float(torch.cat(each).mean()), 4) for name, each in right.items()}

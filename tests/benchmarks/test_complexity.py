@@ -1,0 +1,110 @@
+"""What OGFR costs: counted as it runs, against the formula; and against the paper's Table 9."""
+
+import pytest
+import torch
+
+from benchmarks import complexity
+from pipeline.methods.base import data_spec
+from pipeline.methods.ogfr.model import build
+from tests import toy
+
+PEOPLE = toy.people()
+WORLD = data_spec(PEOPLE)
+HEADS = 10  # 9 of Eq. 19, 1 of Eq. 20
+
+
+def attention(width, num_tokens, seen):
+    """Multiply-adds of queries, keys, values, two products and the projection."""
+    return (2 * num_tokens + 2 * seen) * width**2 + 2 * num_tokens * seen * width
+
+
+def layer(width, tokens):
+    """Multiply-adds of a transformer layer whose FFN is four times as wide."""
+    return attention(width, tokens, tokens) + 8 * tokens * width**2
+
+
+def encoder(width, depth, patches, patch, tokens):
+    """Multiply-adds of a ViT."""
+    return patches * 3 * patch**2 * width + depth * layer(width, tokens)
+
+
+def by_hand(width, depth, patches, patch, identities):
+    """Multiply-adds of each part for an image that is embedded, and for a pair's way forward in training."""
+    parts = 9
+    whole, kept = 1 + parts + patches, parts + patches  # the background's token stays behind
+    once = encoder(width, depth, patches, patch, whole)
+    compared = patches * parts * width
+    embed = {"encoder": once, "student": 2 * layer(width, kept), "correlation": compared}
+    fixed = layer(width, kept) - 2 * parts * kept * width  # fixed tokens attend to nothing
+    learn = {
+        "encoder": 2 * once,
+        "student": 2 * layer(width, kept),
+        "decoder": fixed + layer(width, kept),
+        "agent": 3 * patches * parts,  # to act, to learn, and for the log
+        "heads": 2 * HEADS * width * identities,
+        "correlation": 2 * compared,
+    }
+    return embed, learn
+
+
+@pytest.fixture(scope="module")
+def printed():
+    return complexity.count(complexity.printed(), complexity.OCCLUDED_DUKE)
+
+
+def of(found, names):
+    return {name: found[name] for name in names}
+
+
+def test_a_run_costs_what_the_formula_says():
+    model = toy.model(PEOPLE, preset="paper")
+    embed, learn = by_hand(width=16, depth=2, patches=8, patch=16, identities=4)
+    assert complexity.inference(model, toy.batch(PEOPLE), whole=True) == embed
+    forward = complexity.training(model, toy.batch(PEOPLE), backward=False)
+    assert of(forward, learn) == learn
+    scores, distances = 4 * 16, 9 * 16 * 16  # of the true class; of every image in the batch, part by part
+    assert forward["elsewhere"] == scores + distances
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_tensors_without_values_cost_the_same_and_so_does_fused_attention(fused):
+    model = toy.model(PEOPLE, preset="paper")
+    with torch.device("meta"):
+        shapes = build(toy.settings("paper"), WORLD, toy.encoder())
+    for block in (*shapes.encoder.blocks, *shapes.student):
+        block.attn.fused_attn = fused
+    for backward in (False, True):
+        real = complexity.training(model, toy.batch(PEOPLE), backward)
+        assert complexity.training(shapes, complexity.batch(WORLD, 16), backward) == real
+
+
+def test_going_back_costs_twice_as_much_but_for_the_pixels():
+    model = toy.model(PEOPLE, preset="paper")
+    forward, both = (complexity.training(model, toy.batch(PEOPLE), backward=b) for b in (False, True))
+    pixels = 2 * 8 * 3 * 16**2 * 16  # no gradient reaches them
+    assert both["encoder"] == 3 * forward["encoder"] - pixels
+    assert both["student"] == 3 * forward["student"] and both["decoder"] == 3 * forward["decoder"]
+    small_parts = sum(n for name, n in forward.items() if name not in ("encoder", "student", "decoder"))
+    assert small_parts < both["elsewhere"] < 4 * small_parts
+
+
+def test_at_the_papers_size_inference_costs_what_table_9_says(printed):
+    embed, learn = by_hand(width=768, depth=12, patches=242, patch=16, identities=702)
+    assert printed["inference_gmac"]["all"] == pytest.approx(sum(embed.values()) / 1e9, abs=1e-5)
+    assert printed["inference_gmac"]["all"] == pytest.approx(26.5, rel=0.01)
+    forward = printed["training_gmac_per_pair"]["forward"]
+    assert of(forward, learn) == pytest.approx({name: n / 1e9 for name, n in learn.items()}, abs=1e-6)
+    spared = layer(768, 251) - 251 * 2 * 768**2 - 9 * 10 * 768**2 - 2 * 9 * 251 * 768
+    saved = printed["inference_gmac"]["all"] - printed["inference_pruned_gmac"]["all"]
+    assert saved == pytest.approx(spared / 1e9, abs=1e-5)
+
+
+def test_every_parameter_is_counted_once():
+    model = toy.model(PEOPLE, preset="paper")
+    assert sum(complexity.parameters(model).values()) == sum(p.numel() for p in model.parameters())
+
+
+def test_twelve_heads_make_up_table_9s_parameters_if_all_of_them_and_imagenets_count(printed):
+    rules = printed["heads"]["table_9_by_what_counts"]
+    fitting = {name: round(rule["heads"]) for name, rule in rules.items() if rule["prints_as_table_9"]}
+    assert fitting == {"all_and_unused_classifier": 12} and printed["heads"]["ours"] == HEADS

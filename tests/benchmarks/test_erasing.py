@@ -1,0 +1,45 @@
+"""What a mask can change: its bounds, the labels' mask, and networks that read no patch or many."""
+
+import pytest
+import torch
+
+from benchmarks import erasing
+from pipeline.batches.views import eval_batches
+from tests import toy
+
+PEOPLE = toy.people()
+
+
+@pytest.fixture
+def model():
+    return toy.model(PEOPLE, start="random").eval()
+
+
+def measured(model):
+    return erasing.measure(model, eval_batches(PEOPLE, 5))
+
+
+def test_the_bounds_keep_all_patches_and_none(model):
+    found = measured(model)
+    assert found["none"]["kept"] == 1 and found["everything"]["kept"] == 0
+    assert 0.4 < found["random"]["kept"] < 1  # 0.3 are erased
+
+
+def test_the_labels_keep_the_patches_that_show_somebody(model):
+    shown = torch.from_numpy(PEOPLE.parsing > 0).float()[:, None]
+    share = (torch.nn.functional.avg_pool2d(shown, 16) > 0.5).float().mean()
+    assert measured(model)["labels"]["kept"] == pytest.approx(share.item(), abs=1e-4)
+
+
+def test_a_decoder_that_passes_on_what_it_gets_is_moved_by_no_mask():
+    unmoved = toy.model(PEOPLE, start="encoder").eval()  # its layers begin as no change
+    torch.nn.init.normal_(unmoved.heads.weight, std=0.05)
+    assert len({row["probability"] for row in measured(unmoved).values()}) == 1
+
+
+def test_a_decoder_that_reads_patches_is_moved(model):
+    torch.nn.init.normal_(model.heads.weight, std=0.05)
+    for layer in model.decoder:
+        torch.nn.init.normal_(layer.attention.qkv.weight, std=0.3)
+    found = measured(model)
+    assert found["everything"]["probability"] != found["none"]["probability"]

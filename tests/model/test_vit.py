@@ -1,0 +1,226 @@
+"""The occlusion-aware encoder: Eq. 3-5, and where its weights come from."""
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from pipeline.batches.views import normalise
+from pipeline.core.params import BadInput
+from pipeline.model.backbones import load_vit, pretrained_encoder, save_vit, timm_vit, untrained_vit
+from pipeline.model.layers import TransformerLayer, TransformerLayers
+from pipeline.model.vit import (
+    OcclusionAwareViT,
+    class_tokens,
+    grid,
+    patch_labels,
+    plain_vit,
+    resize_positions,
+)
+from tests import toy
+
+GRIDS = {16: (16, 8), 14: (18, 9), 12: (21, 10), 11: (22, 11), 10: (25, 12)}  # S: patches down and across
+NOTHING, UNKNOWN = torch.zeros(2, 4, dtype=torch.bool), torch.tensor([-1, -1])
+BYTES = torch.arange(256, dtype=torch.uint8).repeat(48).view(2, 3, *toy.SIZE)
+IMAGE = torch.rand(2, 3, *toy.SIZE) * 2 - 1
+
+
+def oa_vit(model=None, **changes):
+    torch.manual_seed(0)
+    wanted = {"size": toy.SIZE, "stride": 16, "parts": 9, "coarse": 4, "cameras": 3, **changes}
+    return OcclusionAwareViT(model or toy.encoder(), **wanted).eval()
+
+
+@pytest.mark.parametrize(("stride", "wanted"), GRIDS.items())
+def test_patches_of_every_stride_are_counted_as_in_equation_4(stride, wanted):
+    assert grid((256, 128), 16, stride) == wanted
+    down, across = wanted
+    assert (down - 1) * stride + 16 <= 256 < down * stride + 16 and (across - 1) * stride + 16 <= 128
+
+
+@pytest.mark.parametrize("stride", [16, 12, 7])
+def test_a_forward_pass_gives_as_many_patch_tokens(stride):
+    encoder = oa_vit(stride=stride)
+    tokens = encoder(IMAGE, NOTHING, UNKNOWN)
+    down, across = grid(toy.SIZE, 16, stride)
+    assert tokens.patch.shape == (2, down * across, 16) and tokens.part.shape == (2, 9, 16)
+
+
+@pytest.mark.parametrize("name", ["embedded", "vit_tiny_patch16_224"])
+def test_without_part_tokens_and_given_embeddings_it_is_timms_vit(name):
+    size = toy.SIZE if name == "embedded" else (224, 224)
+    model = toy.encoder() if name == "embedded" else timm.create_model(name, num_classes=0)
+    image = torch.rand(1, 3, *size)
+    with torch.no_grad():
+        theirs = model.eval().forward_features(image)
+        encoder = oa_vit(model, size=size, parts=0, gamma_pattern=0.0, gamma_camera=0.0)
+        tokens = encoder(image, NOTHING[:1], UNKNOWN[:1])
+    assert torch.allclose(theirs[:, 0], tokens.cls, atol=1e-5)
+    assert torch.allclose(theirs[:, 1:], tokens.patch, atol=1e-5)
+
+
+def test_positions_of_the_same_grid_are_kept_and_others_are_resized():
+    rows = torch.randn(1, 14 * 14, 3)
+    assert resize_positions(rows, (14, 14), (14, 14)) is rows
+    ramp = torch.arange(14.0).view(1, 14, 1, 1).expand(1, 14, 14, 1).reshape(1, 196, 1)
+    resized = resize_positions(ramp, (14, 14), (7, 3)).view(7, 3)
+    assert (
+        torch.allclose(resized[:, 0], torch.arange(7.0) * 2 + 0.5) and (resized[:, 0] == resized[:, 2]).all()
+    )
+
+
+def test_the_sequence_is_tokens_plus_position_plus_pattern_plus_camera():
+    encoder = oa_vit(gamma_pattern=2.0, gamma_camera=0.5)
+    hidden = torch.tensor([[1, 0, 1, 0], [0, 0, 0, 0]]).bool()
+    with torch.no_grad():
+        found = encoder.embed(IMAGE, hidden, torch.tensor([2, 0]))
+        patch = encoder.projection(IMAGE).flatten(2).transpose(1, 2)
+        for image, (pattern, camera) in enumerate([(5, 2), (0, 0)]):
+            tokens = torch.cat([encoder.cls[0], encoder.part[0], patch[image]])
+            wanted = (
+                tokens + encoder.position[0] + 2 * encoder.pattern[pattern] + 0.5 * encoder.camera[camera]
+            )
+            assert torch.allclose(found[image], wanted, atol=1e-6)
+    assert encoder.pattern.shape == (16, 16) and encoder.position.shape == (1, 8 + 10, 16)
+
+
+def test_an_unknown_camera_is_the_mean_of_those_that_were_trained():
+    encoder = oa_vit(trained=(0, 2))
+    assert torch.equal(encoder.camera_rows(UNKNOWN[:1])[0], encoder.camera[[0, 2]].mean(0))
+
+
+def test_an_unknown_camera_is_the_mean_of_all_and_one_never_seen_is_an_error():
+    encoder = oa_vit()
+    rows = encoder.camera_rows(torch.tensor([-1, 1]))
+    assert torch.allclose(rows[0], encoder.camera.mean(0)) and torch.equal(rows[1], encoder.camera[1])
+    with pytest.raises(ValueError, match="camera 3, but the model knows 3"):
+        encoder.camera_rows(torch.tensor([3]))
+
+
+def test_bytes_are_seen_as_their_colours():
+    encoder = oa_vit()
+    with torch.no_grad():
+        found, wanted = (encoder(image, NOTHING, UNKNOWN) for image in (BYTES, BYTES.float() / 127.5 - 1))
+    assert torch.equal(found.patch, wanted.patch)
+
+
+def test_an_image_of_another_size_is_an_error():
+    with pytest.raises(ValueError, match="takes"):
+        oa_vit()(IMAGE[..., :16], NOTHING, UNKNOWN)
+
+
+def test_one_pass_over_two_views_equals_two_passes():
+    encoder = oa_vit()
+    other = torch.rand_like(IMAGE)
+    z = torch.tensor([[1, 1, 0, 0], [0, 0, 0, 1]]).bool()
+    with torch.no_grad():
+        both = encoder(torch.cat([IMAGE, other]), torch.cat([NOTHING, z]), torch.tensor([0, 1, 0, 1]))
+        first, second = encoder(IMAGE, NOTHING, torch.tensor([0, 1])), encoder(other, z, torch.tensor([0, 1]))
+    for joined, a, b in zip(both, first, second, strict=True):
+        assert torch.allclose(joined, torch.cat([a, b]), atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [16, 11])
+def test_patch_labels_are_shares_of_the_pixels_that_a_patch_sees(stride):
+    parsing = torch.randint(0, 9, (2, 64, 32), dtype=torch.uint8)
+    found = patch_labels(parsing, 9, 16, stride)
+    down, across = grid((64, 32), 16, stride)
+    for n in range(down * across):
+        top, left = n // across * stride, n % across * stride
+        seen = parsing[1, top : top + 16, left : left + 16]
+        slow = [(seen == k).float().mean().item() for k in range(9)]
+        assert found[1, n].tolist() == pytest.approx(slow, abs=1e-6)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 3, None])
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_layers_asked_for_less_give_the_first_tokens_of_all(count, num_tokens):
+    torch.manual_seed(0)
+    layers, tokens = (
+        TransformerLayers(*(TransformerLayer(16, 2) for _ in range(count))).eval(),
+        torch.randn(2, 5, 16),
+    )
+    whole = torch.nn.Sequential(*layers)(tokens)
+    assert torch.allclose(layers(tokens, num_tokens), whole[:, :num_tokens], atol=1e-5)
+
+
+def test_class_tokens_are_those_of_the_plain_vit():
+    model = toy.encoder().eval()
+    with torch.no_grad():
+        wanted = torch.nn.functional.normalize(model.forward_features(IMAGE)[:, 0], dim=1)
+    found = class_tokens(plain_vit(model, tuple(IMAGE.shape[2:])), IMAGE)
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
+# ------------------------------------------------------------------ where encoders come from
+
+
+def test_a_small_vit_is_saved_with_its_architecture_and_read_again(tmp_path):
+    model = toy.encoder()
+    save_vit(tmp_path / "vit.safetensors", model, {"seed": 1})
+    again = load_vit(tmp_path / "vit.safetensors")
+    assert again.architecture == model.architecture and (tmp_path / "vit.json").is_file()
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value.half().float())
+
+
+def test_a_file_that_is_no_vit_of_ours_is_an_error(tmp_path):
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(BadInput, match="not a ViT of ours"):
+        load_vit(tmp_path / "other.safetensors")
+    with pytest.raises(BadInput, match="no such file"):
+        pretrained_encoder("embedded", "", str(tmp_path / "missing.safetensors"))
+
+
+def test_a_vit_of_timm_takes_weights_from_a_local_file(tmp_path):
+    torch.manual_seed(1)
+    theirs = timm.create_model("vit_tiny_patch16_224", num_classes=1000)
+    save_file(theirs.state_dict(), tmp_path / "tiny.safetensors")
+    ours = pretrained_encoder("vit_tiny_patch16_224", str(tmp_path / "tiny.safetensors"), "")
+    assert torch.equal(ours.blocks[3].mlp.fc1.weight, theirs.blocks[3].mlp.fc1.weight)
+    encoder = OcclusionAwareViT(ours, (256, 128), 16, 9, 4, 1)
+    assert encoder.position.shape == (1, 128 + 10, 192)
+
+
+def test_the_record_of_a_timm_vit_tells_its_weights_from_others(tmp_path):
+    found = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), tmp_path / "tiny.safetensors")
+        found.append(timm_vit("vit_tiny_patch16_224", str(tmp_path / "tiny.safetensors")).architecture)
+    assert found[0] == found[1] != found[2] and found[0]["name"] == "vit_tiny_patch16_224"
+    assert untrained_vit(found[0]).architecture == found[0]
+
+
+def test_weights_out_of_reach_name_the_file_to_bring(tmp_path):
+    with pytest.raises(BadInput, match=r"missing\.safetensors: no weights of vit_tiny.*the method's weights"):
+        timm_vit("vit_tiny_patch16_224", str(tmp_path / "missing.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "name", ["deit_tiny_patch16_224.fb_in1k", "vit_xsmall_patch16_clip_224.tinyclip_yfcc15m"]
+)
+def test_a_vit_of_other_colours_takes_ours(tmp_path, name):
+    theirs = timm.create_model(name)  # of ImageNet's mean and deviation; of CLIP's, and without a bias
+    mean, deviation = (torch.tensor(theirs.pretrained_cfg[n])[:, None, None] for n in ("mean", "std"))
+    save_file(theirs.state_dict(), tmp_path / "theirs.safetensors")
+    ours = timm_vit(name, str(tmp_path / "theirs.safetensors"))
+    image = torch.randint(256, (1, 3, 224, 224), dtype=torch.uint8)
+    wanted = theirs.patch_embed((image / 255 - mean) / deviation)
+    assert torch.allclose(ours.patch_embed(normalise(image)), wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_enormous",
+        "resnet18",
+        "vit_dwee_patch16_reg1_gap_256",
+        "vit_tiny_patch16_224.nonsense",
+        "vit_tiny_r_s16_p8_224",
+        "vit_small_patch16_18x2_224",
+    ],
+)
+def test_only_plain_vits_with_one_class_token_are_taken(name):
+    with pytest.raises(BadInput, match=f"vit = {name}"):
+        untrained_vit({"name": name})

@@ -1,0 +1,351 @@
+"""What `evaluate` reports and `draw` shows, on a world of four people and two cameras."""
+
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from ruamel.yaml import YAML
+
+from pipeline.core import params
+from pipeline.core.label_file import LabelFile, write_label_file
+from pipeline.core.params import BadInput
+from pipeline.data.index import Images, index_hash, read_index
+from pipeline.indexing.archive import pack
+from pipeline.ranking import Embedded, figures, rank, report
+from stages import draw, evaluate
+from stages import index as index_stage
+from tests.indexing.test_build import INDEX
+
+CONFIG = f"""
+workers: 1
+datasets: {{}}
+parse_on: []
+labels_from: {{}}
+index: {json.dumps(INDEX | {"junk": "keep"})}
+evaluate: {{metric: euclidean, ap: rectangular, memory: 64, group_lambda: 5, depth: 4, top: 3,
+           rerank: {{depth: 0, k1: 2, k2: 1, original: 0.3}}}}
+draw: {{queries: 2, nearest: 3, seed: 1, dpi: 40}}
+"""
+PARTS = ["head", "arms", "torso", "legs"]
+FILES = ("index.parquet", "images.h5", "truth.h5")
+
+
+def picture(pid):
+    out = io.BytesIO()
+    Image.fromarray(np.full((16, 8, 3), 20 * pid + 40, np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory):
+    """People 1 to 4: queries by camera 1, gallery by camera 2 (not person 4), a distractor and junk."""
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "params.yaml").write_text(CONFIG)
+    names = [f"query/{pid:04d}_c1s1_000001_00.png" for pid in (1, 2, 3, 4)]
+    names += [f"bounding_box_test/{pid:04d}_c2s1_000001_00.png" for pid in (0, 1, 2, 3)]
+    names += ["bounding_box_test/-1_c2s1_000001_00.png", "bounding_box_train/0009_c1s1_000001_00.png"]
+    loose = folder / "loose"
+    for name in names:
+        (loose / name).parent.mkdir(parents=True, exist_ok=True)
+        (loose / name).write_bytes(picture(max(0, int(name.split("/")[1].split("_")[0]))))
+    pack(loose, folder / "raw.zip")
+    index_stage.main(
+        "folders",
+        str(folder / "raw.zip"),
+        *(str(folder / name) for name in FILES),
+        config=str(folder / "params.yaml"),
+    )
+    return folder
+
+
+def angles(pids, exact):
+    """A part of two channels by identity; inexact systems take everybody for the same person."""
+    turn = np.array([pid * 0.3 if exact else 0.0 for pid in pids])
+    return np.stack([np.cos(turn), np.sin(turn)], 1)[:, None].astype(np.float32)
+
+
+@pytest.fixture
+def world(indexed, tmp_path):
+    """Features in which the model is always right and the others see no difference, and cached labels."""
+    index = read_index(indexed / "index.parquet")
+    key = {"index": index_hash(index)}
+    rows = np.flatnonzero(index["split"] != "train")
+    pids = index["pid"].to_numpy()[rows]
+    arrays = {"row": rows.astype(np.int32)}
+    for system in ("model", "encoder", "histogram"):
+        arrays[f"{system}/part"] = angles(pids, system == "model")
+        arrays[f"{system}/visibility"] = np.ones((len(rows), 1), np.float32)
+    attrs = key | {"systems": ["model", "encoder", "histogram"]}
+    attrs |= {"model_cameras": "those of the training images", "model_cameras_unknown": 0}
+    write_label_file(tmp_path / "features.h5", "features", arrays, attrs)
+    occluded = np.zeros((len(index), 4), np.uint8)
+    occluded[1, 3] = 1  # the first query, by the cached labels
+    labels = {"occluded": occluded, "pixels": np.full((len(index), 4), 9, np.int32)}
+    write_label_file(tmp_path / "occlusion.h5", "occlusion", labels, key | {"parts": PARTS})
+    maps = np.zeros((len(index), 4, 2), np.uint8)
+    maps[:, 1:, 1] = 4
+    write_label_file(tmp_path / "parsing.h5", "parsing", {"map": maps}, key)
+    visible = np.full((len(index), 8), 9, np.int32)
+    visible[2, 4:] = 1  # the second query's legs and feet: four pixels in all
+    visible[3, 0] = 4
+    occluder = np.zeros(len(index), np.uint8)
+    occluder[2:4] = 1
+    truth = {"visible": visible, "occluder": occluder}
+    write_label_file(tmp_path / "truth.h5", "truth", truth, key | {"truth": 1})
+    return tmp_path
+
+
+def run(indexed, world, truth=None, config=None):
+    outs = [str(world / name) for name in ("metrics.json", "queries.parquet", "cmc.csv")]
+    evaluate.main(
+        str(indexed / "index.parquet"),
+        str(world / "features.h5"),
+        str(world / "occlusion.h5"),
+        str(truth or world / "truth.h5"),
+        *outs,
+        config=str(config or indexed / "params.yaml"),
+    )
+    return json.loads((world / "metrics.json").read_text()), pd.read_parquet(outs[1]), pd.read_csv(outs[2])
+
+
+# ------------------------------------------------------------------ the report
+
+
+def test_every_system_is_scored_on_all_occluded_and_holistic_queries(indexed, world):
+    metrics, _, _ = run(indexed, world)
+    perfect = {"rank1": 100.0, "rank5": 100.0, "rank10": 100.0, "mAP": 100.0, "mINP": 100.0}
+    assert metrics["all"] == {"queries": 3, **perfect}
+    assert metrics["occluded"] == {"queries": 2, **perfect}
+    assert metrics["holistic"] == {"queries": 1, **perfect}
+    # all alike: the gallery's order decides, 0000 0001 0002 0003, so ranks 2, 3 and 4
+    for system in ("encoder", "histogram"):
+        table = metrics["baselines"][system]
+        assert table["all"]["mAP"] == round(100 * (1 / 2 + 1 / 3 + 1 / 4) / 3, 2)
+        assert table["occluded"]["mAP"] == round(100 * (1 / 3 + 1 / 4) / 2, 2)
+
+
+def test_reranked_scores_stand_beside_the_plain_ones_which_stay(indexed, world, capsys):
+    plain, queries, curves = run(indexed, world)
+    assert "reranked" not in plain and plain["protocol"]["rerank"] == "none"
+    config = world / "params.yaml"
+    config.write_text((indexed / "params.yaml").read_text().replace("{depth: 0, k1", "{depth: 4, k1"))
+    metrics, after, reranked_curves = run(indexed, world, config=config)
+    assert "model reranked" in capsys.readouterr().out
+    reranked, protocol = metrics.pop("reranked"), metrics.pop("protocol")
+    assert protocol["rerank"] == "depth 4, k1 2, k2 1, original 0.3"
+    assert metrics == {name: table for name, table in plain.items() if name != "protocol"}
+    assert set(reranked) == {"model", "encoder", "histogram"}
+    assert reranked["model"]["all"] == metrics["all"] and reranked["model"]["by_z"] == metrics["by_z"]
+    pd.testing.assert_frame_equal(after[queries.columns], queries)
+    assert {"model_reranked_ap", "model_reranked_first", "model_reranked_top"} <= set(after)
+    assert all(len(top) == 3 for top in after["model_reranked_top"])
+    assert set(reranked_curves) - set(curves) == {f"{system}_reranked" for system in reranked}
+
+
+def test_queries_are_not_reranked_beside_copies_of_themselves(indexed, world):
+    config = world / "params.yaml"
+    config.write_text((indexed / "params.yaml").read_text().replace("{depth: 0, k1", "{depth: 4, k1"))
+    rows = LabelFile(world / "truth.h5")
+    pasted = {"occluder": rows["occluder"][:]}
+    write_label_file(world / "pasted.h5", "truth", pasted, {"index": rows.attrs["index"], "truth": 0})
+    run(indexed, world, truth=world / "pasted.h5")  # as it stands
+    with pytest.raises(BadInput, match=r"evaluate\.rerank\.depth = 4, but .* Set it to 0"):
+        run(indexed, world, truth=world / "pasted.h5", config=config)
+
+
+def test_queries_are_grouped_by_the_true_type_where_it_is_known(indexed, world):
+    metrics, queries, _ = run(indexed, world)
+    assert {name: row["queries"] for name, row in metrics["by_z"].items()} == {
+        "none": 1,
+        "head": 1,
+        "legs": 1,
+    }
+    assert queries["hidden"].tolist() == ["none", "legs", "head", "none"]
+    assert metrics["protocol"]["z"] == "truth, parts below 5 pixels"
+
+
+def test_a_part_of_just_as_many_true_pixels_as_the_threshold_is_visible(indexed, world):
+    index, key = read_index(indexed / "index.parquet"), LabelFile(world / "truth.h5").attrs["index"]
+    visible = np.full((len(index), 8), 9, np.int32)
+    visible[1, 0], visible[2, 0] = 5, 4  # heads of the first two queries
+    visible[3, 4:], visible[4, 4:] = (2, 1, 1, 1), (1, 1, 1, 1)  # legs and feet: five and four in all
+    truth = {"visible": visible, "occluder": np.zeros(len(index), np.uint8)}
+    write_label_file(world / "exact.h5", "truth", truth, {"index": key, "truth": 1})
+    labels = LabelFile(world / "occlusion.h5")
+    for threshold, hidden in {4.0: [0, 0, 0, 0], 5.0: [0, 1, 0, 8], 6.0: [1, 1, 8, 8]}.items():
+        found = report.groups(index, labels, LabelFile(world / "exact.h5"), threshold)
+        assert found.pattern.tolist() == hidden
+
+
+def test_without_truth_queries_are_grouped_by_the_cached_type(indexed, world):
+    metrics, queries, _ = run(indexed, world, truth=indexed / "truth.h5")
+    assert queries["hidden"].tolist() == ["legs", "none", "none", "none"]
+    assert metrics["occluded"]["queries"] == 1 and metrics["protocol"]["z"] == "cached labels"
+
+
+def test_scores_are_also_given_by_visible_parts_and_pair_of_cameras_with_intervals(indexed, world):
+    metrics, _, _ = run(indexed, world)
+    assert metrics["by_visible_parts"] == {"1": {"queries": 3, "rank1": 100.0, "mAP": 100.0}}
+    sure = {"low": 100.0, "high": 100.0}
+    assert metrics["confidence"]["occluded"] == {"rank1": sure, "mAP": sure}
+    pairs = metrics["by_cameras"]
+    assert sum(pair["matches"] for pair in pairs.values()) == 3
+    assert all(pair["mAP"] == pair["rank10"] == 100.0 for pair in pairs.values())
+    assert all("-" in name and name[0] != name[-1] for name in pairs)  # its own camera does not count
+
+
+def test_queries_without_a_match_are_counted_and_named(indexed, world):
+    protocol = run(indexed, world)[0]["protocol"]
+    assert protocol["queries_without_match"] == 1 and protocol["without_match"].startswith("query/")
+
+
+@pytest.mark.parametrize(("count", "more"), [(20, ""), (21, ", and 1 more"), (23, ", and 3 more")])
+def test_of_many_queries_without_a_match_the_first_twenty_are_named(count, more):
+    index = pd.DataFrame({"key": [f"q{n}" for n in range(count)], "split": "query", "pid": 1, "camid": 0})
+    nobody, whole = Embedded.of(np.ones((1, 2)), [2], [1]), np.zeros(count, np.int64)
+    ranked = rank(Embedded.of(np.ones((count, 2)), whole + 1, whole), nobody)
+    grouped = report.Groups(np.arange(count), whole > 0, whole, PARTS)
+    options = params.validate(YAML(typ="safe").load(CONFIG)["evaluate"], report.Evaluate, "")
+    index.loc[count] = ["g", "gallery", 2, 1]
+    found = report.metrics({"model": ranked}, {}, {"model": whole}, grouped, index, options)["protocol"]
+    assert found["without_match"] == ", ".join(f"q{n}" for n in range(20)) + more
+
+
+def test_ranking_leaves_nothing_in_the_scratch_folder(indexed, world, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(world))
+    run(indexed, world)
+    assert list((world / ".scratch").iterdir()) == []
+
+
+def test_the_protocol_is_written_beside_the_scores(indexed, world):
+    protocol = run(indexed, world)[0]["protocol"]
+    assert protocol["ap"] == "rectangular" and protocol["distance"] == "euclidean"
+    counts = {name: value for name, value in protocol.items() if isinstance(value, int)}
+    assert counts == {
+        "queries": 4,
+        "queries_without_match": 1,
+        "gallery": 5,
+        "gallery_junk": 1,
+        "gallery_distractors": 1,
+        "cameras_unknown": 0,
+        "model_cameras_unknown": 0,
+    }
+    assert protocol["model_cameras"] == "those of the training images"
+
+
+def test_every_query_has_its_row_with_what_it_found(indexed, world):
+    _, queries, curves = run(indexed, world)
+    index = read_index(indexed / "index.parquet")
+    assert queries["key"].tolist() == index["key"][index["split"] == "query"].tolist()
+    assert queries["model_first"].tolist() == [1, 1, 1, 0] and queries["matches"].tolist() == [1, 1, 1, 0]
+    nearest = [index["pid"][top[0]] for top in queries["model_top"]]
+    assert nearest[:3] == [1, 2, 3]
+    assert curves["rank"].tolist() == [1, 2, 3, 4] and curves["encoder"].tolist() == [0, 33.333, 66.667, 100]
+
+
+def test_the_table_names_every_system_and_type(indexed, world, capsys):
+    run(indexed, world)
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("model", "encoder", "histogram", "occluded", "legs", "rectangular"))
+
+
+def test_reports_are_the_same_bytes_twice(indexed, world):
+    names = ("metrics.json", "queries.parquet", "cmc.csv")
+    run(indexed, world)
+    first = [(world / name).read_bytes() for name in names]
+    run(indexed, world)
+    assert [(world / name).read_bytes() for name in names] == first
+
+
+def test_features_of_other_rows_are_refused(indexed, world):
+    index = read_index(indexed / "index.parquet")
+    attrs = {"index": index_hash(index), "systems": ["model"]}
+    write_label_file(world / "features.h5", "features", {"row": np.arange(3, dtype=np.int32)}, attrs)
+    with pytest.raises(BadInput, match="not the index's queries and gallery"):
+        run(indexed, world)
+
+
+def test_pictures_compare_the_systems_and_what_reranking_made_of_the_model():
+    columns = ("key", "model_ap", "encoder_ap", "model_reranked_ap", "encoder_reranked_ap", "model_top")
+    assert figures.systems(pd.DataFrame(columns=columns)) == ["model", "encoder", "model_reranked"]
+
+
+@pytest.mark.parametrize(("pattern", "name"), [(0, "none"), (1, "head"), (10, "arms+legs")])
+def test_a_type_is_named_by_what_is_hidden(pattern, name):
+    empty = np.zeros(0, int)
+    assert report.Groups(empty, empty.astype(bool), empty, PARTS).name(pattern) == name
+
+
+# ------------------------------------------------------------------ the pictures
+
+
+def drawn(indexed, world, out="figures"):
+    run(indexed, world)
+    draw.main(
+        str(indexed / "index.parquet"),
+        str(indexed / "images.h5"),
+        str(world / "parsing.h5"),
+        str(world / "queries.parquet"),
+        str(world / out),
+        config=str(indexed / "params.yaml"),
+    )
+    return {path.name: path.read_bytes() for path in sorted((world / out).iterdir())}
+
+
+def test_three_pictures_are_drawn_the_same_twice(indexed, world):
+    one, two = drawn(indexed, world), drawn(indexed, world, "again")
+    assert list(one) == ["cmc.png", "rankings.png", "types.png"] and one == two
+    for content in one.values():
+        assert min(Image.open(io.BytesIO(content)).size) > 50
+        assert b"Software" not in content and b"Date" not in content
+
+
+def queries(**columns):
+    base = {"pid": [1, 1, 2, 3], "occluded": [True, True, True, False], "matches": [1, 1, 1, 1]}
+    return pd.DataFrame({**base, **columns})
+
+
+def test_a_cmc_curve_ends_with_the_gallery(indexed, world, monkeypatch):
+    shown = []
+    monkeypatch.setattr(figures, "save", lambda figure, path, dpi: shown.append(figure.axes[0]))
+    drawn(indexed, world)
+    assert shown[0].get_xlim() == (1, 4) and shown[0].lines[0].get_xdata()[-1] == 4  # a fifth is junk
+
+
+@pytest.mark.parametrize("depth", [2, 4, 13, 20])
+def test_a_cmc_curve_has_whole_ranks_alone(depth):
+    axes = figures.cmc(queries(model_ap=[1.0] * 4, model_first=[1] * 4), depth).axes[0]
+    assert all(tick == int(tick) for tick in axes.get_xticks())
+
+
+def test_occluded_queries_of_different_people_are_shown_first():
+    assert set(figures.chosen(queries(), 2, 0)["pid"]) == {1, 2}
+    assert len(figures.chosen(queries(), 9, 0)) == 3
+
+
+def test_any_query_is_shown_if_none_is_occluded():
+    assert len(figures.chosen(queries(occluded=[False] * 4), 9, 0)) == 4
+
+
+def test_queries_without_a_match_are_not_shown():
+    assert figures.chosen(queries(matches=[0, 0, 0, 0]), 3, 0).empty
+
+
+def test_right_answers_are_framed_green_and_wrong_ones_red(indexed, world):
+    _, table, _ = run(indexed, world)
+    index = read_index(indexed / "index.parquet")
+    images, parsing = Images(indexed / "images.h5"), LabelFile(world / "parsing.h5")
+    sheet = figures.rankings(table.iloc[:1], index, images, parsing, 3)
+    frames = [p.get_edgecolor() for axes in sheet.axes for p in axes.patches]
+    right = [figures.matplotlib.colors.to_rgba(figures.RIGHT) == colour for colour in frames]
+    assert right == [True, False, False, False, True, False]  # the model's three, the histogram's three
+    figures.plt.close(sheet)
+
+
+def test_parts_are_tinted_and_background_is_darkened():
+    image = np.full((4, 4, 3), 90, np.uint8)
+    found = figures.overlay(image, np.array([[0, 4], [0, 4]], np.uint8))
+    assert (found[:, :2] == 45).all() and (found[:, 2:] != 45).any()

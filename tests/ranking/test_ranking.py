@@ -1,0 +1,521 @@
+"""Ranking: the distance of Eq. 25, Market-1501's protocol, and scores that can be checked by hand."""
+
+import math
+from dataclasses import replace
+from functools import partial
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.core.label_file import LabelFile, write_label_file
+from pipeline.core.params import BadInput
+from pipeline.ranking import (
+    Embedded,
+    Stored,
+    cmc,
+    comparison,
+    distances,
+    kernels,
+    products,
+    rank,
+    rank_distances,
+    resume,
+    scores,
+    search,
+)
+from pipeline.ranking.summary import interval
+
+nan = math.nan
+
+
+def embedded(parts, pid=None, camid=None, visibility=None, gate=None):
+    parts = torch.as_tensor(parts, dtype=torch.float32)
+    visibility = torch.ones(parts.shape[:2]) if visibility is None else torch.as_tensor(visibility).float()
+    count = len(parts)
+    pid = np.ones(count, np.int64) if pid is None else np.asarray(pid, np.int64)
+    camid = np.zeros(count, np.int64) if camid is None else np.asarray(camid, np.int64)
+    return Embedded(parts, visibility, pid, camid, gate)
+
+
+def on_an_arc(degrees):
+    """One part of two channels: the distance of two images grows with their angle."""
+    angle = torch.deg2rad(torch.as_tensor(degrees, dtype=torch.float32))
+    return torch.stack([angle.cos(), angle.sin()], -1)[:, None]
+
+
+def people(text):
+    """'2(1) 1(0)' -> identities [2, 1] and cameras [1, 0]."""
+    words = [word.rstrip(")").split("(") for word in text.split()]
+    return np.array([int(pid) for pid, _ in words]), np.array([int(camid) for _, camid in words])
+
+
+CASES = {  # gallery nearest first, pid(camera); the query is person 1 on camera 0 -> AP, first match, INP
+    "1(1)": (1.0, 1, 1.0),
+    "2(1) 1(1)": (1 / 2, 2, 1 / 2),
+    "1(1) 2(1) 1(2)": ((1 + 2 / 3) / 2, 1, 2 / 3),
+    "1(0) 1(1)": (1.0, 1, 1.0),  # same camera: neither hit nor miss
+    "2(0) 1(1)": (1 / 2, 2, 1 / 2),  # another person by the same camera counts
+    "-1(1) 1(1)": (1.0, 1, 1.0),  # junk: neither hit nor miss
+    "0(1) 1(1)": (1 / 2, 2, 1 / 2),  # a distractor is a miss
+    "1(-1) 2(1)": (1.0, 1, 1.0),  # an unknown camera hides nothing
+    "2(1) 3(1)": (nan, 0, nan),  # never seen elsewhere
+    "1(0) 2(1)": (nan, 0, nan),  # seen by its own camera alone
+}
+
+
+@pytest.mark.parametrize("gallery", CASES)
+def test_one_query_is_scored_by_the_protocol(gallery):
+    pid, camid = people(gallery)
+    ranked = rank(
+        embedded(on_an_arc([0]), [1], [0]), embedded(on_an_arc(np.arange(len(pid)) + 1), pid, camid)
+    )
+    np.testing.assert_allclose([ranked.ap[0], ranked.first[0], ranked.inp[0]], CASES[gallery])
+
+
+def test_a_query_without_camera_is_compared_with_everything():
+    ranked = rank(embedded(on_an_arc([0]), [1], [-1]), embedded(on_an_arc([1, 2]), [1, 1], [0, -1]))
+    assert ranked.matches[0] == 2
+
+
+def test_queries_that_show_nobody_have_no_match():
+    gallery = embedded(on_an_arc([1, 2, 3]), [0, -1, 1])
+    assert (rank(embedded(on_an_arc([0, 0]), [0, -1], [5, 5]), gallery).matches == 0).all()
+
+
+def test_equal_distances_keep_the_gallerys_order():
+    ranked = rank(
+        embedded(on_an_arc([0]), [1], [0]), embedded(on_an_arc([9] * 4), [2, 1, 3, 1], [1] * 4), top=4
+    )
+    assert ranked.first[0] == 2 and ranked.ap[0] == (1 / 2 + 2 / 4) / 2
+    assert ranked.top.tolist() == [[0, 1, 2, 3]]
+
+
+def test_the_nearest_are_listed_without_junk_and_own_camera_and_padded():
+    gallery = embedded(on_an_arc([4, 3, 2, 1]), [1, -1, 2, 1], [1, 1, 1, 0])
+    assert rank(embedded(on_an_arc([0]), [1], [0]), gallery, top=3).top.tolist() == [[2, 0, -1]]
+
+
+def test_an_empty_gallery_answers_nothing():
+    ranked = rank(embedded(on_an_arc([0]), [1], [0]), embedded(torch.zeros(0, 1, 2), [], []), top=2)
+    assert ranked.matches[0] == 0 and ranked.top.tolist() == [[-1, -1]]
+
+
+NOT_FINITE = {  # what holds NaN or infinity: what is said of three images
+    "features": "gallery features: .* infinite in 2 of 3 images looked at, the first is image 1",
+    "visibility": "gallery visibility: .* infinite in 2 of 3 images looked at, the first is image 1",
+}
+
+
+@pytest.mark.parametrize("what", NOT_FINITE)
+def test_values_that_are_not_finite_are_counted_and_refused_with_a_remedy_for_anybodys(what):
+    parts, visibility = torch.ones(3, 2, 2), torch.ones(3, 2)
+    (parts if what == "features" else visibility)[1:, 0] = torch.tensor([nan, math.inf]).reshape(
+        (2, 1) if what == "features" else 2
+    )
+    gallery = embedded(parts, visibility=visibility)
+    for compared in (rank, distances):
+        with pytest.raises(BadInput, match=NOT_FINITE[what] + ".* Leave these out.* smaller train.lr"):
+            compared(embedded(torch.ones(1, 2, 2)), gallery)
+
+
+def test_a_gate_that_is_not_finite_is_refused():
+    gate = torch.tensor([[[nan, 1.0]]])
+    with pytest.raises(BadInput, match="query gate: values that are NaN or infinite in 1 of 1 image"):
+        rank(embedded(on_an_arc([0]), gate=gate), embedded(on_an_arc([1])))
+
+
+# ------------------------------------------------------------------ the distance
+
+
+def test_the_distance_is_the_mean_over_the_parts_that_both_show():
+    # right angles: sqrt 2; the same: 0; part 0 is the global one
+    query = embedded([[[1, 0], [1, 0], [1, 0]]], visibility=[[1, 1, 0]])
+    gallery = embedded([[[0, 2], [3, 0], [1, 0]]] * 2, visibility=[[1, 1, 1], [1, 0, 1]])
+    torch.testing.assert_close(distances(query, gallery), torch.tensor([[2**0.5 / 2, 2**0.5]]))
+    torch.testing.assert_close(distances(query, gallery, "squared"), torch.tensor([[1.0, 2.0]]))
+
+
+def test_with_everything_visible_the_distance_is_the_plain_mean():
+    torch.manual_seed(0)
+    q, g = torch.randn(3, 5, 4), torch.randn(7, 5, 4)
+    unit_q, unit_g = q / q.norm(dim=2, keepdim=True), g / g.norm(dim=2, keepdim=True)
+    wanted = (unit_q[:, None] - unit_g[None]).norm(dim=3).mean(2)
+    torch.testing.assert_close(distances(embedded(q), embedded(g)), wanted)
+
+
+def test_images_that_show_no_common_part_are_infinitely_far_apart():
+    query = embedded(torch.ones(1, 2, 3), visibility=[[1, 0]])
+    assert distances(query, embedded(torch.ones(1, 2, 3), visibility=[[0, 1]])).item() == math.inf
+
+
+def test_the_length_of_features_does_not_matter():
+    torch.manual_seed(0)
+    q, g = torch.randn(2, 3, 4), torch.randn(5, 3, 4)
+    torch.testing.assert_close(
+        distances(embedded(5 * q), embedded(g / 7)), distances(embedded(q), embedded(g))
+    )
+
+
+def slow_distance(q, vq, g, vg, gate, metric):
+    """Read aloud: over the parts, weights times distances, over weights."""
+    total = weight = 0.0
+    for p in range(len(q)):
+        other = g[p] if gate is None else g[p] * gate[p]
+        unit = [x / np.linalg.norm(x) if np.linalg.norm(x) else x for x in (q[p], other)]
+        distance = np.linalg.norm(unit[0] - unit[1])
+        total += vq[p] * vg[p] * (distance if metric == "euclidean" else distance**2)
+        weight += vq[p] * vg[p]
+    return total / weight if weight else math.inf
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.booleans(), st.sampled_from(["euclidean", "squared"]))
+def test_distances_equal_the_formula_in_a_loop(seed, gated, metric):
+    rng = np.random.default_rng(seed)
+    q, g, gate = rng.normal(size=(3, 4, 5)), rng.normal(size=(6, 4, 5)), rng.random((3, 4, 5))
+    vq, vg = (rng.choice([0, 0.5, 1], (n, 4)) for n in (3, 6))
+    gates = torch.tensor(gate, dtype=torch.float32) if gated else None
+    found = distances(embedded(q, visibility=vq, gate=gates), embedded(g, visibility=vg), metric)
+    wanted = [
+        [slow_distance(q[i], vq[i], g[j], vg[j], gate[i] if gated else None, metric) for j in range(6)]
+        for i in range(3)
+    ]
+    np.testing.assert_allclose(found, wanted, atol=2e-3)
+
+
+# ------------------------------------------------------------------ against a slow twin
+
+
+def slow_rank(query, gallery, top):
+    """Read aloud: sort the gallery, strike out what does not count, walk down the list."""
+    table = distances(query, gallery, "squared").numpy()
+    answers = []
+    for i in range(len(query)):
+        walk = []
+        for j in sorted(range(len(gallery)), key=lambda j: (table[i, j], j)):
+            same = gallery.pid[j] == query.pid[i] and gallery.camid[j] == query.camid[i] >= 0
+            if gallery.pid[j] >= 0 and not (same and query.pid[i] > 0):
+                walk.append(j)
+        right = [k for k, j in enumerate(walk, 1) if gallery.pid[j] == query.pid[i] > 0]
+        precision = [n / k for n, k in enumerate(right, 1)]
+        ap = sum(precision) / len(right) if right else nan
+        inp = len(right) / right[-1] if right else nan
+        answers.append((ap, inp, right[0] if right else 0, len(right), (walk + [-1] * top)[:top]))
+    return answers
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 12), st.integers(0, 40), st.integers(1, 9), st.integers(0, 6))
+def test_ranking_equals_the_protocol_read_aloud_whatever_the_tiles(seed, queries, galleries, tile, top):
+    rng = np.random.default_rng(seed)
+
+    def some(count):
+        parts = np.eye(3)[
+            rng.integers(0, 3, (count, 3))
+        ]  # squared distances are 0 or 2: many ties, no rounding
+        visibility = rng.integers(0, 2, (count, 3))
+        return embedded(parts, rng.integers(-1, 4, count), rng.integers(-1, 3, count), visibility)
+
+    query, gallery = some(queries), some(galleries)
+    with (
+        mock.patch.dict(comparison.GALLERY_AT_ONCE, cpu=tile),
+        mock.patch.dict(comparison.QUERIES_AT_ONCE, cpu=5),
+    ):
+        ranked = rank(query, gallery, "squared", top=top)
+    for i, (ap, inp, first, matches, nearest) in enumerate(slow_rank(query, gallery, top)):
+        np.testing.assert_allclose([ranked.ap[i], ranked.inp[i]], [ap, inp])
+        assert (ranked.first[i], ranked.matches[i], ranked.top[i].tolist()) == (first, matches, nearest)
+
+
+def test_blocks_tiles_and_workers_change_nothing(monkeypatch):
+    small(monkeypatch)
+    query, gallery = crowd(20, 0), crowd(90, 1)
+    whole = rank(query, gallery, top=5)
+    monkeypatch.setattr(search, "MB", 2**10)
+    for workers, memory in ((1, 22), (3, 29)):
+        same(rank(query, gallery, memory=memory, top=5, workers=workers), whole)
+
+
+def test_queries_come_in_blocks_that_fit(monkeypatch):
+    small(monkeypatch)
+    monkeypatch.setattr(search, "MB", 2**10)
+    who = np.repeat([1, 2, 3, 4], 5)
+    query, gallery = embedded(torch.ones(20, 3, 8), who), embedded(torch.ones(90, 3, 8), np.arange(90) % 5)
+    task = search.Task(query, gallery, "euclidean", 0, torch.device("cpu"), 1)
+    blocks = {memory: list(search.blocks(task, who, memory)) for memory in (16, 19, 99)}
+    assert [block.start for block in blocks[16]] == [0, *(block.stop for block in blocks[16][:-1])]
+    assert 1 == len(blocks[99]) < len(blocks[19]) < len(blocks[16])
+
+
+def test_more_workers_than_fit_are_not_asked_for(monkeypatch):
+    monkeypatch.setattr(search, "MB", 2**10)
+    small(monkeypatch)
+    query, gallery = crowd(20, 0), crowd(90, 1)
+    task = search.Task(query, gallery, "euclidean", 5, torch.device("cpu"), 64)
+    hired = {memory: search.fitting(task, memory) for memory in (20, 40, 999)}
+    assert hired[20].workers == 1 < hired[40].workers < 64 == hired[999].workers
+    assert hired[40].fixed < 40 * search.MB < replace(hired[40], workers=64).fixed
+    same(rank(query, gallery, top=5, memory=40, workers=64), rank(query, gallery, top=5, memory=999))
+
+
+def test_too_little_memory_is_refused_with_what_would_do():
+    with pytest.raises(BadInput, match=r"memory = 1: too little .* at least \d+ MB"):
+        rank(embedded(torch.ones(9, 9, 768)), embedded(torch.ones(99, 9, 768)), memory=1)
+
+
+def test_features_in_a_file_rank_as_those_in_memory(tmp_path, monkeypatch):
+    small(monkeypatch)
+    query, gallery = crowd(6, 0), crowd(40, 1)
+    arrays = {"part": gallery.parts.numpy(), "seen": gallery.visibility.numpy()}
+    write_label_file(tmp_path / "gallery.h5", "features", arrays, {"index": "x"})
+    rows = LabelFile(tmp_path / "gallery.h5")
+    part, seen = (Stored(rows[name], 0, 40) for name in ("part", "seen"))
+    filed = Embedded(part, seen, gallery.pid, gallery.camid)
+    for some in (slice(None), slice(5, 33)):
+        same(rank(query, filed[some], top=5), rank(query, gallery[some], top=5))
+
+
+def test_a_ranking_that_was_stopped_goes_on(tmp_path, monkeypatch):
+    small(monkeypatch)
+    monkeypatch.setattr(resume, "EVERY", 2)
+    query, gallery = crowd(6, 0), crowd(400, 1)
+    gallery.pid[50:] = 0
+    whole, passed, compare = rank(query, gallery, top=5), [], comparison.block_distances
+
+    def counted(panel, tile, metric, desk):
+        passed.append(len(tile.rows))
+        if len(passed) == 60:
+            raise KeyboardInterrupt
+        return compare(panel, tile, metric, desk)
+
+    monkeypatch.setattr(search, "compare", counted)
+    monkeypatch.setattr(products, "fastest", lambda width: products.ONEDNN)
+    with pytest.raises(KeyboardInterrupt):
+        rank(query, gallery, top=5, workers=1, notes=tmp_path)
+    stopped = len(passed)
+    monkeypatch.setattr(products, "fastest", lambda width: products.PLAIN)  # another trial, another answer
+    same(rank(query, gallery, top=5, workers=1, notes=tmp_path), whole)
+    assert len(passed) - stopped < 70  # of more than 100 tiles that pass by two panels
+    monkeypatch.setattr(search, "compare", None)
+    same(rank(query, gallery, top=5, notes=tmp_path), whole)  # all is noted
+
+
+def small(monkeypatch):
+    monkeypatch.setitem(comparison.GALLERY_AT_ONCE, "cpu", 7)
+    monkeypatch.setitem(comparison.QUERIES_AT_ONCE, "cpu", 3)
+
+
+def crowd(count, seed):
+    """Images in which hardly anything is equal; distances are exact whatever the tiles."""
+    rng = np.random.default_rng(seed)
+    parts = torch.from_numpy(rng.choice([-1.0, 1.0], (count, 3, 16)))  # of length 4
+    visibility = rng.choice([0, 0.5, 1], (count, 3))
+    return embedded(parts, rng.integers(-1, 5, count), rng.integers(-1, 3, count), visibility)
+
+
+def same(one, other):
+    for name in ("ap", "inp", "first", "matches", "top"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_a_matrix_of_distances_is_ranked_alike_and_left_as_it_is():
+    query, gallery = crowd(70, 0), crowd(150, 1)
+    table = distances(query, gallery).numpy()
+    before, who = table.copy(), (query.pid, query.camid, gallery.pid, gallery.camid)
+    for rule in ("rectangular", "trapezoid"):
+        same(rank_distances(table, *who, rule, top=5), rank(query, gallery, rule=rule, top=5))
+    np.testing.assert_array_equal(table, before)
+
+
+def test_fast_reids_and_torchreids_compiled_evaluators_agree():
+    """What both gave for this matrix; `benchmarks.ranking` asks them again, on matrices of real sizes."""
+    rng = np.random.default_rng(5)
+    table = rng.permutation(8 * 30).reshape(8, 30).astype(np.float32)
+    query_pid, gallery_pid = rng.integers(1, 5, 8), rng.integers(0, 5, 30)
+    query_camid, gallery_camid = rng.integers(0, 2, 8), rng.integers(0, 3, 30)
+    found = rank_distances(table, query_pid, query_camid, gallery_pid, gallery_camid)
+    np.testing.assert_allclose(cmc(found, 5), [0.125, 0.25, 0.25, 0.25, 0.5])
+    np.testing.assert_allclose([found.ap.mean(), found.inp.mean()], [0.1849123836, 0.1483783871], atol=1e-6)
+
+
+def test_the_trapezoid_also_counts_the_precision_before_each_match():
+    pid, camid = people("2(1) 1(1) 1(2)")
+    query, gallery = embedded(on_an_arc([0]), [1], [0]), embedded(on_an_arc([1, 2, 3]), pid, camid)
+    assert rank(query, gallery, rule="trapezoid").ap[0] == ((0 / 1 + 1 / 2) / 2 + (1 / 2 + 2 / 3) / 2) / 2
+    first = embedded(on_an_arc([1]), [1], [1])
+    assert rank(query, first, rule="trapezoid").ap[0] == 1  # nothing before: taken as 1
+
+
+def test_matches_are_listed_nearest_first_with_their_precision():
+    gallery = embedded(on_an_arc([3, 1, 2, 9]), [1, -1, 2, 1], [1, 1, 1, 2])
+    found = rank(embedded(on_an_arc([0, 0]), [5, 1], [0, 0]), gallery).found
+    assert found.query.tolist() == [1, 1] and found.image.tolist() == [0, 3]
+    assert found.rank.tolist() == [2, 3] and found.precision.tolist() == [1 / 2, 2 / 3]
+
+
+def test_anyones_features_are_ranked_in_four_lines():
+    query = Embedded.of(np.eye(2), [1, 2])
+    gallery = Embedded.of(np.eye(2, dtype=np.float16)[[1, 0]], np.array([1, 2]), np.array([0, 0]))
+    assert rank(query, gallery).first.tolist() == [2, 2]
+    with pytest.raises(BadInput, match="'features': 2, 'pid': 3"):
+        Embedded.of(np.eye(2), [1, 2, 3])
+    with pytest.raises(BadInput, match="embed both"):
+        rank(query, Embedded.of(np.eye(3), [1, 2, 3]))
+
+
+IDS, COLUMNS = [1, 2, 3], np.eye(3)
+REFUSED = {  # features, pid, camid, visibility: what the user reads
+    "text": (COLUMNS, ["a", "b", "c"], None, None, r"pid: text\. Number them.*numpy\.unique\(ids"),
+    "a column of text": (COLUMNS, np.array(["a", "b", "c"], object), None, None, "pid: text"),
+    "cameras of text": (COLUMNS, IDS, np.array(["c1", "c2", "c1"]), None, "camid: text"),
+    "no people": (COLUMNS, None, None, None, r"pid: object of \(\)\. Give one whole number"),
+    "people in a column": (COLUMNS, [[1], [2], [3]], None, None, r"pid: int64 of \(3, 1\)"),
+    "fractions": (COLUMNS, IDS, [0.5, 1, nan], None, r"camid: float64 .* below 0 where .* unknown"),
+    "complex features": (COLUMNS + 1j, IDS, None, None, "features: complex128"),
+    "complex tensors": (torch.ones(3, 2) * 1j, IDS, None, None, "features: complex64"),
+    "features of text": (np.array([["a"]] * 3), IDS, None, None, "features: <U1"),
+    "rows of other lengths": ([[1.0], [1.0, 2.0], [3.0]], IDS, None, None, "features: a list that is no"),
+    "one feature": (np.ones(3), IDS, None, None, r"features of \(3,\): give \(images, channels\)"),
+    "four dimensions": (np.ones((3, 2, 1, 4)), IDS, None, None, r"features of \(3, 2, 1, 4\)"),
+    "no channels": (np.ones((3, 0)), IDS, None, None, r"features of \(3, 0\)"),
+    "negative visibility": (COLUMNS, IDS, None, [[1], [-1], [0]], r"\[0, 1\] in 1 of 3 .* image 1"),
+    "more than visible": (COLUMNS, IDS, None, [[1], [1], [2]], "first is image 2"),
+    "unknown visibility": (COLUMNS, IDS, None, [[nan], [1], [nan]], "visibility: .* 2 of 3 .* image 0"),
+    "visibility without parts": (COLUMNS, IDS, None, [1, 1, 1], r"visibility of \(3,\): give \(images, pa"),
+    "too few cameras": (COLUMNS, IDS, [1, 2], None, "'camid': 2"),
+    "too many visibilities": (COLUMNS, IDS, None, np.ones((3, 2)), r"visibility of \(3, 2\)"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_not_features_and_numbers_is_refused_with_a_remedy(case):
+    *words, message = REFUSED[case]
+    with pytest.raises(BadInput, match=message):
+        Embedded.of(*words)
+
+
+def test_lists_tensors_columns_and_reversed_arrays_are_taken_alike():
+    wanted = Embedded.of(COLUMNS, IDS, IDS)
+    column = pd.Series(IDS, index=[7, 8, 9])
+    taken = (
+        Embedded.of(COLUMNS.tolist(), torch.tensor(IDS), column),
+        Embedded.of(COLUMNS[::-1][::-1].astype(np.float16), np.array(IDS, np.uint8), tuple(IDS)),
+        Embedded.of(torch.from_numpy(COLUMNS).requires_grad_(), IDS, IDS, np.ones((3, 1), bool)),
+    )
+    for images in taken:
+        assert torch.equal(images.parts, wanted.parts) and torch.equal(images.visibility, wanted.visibility)
+        assert (images.pid.tolist(), images.camid.tolist()) == (IDS, IDS)
+    assert len(Embedded.of(torch.ones(0, 2), [])) == 0
+
+
+NO_CHOICE = {  # an argument of `rank`: what the user reads
+    "metric": ("manhattan", "metric = 'manhattan': .* Choose one of euclidean, squared, cosine"),
+    "rule": ("trap", "rule = 'trap': .* Choose one of rectangular, trapezoid"),
+    "top": (-1, "top = -1: give a whole number, 0 or more"),
+    "workers": (-2, "workers = -2: "),
+    "device": ("gpu", "device = 'gpu': .* Choose cpu or cuda"),
+}
+
+
+@pytest.mark.parametrize("name", NO_CHOICE)
+def test_an_argument_that_is_none_of_its_choices_is_refused(name):
+    value, message = NO_CHOICE[name]
+    images = crowd(3, 0)
+    with pytest.raises(BadInput, match=message):
+        rank(images, images, **{name: value})
+
+
+def test_distances_and_a_matrix_of_them_are_as_strict():
+    images = crowd(3, 0)
+    with pytest.raises(BadInput, match="metric = 'l2'"):
+        distances(images, images, "l2")
+    table, who = distances(images, images).numpy(), (images.pid, images.camid)
+    with pytest.raises(BadInput, match="rule = 'trap'"):
+        rank_distances(table, *who, *who, "trap")
+    with pytest.raises(BadInput, match="top = -1"):
+        rank_distances(table, *who, *who, top=-1)
+
+
+# ------------------------------------------------------------------ products
+
+
+def test_a_product_that_is_not_float32_is_left_out_with_a_line_in_the_log(caplog):
+    def half(left, right):
+        return (left.bfloat16() @ right.bfloat16()).float()
+
+    assert products.trial(products.ONEDNN, 64, half) is None
+    assert "PyTorch's own" in caplog.text
+    assert products.trial(products.ONEDNN, 64, lambda left, right: left @ right) is not None
+
+
+def test_the_callers_settings_come_back(request):
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(2)
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    with products.threads(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 1
+    assert torch.get_num_threads() == 2
+    with products.chosen(64, "cpu") as name:
+        assert torch.backends.mkldnn.matmul.fp32_precision == name
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_work_goes_on_with_the_product_that_it_began_with_while_that_is_float32(monkeypatch):
+    monkeypatch.setattr(products, "fastest", lambda width: products.PLAIN)
+    with products.chosen(64, "cpu", products.ONEDNN) as name:
+        assert name == products.ONEDNN
+    monkeypatch.setattr(products, "trial", lambda name, width: None)
+    with products.chosen(64, "cpu", products.ONEDNN) as name:
+        assert name == products.PLAIN
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "squared", "cosine"])
+def test_the_compiled_pass_equals_that_of_other_devices(metric, monkeypatch):
+    query, gallery = crowd(9, 0), crowd(20, 1)
+    found = distances(query, gallery, metric)
+    monkeypatch.setattr(kernels, "fold", None)
+    every = embedded(query.parts, query.pid, query.camid, query.visibility, torch.ones(9, 3, 16))
+    torch.testing.assert_close(distances(every, gallery, metric), found)
+
+
+def test_the_cosine_distance_is_one_minus_the_cosine():
+    found = distances(embedded(on_an_arc([0])), embedded(on_an_arc([0, 60, 180])), "cosine")
+    torch.testing.assert_close(found, torch.tensor([[0, 0.5, 2.0]]))
+
+
+# ------------------------------------------------------------------ the scores
+
+
+def test_an_interval_holds_the_score_and_shrinks_with_the_queries():
+    widths = []
+    for count in (20, 2000):
+        gallery = embedded(on_an_arc([1, 2]), [1, 2], [1, 1])
+        found = rank(embedded(on_an_arc([0] * count), 1 + np.arange(count) % 2, [0] * count), gallery)
+        ends = interval(found)["mAP"]
+        assert ends["low"] < 75 < ends["high"] and interval(found) == interval(found)
+        widths.append(ends["high"] - ends["low"])
+    assert widths[0] > 5 * widths[1]
+
+
+def test_scores_are_percentages_of_the_queries_that_have_a_match():
+    gallery = embedded(on_an_arc([1, 2, 3]), [2, 1, 3], [1, 1, 1])
+    ranked = rank(embedded(on_an_arc([0, 0, 0]), [1, 3, 4], [0, 0, 0]), gallery)  # ranks 2, 3, none
+    found = scores(ranked)
+    assert found == {"queries": 2, "rank1": 0.0, "rank5": 100.0, "rank10": 100.0, "mAP": 41.67, "mINP": 41.67}
+    np.testing.assert_allclose(cmc(ranked, 4), [0, 0.5, 1, 1])
+
+
+def test_scores_of_some_queries_are_theirs_alone():
+    gallery = embedded(on_an_arc([1, 2]), [2, 1], [1, 1])
+    ranked = rank(embedded(on_an_arc([0, 0]), [1, 2], [0, 0]), gallery)
+    assert scores(ranked, np.array([False, True]))["mAP"] == 100.0
+
+
+def test_a_group_without_a_query_has_no_scores():
+    ranked = rank(embedded(on_an_arc([0]), [1], [0]), embedded(on_an_arc([1]), [2]))
+    assert scores(ranked) == {"queries": 0}

@@ -1,0 +1,274 @@
+"""On a GPU: that every tensor lies where CUDA wants it, and that numbers come out as on a CPU.
+
+There is none here: `tests/gpu.py` stands in for it, and computes with the CPU's own operations.  So all that
+CUDA's kernels do, their speed and their rounding, is left for a real one.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pipeline import inference, ranking
+from pipeline.batches import gpu
+from pipeline.batches.augment import sample_augmentations, training_batch
+from pipeline.batches.views import eval_batches
+from pipeline.core import distributed
+from pipeline.inference.extract import extract_features
+from pipeline.labels import pose, segmentation
+from pipeline.model import compute
+from pipeline.model.vit import plain_vit
+from pipeline.synthetic.pictures import training_picture
+from pipeline.training import checkpoint
+from pipeline.training.run import train_model
+from tests import stand_in_gpu, toy
+from tests.labels import test_pose, test_segmentation
+from tests.methods import test_vit_baseline
+
+CUDA = stand_in_gpu.CUDA
+
+
+@pytest.fixture
+def there():
+    """One GPU, as far as PyTorch can see."""
+    with stand_in_gpu.stand_in():
+        yield
+
+
+# ------------------------------------------------------------------ the stand-in complains as CUDA does
+
+
+def test_what_is_moved_says_where_it_lies(there):
+    network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).to("cuda")
+    assert {t.device for t in network.state_dict().values()} == {CUDA}
+    found = network(torch.ones(3, 2, device="cuda"))
+    assert found.device == CUDA and torch.autograd.grad(found.sum(), [network[0].weight])[0].device == CUDA
+    assert found.cpu().device.type == "cpu" and {t.device.type for t in network.cpu().buffers()} == {"cpu"}
+
+
+@pytest.mark.parametrize(
+    "meet",
+    [
+        lambda here, there: there + here,
+        lambda here, there: torch.cat([there, here]),
+        lambda here, there: nn.Linear(2, 2).to("cuda")(here),
+        lambda here, there: there.gather(0, torch.zeros(1, 2, dtype=torch.int64)),
+        lambda here, there: setattr(there, "grad", here),
+    ],
+)
+def test_tensors_of_two_devices_do_not_meet(there, meet):
+    with pytest.raises(RuntimeError, match=r"on cpu|another device"):
+        meet(torch.ones(2, 2), torch.ones(2, 2, device="cuda"))
+
+
+def test_indices_and_single_numbers_may_come_from_the_cpu(there):
+    values = torch.arange(4.0).to("cuda")
+    assert (values[torch.tensor([1, 3])] * torch.tensor(2.0)).tolist() == [2, 6]
+    values[torch.tensor([0])] = torch.tensor([5.0])
+    assert values.tolist() == [5, 1, 2, 3]
+
+
+def test_numpy_sees_no_tensor_that_lies_there(there):
+    with pytest.raises(TypeError, match=r"Use Tensor\.cpu"):
+        torch.ones(2).to("cuda").numpy()
+    with pytest.raises(TypeError, match=r"Use Tensor\.cpu"):
+        np.asarray(torch.ones(2).to("cuda"))
+
+
+def test_autocast_keeps_in_float32_what_cuda_does(there):
+    values = torch.ones(2, 4, device="cuda")
+    with torch.autocast("cuda", torch.float16):
+        product = values @ values.T
+        assert product.dtype == torch.float16 and product.softmax(-1).dtype == torch.float32
+
+
+# ------------------------------------------------------------------ learning
+
+
+def ogfr(preset):
+    return toy.model(preset=preset)
+
+
+def vit_baseline(preset):
+    return test_vit_baseline.model(preset=preset)
+
+
+def learnt(make, preset="recommended", **changes):
+    """A short training's weights and log."""
+    model, plan = make(preset), toy.schedule(preset, epochs=2, attention="written", **changes)
+    log = train_model(model, toy.people(), plan, 1, held_out=toy.people(seed=3))
+    return model.state_dict(), log
+
+
+@pytest.mark.parametrize("preset", ["recommended", "paper"])
+@pytest.mark.parametrize("make", [ogfr, vit_baseline])
+def test_a_method_learns_there_what_it_learns_here(make, preset):
+    here, log = learnt(make, preset)
+    with stand_in_gpu.stand_in():
+        there, other = learnt(make, preset)
+    assert all(torch.equal(here[name], there[name]) for name in here)
+    assert log["loss"].tolist() == other["loss"].tolist()
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_learns_there_nearly_the_same(precision):
+    here, _ = learnt(ogfr, precision=precision)
+    with stand_in_gpu.stand_in():
+        there, log = learnt(ogfr, precision=precision)
+    assert np.isfinite(log["loss"]).all() and ("scale_reid" in log) == (precision == "float16")
+    norm = lambda weights: torch.cat([w.flatten().float() for w in weights]).norm()  # noqa: E731
+    off = norm([there[name] - here[name] for name in here]) / norm(here.values())
+    assert off < 1e-3
+
+
+def test_a_run_that_was_stopped_there_goes_on(tmp_path, there):
+    whole, log = learnt(ogfr)
+    plan = toy.schedule(epochs=2, attention="written")
+
+    class Stopped(checkpoint.Checkpoints):
+        def step(self, loop, state, best):
+            super().step(loop, state, best)
+            if len(loop.log) == 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_model(
+            ogfr("recommended"), toy.people(), plan, 1, None, toy.people(seed=3), Stopped(tmp_path, 0.0)
+        )
+    torch.manual_seed(99)
+    model, saves = ogfr("recommended"), checkpoint.Checkpoints(tmp_path, 0.0)
+    again = train_model(model, toy.people(), plan, 1, None, toy.people(seed=3), saves)
+    assert all(torch.equal(whole[name], tensor) for name, tensor in model.state_dict().items())
+    assert again["loss"].tolist() == log["loss"].tolist()
+
+
+@pytest.mark.parametrize("pad", [0, 3, 40])
+def test_views_are_made_there_byte_for_byte_as_here(pad):
+    pictures = replace(
+        toy.people(), image=np.random.default_rng(0).integers(0, 256, (16, *toy.SIZE, 3), np.uint8)
+    )
+    rows, plan = np.array([3, 0, 15, 3, 7, 9]), replace(toy.schedule().obstacles, probability=0.7)
+    chances = sample_augmentations(pictures, rows, 0.5, pad, plan, [], np.random.default_rng(1))
+    assert (
+        {chance.turn.mirrored for chance in chances}
+        == {chance.obstacle is None for chance in chances}
+        == {True, False}
+    )
+    here = training_batch(pictures, rows, chances)
+    with stand_in_gpu.stand_in():
+        there = gpu.to_gpu(pictures, distributed.local_device()).pairs(rows, chances)
+    pairs = list(zip(tensors(here), tensors(there), strict=True))
+    assert len(pairs) == 9 and all(stand_in_gpu.lies_there(found) for _, found in pairs)
+    for wanted, found in pairs:
+        assert wanted.dtype == found.dtype and torch.equal(wanted, found)
+
+
+def tensors(batch):
+    views = [(view.image, view.parsing, view.hidden) for view in (batch.holistic, batch.occluded)]
+    return [*sum(views, ()), batch.covered, batch.camid, batch.pid]
+
+
+def test_a_set_that_is_too_large_for_the_gpu_stays_here(there, monkeypatch):
+    pictures = toy.people()
+    assert gpu.to_gpu(pictures, torch.device("cpu")) is None
+    for free, fits in ((pictures.image.nbytes * 5, False), (pictures.image.nbytes * 6, True)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, free))
+        assert (gpu.to_gpu(pictures, CUDA) is not None) == fits
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_the_kernel_of_attention_is_chosen_by_a_trial_there(there, precision):
+    assert compute.attention_kernel("auto", CUDA, precision) in ("written", "fused")
+    assert compute.precision("auto", CUDA) == torch.bfloat16
+    compute._fastest_kernel.cache_clear()  # nobody else shall believe it
+
+
+def test_layers_that_cannot_be_compiled_there_are_left_as_they_are(there, caplog):
+    assert not compute.should_compile("auto", toy.model(), CUDA, torch.float32)  # no CUDA to compile for
+    assert "torch.compile cannot be used here" in caplog.text
+
+
+# ------------------------------------------------------------------ seeing
+
+
+def seen(device, precision):
+    stream = eval_batches(toy.people(), 5)
+    encoder, model = plain_vit(toy.encoder(), toy.SIZE), toy.model()
+    with compute.inference_mode(model, device, compute.Compute(precision, "stock", "written")):
+        return extract_features(model, encoder, stream, 16, device, True)
+
+
+@pytest.mark.parametrize(("precision", "off"), [("float32", 0), ("bfloat16", 0.01)])
+def test_test_images_are_embedded_there_as_here(precision, off):
+    torch.manual_seed(0)
+    here = seen(torch.device("cpu"), "float32")
+    torch.manual_seed(0)
+    with stand_in_gpu.stand_in():
+        there = seen(distributed.local_device(), precision)
+    assert here.keys() == there.keys()
+    told = ["model", "encoder", "z_unknown"]  # what z the model guesses may hang on a rounding
+    assert max(np.abs(here[f"{name}/part"] - there[f"{name}/part"]).max() for name in told) <= off
+
+
+@pytest.mark.parametrize("guess", [False, True])
+def test_a_trained_model_sees_pictures_there_as_here(tmp_path, guess):
+    folder = toy.trained(tmp_path)
+    pictures = list(toy.people().image[:5])
+    here = inference.load(folder, batch=3).embed(pictures, guess=guess)
+    with stand_in_gpu.stand_in():
+        found = inference.load(folder, "cuda", batch=3).embed(pictures, guess=guess)
+    assert found.parts.device.type == "cpu"
+    torch.testing.assert_close(found.parts, here.parts, atol=1e-5, rtol=1e-5)  # by another kernel, maybe
+    assert torch.equal(found.visibility, here.visibility)
+
+
+def test_parsers_find_there_what_they_find_here():
+    crops = [training_picture(11, i).image for i in range(3)]
+    given = [
+        (pose.load, test_pose.GIVEN, test_pose.EMBEDDED),
+        (segmentation.load, test_segmentation.SURE, test_segmentation.EMBEDDED),
+    ]
+    for load, settings, weights in given:
+        here = load(settings, weights)(crops)
+        with stand_in_gpu.stand_in():
+            there = load(replace(settings, device="cuda"), weights)(crops)
+        np.testing.assert_equal(there, here)
+
+
+# ------------------------------------------------------------------ ranking
+
+
+def drawn(count, seed, gated=False):
+    """Images of 8 people by 3 cameras, some parts hidden."""
+    rng = np.random.default_rng(seed)
+    people = np.random.default_rng(0).standard_normal((8, 3, 16))
+    pid, camid = rng.integers(0, 8, count), rng.integers(-1, 3, count)
+    parts = torch.from_numpy(people[pid] + rng.standard_normal((count, 3, 16))).float()
+    visibility = torch.from_numpy(rng.random((count, 3)) < 0.8).float()
+    gate = torch.from_numpy(rng.random((count, 3, 16)) < 0.7).float() if gated else None
+    return ranking.Embedded(parts, visibility, pid, camid, gate)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("metric", ["euclidean", "squared", "cosine"])
+def test_a_gallery_is_ranked_there_as_here(metric, gated):
+    query, gallery = drawn(20, 1, gated), drawn(70, 2)
+    here = ranking.rank(query, gallery, metric, top=10)
+    with stand_in_gpu.stand_in():
+        there = ranking.rank(query, gallery, metric, top=10, device=distributed.local_device())
+    np.testing.assert_allclose(there.ap, here.ap)
+    np.testing.assert_array_equal(there.top, here.top)
+    np.testing.assert_allclose(there.at, here.at, atol=1e-6)
+
+
+def test_shortlists_are_ranked_again_there_as_here():
+    query, gallery = drawn(20, 1), drawn(70, 2)
+    plain = ranking.rank(query, gallery, top=30)
+    options = ranking.Rerank(depth=30, k1=5, k2=3, original=0.3)
+    here = ranking.rerank(query, gallery, plain, options)
+    with stand_in_gpu.stand_in():
+        there = ranking.rerank(query, gallery, plain, options, device=distributed.local_device())
+    np.testing.assert_allclose(there.ap, here.ap)
+    np.testing.assert_array_equal(there.top, here.top)

@@ -1,0 +1,138 @@
+"""The stage `train`: what it refuses before it begins, and what its record tells of a run."""
+
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipeline.core import distributed, params
+from pipeline.core.label_file import LabelFile, write_label_file, write_packed
+from pipeline.core.params import BadInput
+from pipeline.data.index import COLUMNS, index_hash, read_index
+from pipeline.labels import occlusion
+from pipeline.model.backbones import save_vit
+from pipeline.training import run
+from pipeline.training.run import train_model
+from stages import train
+from tests import toy
+
+WORDS = ("index.parquet", "images.h5", "parsing.h5", "occlusion.h5", "vit.safetensors", "model", "log.csv")
+OBSTACLES = {
+    "probability": 1,
+    "sources": ["cutout"],
+    "cutouts": "poles",
+    "area": [0.1, 0.4],
+    "aspect": [0.5, 2],
+}
+TRAIN = {
+    "size": list(toy.SIZE),
+    "identities": 2,
+    "images": 2,
+    "epochs": 1,
+    "pad": 2,
+    "precision": "float32",
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Five people, of whom one alone passes camera 3, and cut-outs, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    values = params.load(Path(__file__).parents[2] / "params.yaml")
+    values |= {"method": "vit_baseline", "train": values["train"] | TRAIN | {"obstacles": OBSTACLES}}
+    values["vit_baseline"] |= {"stride": 16, "gamma_camera": 3.0}
+    Path("params.yaml").write_text(json.dumps(values))
+    people = toy.people(identities=5)
+    people.camid[people.pid == 2] = 3
+    index = pd.DataFrame({name: range(20) for name in COLUMNS})
+    index = index.assign(camid=people.camid, pid=people.pid + 1, split="train")
+    index.astype({"key": str, "sha256": str}).to_parquet("index.parquet", index=False)
+    key = {"index": index_hash(read_index("index.parquet"))}
+    blobs = [cv2.imencode(".png", image[..., ::-1])[1].tobytes() for image in people.image]
+    write_packed("images.h5", "images", blobs, np.array([len(blob) for blob in blobs]), key)
+    write_label_file("parsing.h5", "parsing", {"map": people.parsing}, key)
+    rule = occlusion.Label(parts=4, strict=True)
+    labels = occlusion.label(LabelFile("parsing.h5")["map"], rule, 5.0)
+    write_label_file("occlusion.h5", "occlusion", labels, key | {"parts": []})
+    save_vit("vit.safetensors", toy.encoder(), {})
+    pole("red", (200, 0, 0, 255))
+    return tmp_path
+
+
+def pole(name, colour):
+    Path("poles").mkdir(exist_ok=True)
+    Image.fromarray(np.full((8, 4, 4), colour, np.uint8)).save(f"poles/{name}.png")
+
+
+def trained(held_out=0, seed=1):
+    """The record of a run."""
+    values = params.load("params.yaml")
+    values["train"] |= {"held_out": held_out}
+    values["seed"] = seed
+    Path("params.yaml").write_text(json.dumps(values))
+    train.main(*WORDS, "params.yaml")
+    return json.loads(Path("model/record.json").read_text())
+
+
+def test_a_record_tells_cutouts_apart_by_what_they_show(folder):
+    first, again = trained(), trained()
+    pole("red", (0, 0, 200, 255))
+    other = trained()
+    Path("poles/red.png").rename("poles/blue.png")  # the only one, whatever its name is
+    renamed = trained()
+    assert first == again and other == renamed and first | {"data": other["data"]} == other
+    assert [name for name in first["data"] if first["data"][name] != other["data"][name]] == ["poles"]
+
+
+def test_a_killed_run_does_not_go_on_with_other_cutouts(folder, monkeypatch):
+    def killed(*words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "save", killed)
+    for colour in ((200, 0, 0, 255), (200, 0, 0, 255), (0, 0, 200, 255)):
+        pole("red", colour)
+        with pytest.raises(KeyboardInterrupt):
+            trained()
+    assert len([path for path in Path(".scratch").iterdir() if path.is_dir()]) == 2
+
+
+def test_a_record_tells_the_versions_of_all_that_draws(folder):
+    found = trained()["versions"]
+    assert found["python"] == platform.python_version()
+    assert all(found[name] == version(name) for name in ("opencv-python-headless", "pillow", "torch"))
+
+
+def test_a_record_tells_the_cameras_that_the_model_was_trained_with(folder):
+    assert trained()["world"]["trained_cameras"] == [0, 1, 3]
+    seed = next(n for n in range(99) if np.random.default_rng(n).permutation(5)[0] == 2)
+    assert trained(held_out=1, seed=seed)["world"]["trained_cameras"] == [0, 1]
+
+
+BATCHES = {  # identities, images, processes, statistics: how many images a batch norm sees
+    (1, 1, 1, "batch"): 1,
+    (1, 1, 1, "process"): 1,
+    (2, 1, 2, "process"): 1,
+    (2, 1, 2, "batch"): 2,
+    (2, 2, 2, "process"): 2,
+    (1, 2, 1, "process"): 2,
+}
+
+
+@pytest.mark.parametrize("case", BATCHES)
+def test_a_batch_norm_needs_two_images(monkeypatch, case):
+    identities, images, count, statistics = case
+    people, plan = toy.people(), toy.schedule(identities=identities, images=images, statistics=statistics)
+    model = toy.model(people)
+    monkeypatch.setattr(distributed, "world_size", lambda: count)
+    monkeypatch.setattr(run, "pk_batches", lambda *_: 1 / 0)  # what follows the check
+    refused = f"train.identities = {identities} and train.images = {images} give .* Raise train.images"
+    error, message = (BadInput, refused) if BATCHES[case] == 1 else (ZeroDivisionError, "division")
+    with pytest.raises(error, match=message):
+        train_model(model, people, plan, 1)
