@@ -7,7 +7,6 @@ from pipeline.core import distributed, params
 from pipeline.core.cli import run_stage
 from pipeline.core.files import atomic_write
 from pipeline.core.label_file import LabelFile
-from pipeline.core.resumable import resumable_folder
 from pipeline.data.index import index_hash, read_index
 from pipeline.ranking import report
 
@@ -25,10 +24,7 @@ def main(
     )
     device = distributed.local_device().type
     systems = {system: report.embedded(seen, table, system) for system in seen.attrs["systems"]}
-    with resumable_folder(
-        "ranking", [seen.attrs["content"], key, options, device], ("torch", "numba")
-    ) as folder:
-        rankings, reranked = report.ranked(systems, grouped, options, device, folder)
+    rankings, reranked = report.ranked(systems, grouped, options, device)
     parts = {system: report.visible(query) for system, (query, _) in systems.items()}
     listed = rankings | {f"{system}_reranked": after for system, after in reranked.items()}
     found = report.metrics(rankings, reranked, parts, grouped, table, options)

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from threading import Lock
 
 import numpy as np
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 from pipeline.core.params import BadInput
 from pipeline.core.workers import num_cores, progress_bar
-from pipeline.ranking import kernels, products, resume
+from pipeline.ranking import kernels, products
 from pipeline.ranking.comparison import Metric, QueryBlock
 from pipeline.ranking.embedded import Embedded
 from pipeline.ranking.protocol import empty_top
@@ -32,7 +31,6 @@ class Neighbours:
     who: Int[np.ndarray, "N k"]  # by number, equal ones in this order; -1 where there are no more
     distance: Float32[np.ndarray, "N k"]
     most: Float32[np.ndarray, "N"]  # greatest finite distance
-    done: int = 0  # images that have been compared with all others
 
     @classmethod
     def none(cls, images: int, k: int) -> "Neighbours":
@@ -59,11 +57,10 @@ def neighbours(
     device: str | torch.device = "cpu",
     workers: int = 0,
     title: str = "",
-    notes: Path | None = None,
 ) -> Neighbours:
     """The neighbours of all queries, then of all gallery images that are no junk, numbered in this order.
 
-    `workers`, `title` and `notes` are those of `rank`; `memory` bounds what is held beside the neighbours.
+    `workers` and `title` are those of `rank`; `memory` bounds what is held beside the neighbours.
     Raises `BadInput` for gated features, as there a distance depends on which of two images asks.
     """
     if query.gate is not None or gallery.gate is not None:
@@ -74,30 +71,27 @@ def neighbours(
         [fitting(Task(one, other, *given), memory) for other in sides[n:]] for n, one in enumerate(sides)
     ]
     with (
-        resume.product(notes, query.parts.shape[2], device) as product,
+        products.chosen(query.parts.shape[2], device),
         products.threads(max(task.workers for row in tasks for task in row)) as pool,
     ):
-        page = resume.Notes(notes, f"{product}-near")
-        found = page.read(Neighbours) or Neighbours.none(sum(len(task.kept) for task in tasks[0]), k)
-        left = list(_blocks(tasks, found.done, memory))
-        total = sum(block.pairs for block in left)
+        found = Neighbours.none(sum(len(task.kept) for task in tasks[0]), k)
+        blocks = list(_blocks(tasks, memory))
+        total = sum(block.pairs for block in blocks)
         with progress_bar(total=total, desc=title, unit="pair", unit_scale=True, disable=not title) as bar:
-            for block in left:
+            for block in blocks:
                 block.compare(found, pool, bar)
-                found.done = block.stop
-                page.write(found)
     return found
 
 
-def _blocks(tasks: list[list[Task]], done: int, memory: int) -> Iterator["_Block"]:
-    """As many images at a time as fit, from number `done` on; raises `BadInput` if not even one does."""
+def _blocks(tasks: list[list[Task]], memory: int) -> Iterator["_Block"]:
+    """As many images at a time as fit; raises `BadInput` if not even one does."""
     before = 0
     for row in tasks:
         images, each, fixed = len(row[0].kept), row[0].image, max(task.fixed for task in row)
         most = (memory * MB - fixed) // each
         if most < 1:
             refuse(memory, fixed + each)
-        for start in range(max(done - before, 0), images, most):
+        for start in range(0, images, most):
             yield _Block(row, before, slice(start, min(start + most, images)))
         before += images
 
@@ -109,11 +103,6 @@ class _Block:
     tasks: list[Task]  # with their own side for a gallery, then with the one behind it
     before: int  # images of sides before theirs
     some: slice  # of their side's images
-
-    @property
-    def stop(self) -> int:
-        """The number of the first image behind them."""
-        return self.before + self.some.stop
 
     @property
     def cuts(self) -> list[slice]:

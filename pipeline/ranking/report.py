@@ -5,7 +5,6 @@ lambda then moves the labels, not the groups it is judged on.  Elsewhere it is t
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,12 +85,10 @@ def ranked(
     grouped: Groups,
     options: Evaluate,
     device: str,
-    notes: Path,
 ) -> tuple[dict[str, Ranking], dict[str, Ranking]]:
     """Every system's ranking, and the same after re-ranking, if that is asked for.
 
-    A run that was stopped goes on from its notes.  Raises `BadInput` if queries are to be re-ranked beside
-    copies of themselves.
+    Raises `BadInput` if queries are to be re-ranked beside copies of themselves.
     """
     if grouped.copies and options.rerank.depth:
         raise BadInput(
@@ -105,7 +102,6 @@ def ranked(
             "metric": options.metric,
             "memory": options.memory,
             "device": device,
-            "notes": notes / system,
         }
         top = max(options.top, options.rerank.depth)
         plain = rank(*sides, rule=options.ap, top=top, title=f"rank {system}", **given)

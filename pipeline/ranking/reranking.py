@@ -16,7 +16,6 @@ at least these.  Where two images show no common part, the distance is infinite 
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -64,7 +63,6 @@ def rerank(
     device: str | torch.device = "cpu",
     workers: int = 0,
     title: str = "",
-    notes: Path | None = None,
 ) -> Ranking:
     """Re-order the first `depth` images of a ranking that lists as many (`rank(..., top=depth)`).
 
@@ -80,7 +78,7 @@ def rerank(
     if not np.array_equal(ranking.matches, hits.lengths):
         raise BadInput("a ranking of queries with other matches than those given. Give the ranking of these.")
     k = max(options.k1 + 1, options.k2)
-    found = neighbours(query, gallery, k, metric, memory, where, workers, title, notes)
+    found = neighbours(query, gallery, k, metric, memory, where, workers, title)
 
     def pairs(one: Int[np.ndarray, "n"], other: Int[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
         rows, places = np.unique(np.stack([one, other]), return_inverse=True)

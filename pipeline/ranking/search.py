@@ -16,7 +16,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import pairwise
-from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
 from typing import Any, NoReturn
@@ -29,7 +28,7 @@ from tqdm import tqdm
 from pipeline.core.distributed import parse_device
 from pipeline.core.params import BadInput, check_choice, check_count
 from pipeline.core.workers import num_cores, progress_bar
-from pipeline.ranking import kernels, products, resume
+from pipeline.ranking import kernels, products
 from pipeline.ranking.comparison import (
     COLUMN_MULTIPLE,
     GALLERY_AT_ONCE,
@@ -60,15 +59,13 @@ def rank(
     device: str | torch.device = "cpu",
     workers: int = 0,
     title: str = "",
-    notes: Path | None = None,
 ) -> Ranking:
     """Rank the gallery for every query by the protocol of Market-1501.
 
     Left out of the gallery: junk (pid below 0), and for each query the images of its person by its own
     camera, if that is known.  Equal distances keep the gallery's order.  `memory` bounds in MB what is held
     beside features that are in memory already; `top` asks for so many nearest images; `workers` threads
-    compute, one a core if 0, fewer if they do not fit.  With a `title`, progress is shown; with a folder for
-    `notes`, a run that was stopped goes on there.  Raises `BadInput` for features that are not finite, for
+    compute, one a core if 0, fewer if they do not fit.  With a `title`, progress is shown.  Raises `BadInput` for features that are not finite, for
     too little memory, and for an argument that is none of its choices.
     """
     check_choice("metric", metric, Metric)
@@ -82,16 +79,11 @@ def rank(
     pieces = list(blocks(task, query.pid[order], memory))
     total = len(query) * len(task.kept)
     with (
-        resume.product(notes, query.parts.shape[2], device) as product,
+        products.chosen(query.parts.shape[2], device),
         products.threads(task.workers) as pool,
         progress_bar(total=total, desc=title, unit="pair", unit_scale=True, disable=not title) as bar,
     ):
-        found = [
-            _Block(task, order[some], pool, bar).answer(
-                resume.Notes(notes, f"{product}-{some.start}-{some.stop}")
-            )
-            for some in pieces
-        ]
+        found = [_Block(task, order[some], pool, bar).answer() for some in pieces]
     return _ranking(task, order, found, rule)
 
 
@@ -210,13 +202,12 @@ def blocks(task: Task, pid: Int[np.ndarray, "Q"], memory: int) -> Iterator[slice
 
 @dataclass
 class BlockResult:
-    """What is known of a block of queries once `done` images beside its own people's have passed by."""
+    """What is known of a block of queries."""
 
     at: Float32[np.ndarray, "hits"]  # distances of the matches
     ranks: Int[np.ndarray, "hits"]
     best: Float32[np.ndarray, "n top"]  # distances of the nearest
     who: Int[np.ndarray, "n top"]
-    done: int
 
 
 class _Block:
@@ -233,23 +224,11 @@ class _Block:
         self.spans = spans(len(rows), task.panel)
         self.locks = [Lock() for _ in self.spans]
 
-    def answer(self, notes: resume.Notes) -> BlockResult:
-        """Both passes; where the notes end, the second goes on."""
-        found = notes.read(BlockResult)
-        if found is not None:
-            self.bar.update(len(self.rows) * (len(self.near) + found.done))
-            if found.done == len(self.far):
-                return found
+    def answer(self) -> BlockResult:
+        """Both passes."""
         panels = [QueryBlock(self.task.query, self.rows[span], self.task.device) for span in self.spans]
-        if found is None:
-            found = self._near(panels)
-            notes.write(found)
-        while found.done < len(self.far):
-            stop = found.done + notes.every * self.task.tile if notes.every else len(self.far)
-            images = self.far[found.done : stop]
-            self._pass(panels, images, partial(self._count, found, found.done))
-            found.done += len(images)
-            notes.write(found)
+        found = self._near(panels)
+        self._pass(panels, self.far, partial(self._count, found))
         return found
 
     def _near(self, panels: list[QueryBlock]) -> BlockResult:
@@ -261,7 +240,7 @@ class _Block:
 
         self._pass(panels, self.near, fill)
         at = mask_junk(table, self.near, self.hits, self.removed)
-        found = BlockResult(at, np.ones(len(at), np.int64), *empty_top(len(self.rows), self.task.top), done=0)
+        found = BlockResult(at, np.ones(len(at), np.int64), *empty_top(len(self.rows), self.task.top))
         place = np.searchsorted(self.near, self.hits.rows)
 
         def tally(number: int) -> None:
@@ -273,13 +252,12 @@ class _Block:
     def _count(
         self,
         found: BlockResult,
-        done: int,
         number: int,
         start: int,
         distances: np.ndarray,
         images: np.ndarray,
     ) -> None:
-        place = (self.place - (done + start)).clip(0, len(images))
+        place = (self.place - start).clip(0, len(images))
         with self.locks[number]:
             self._add(found, number, distances, images, place)
 

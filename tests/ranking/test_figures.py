@@ -214,12 +214,6 @@ def test_of_many_queries_without_a_match_the_first_twenty_are_named(count, more)
     assert found["without_match"] == ", ".join(f"q{n}" for n in range(20)) + more
 
 
-def test_ranking_leaves_nothing_in_the_scratch_folder(indexed, world, monkeypatch):
-    monkeypatch.setenv("DVC_ROOT", str(world))
-    run(indexed, world)
-    assert list((world / ".scratch").iterdir()) == []
-
-
 def test_the_protocol_is_written_beside_the_scores(indexed, world):
     protocol = run(indexed, world)[0]["protocol"]
     assert protocol["ap"] == "rectangular" and protocol["distance"] == "euclidean"

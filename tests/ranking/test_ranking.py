@@ -24,7 +24,6 @@ from pipeline.ranking import (
     products,
     rank,
     rank_distances,
-    resume,
     scores,
     search,
 )
@@ -278,31 +277,6 @@ def test_features_in_a_file_rank_as_those_in_memory(tmp_path, monkeypatch):
     filed = Embedded(part, seen, gallery.pid, gallery.camid)
     for some in (slice(None), slice(5, 33)):
         same(rank(query, filed[some], top=5), rank(query, gallery[some], top=5))
-
-
-def test_a_ranking_that_was_stopped_goes_on(tmp_path, monkeypatch):
-    small(monkeypatch)
-    monkeypatch.setattr(resume, "EVERY", 2)
-    query, gallery = crowd(6, 0), crowd(400, 1)
-    gallery.pid[50:] = 0
-    whole, passed, compare = rank(query, gallery, top=5), [], comparison.block_distances
-
-    def counted(panel, tile, metric, desk):
-        passed.append(len(tile.rows))
-        if len(passed) == 60:
-            raise KeyboardInterrupt
-        return compare(panel, tile, metric, desk)
-
-    monkeypatch.setattr(search, "compare", counted)
-    monkeypatch.setattr(products, "fastest", lambda width: products.ONEDNN)
-    with pytest.raises(KeyboardInterrupt):
-        rank(query, gallery, top=5, workers=1, notes=tmp_path)
-    stopped = len(passed)
-    monkeypatch.setattr(products, "fastest", lambda width: products.PLAIN)  # another trial, another answer
-    same(rank(query, gallery, top=5, workers=1, notes=tmp_path), whole)
-    assert len(passed) - stopped < 70  # of more than 100 tiles that pass by two panels
-    monkeypatch.setattr(search, "compare", None)
-    same(rank(query, gallery, top=5, notes=tmp_path), whole)  # all is noted
 
 
 def small(monkeypatch):

@@ -173,7 +173,7 @@ def test_the_distance_of_a_pair_is_computed_once(monkeypatch):
         pairs.append(len(panel.visibility) * len(tile.rows))
         return compare(panel, tile, metric, desk)
 
-    monkeypatch.setattr(search, "compare", counted)
+    monkeypatch.setattr(search, "block_distances", counted)
     neighbours.neighbours(crowd(8, 0), crowd(40, 1), 5, workers=1)
     panels = 48 // 4
     assert sum(pairs) == 4 * 4 * panels * (panels + 1) / 2  # twice only within a panel
@@ -187,7 +187,7 @@ def test_pairs_are_as_far_apart_as_in_the_matrix(metric):
     torch.testing.assert_close(found, distances(images, images, metric)[tuple(places)])
 
 
-def test_files_blocks_workers_and_a_stop_change_nothing(tmp_path, monkeypatch):
+def test_files_blocks_and_workers_change_nothing(tmp_path, monkeypatch):
     query, gallery = crowd(20, 0), crowd(90, 1)
     plain = rank(query, gallery, "squared", top=40)
     whole = rerank(query, gallery, plain, OPTIONS, "squared")
@@ -205,21 +205,6 @@ def test_files_blocks_workers_and_a_stop_change_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(reranking, "PAIRS", 3)
     monkeypatch.setattr(reranking, "ROWS", 8)
     same(rerank(query, gallery, plain, OPTIONS, "squared", memory=30, workers=3), whole)
-    sweep, swept = search.for_each_tile, []
-
-    def stopped(*given):
-        swept.append(given)
-        if len(swept) == 5:
-            raise KeyboardInterrupt
-        sweep(*given)
-
-    monkeypatch.setattr(neighbours, "sweep", stopped)
-    small = {"memory": 25, "workers": 1, "notes": tmp_path}
-    with pytest.raises(KeyboardInterrupt):
-        rerank(query, gallery, plain, OPTIONS, "squared", **small)
-    same(rerank(query, gallery, plain, OPTIONS, "squared", **small), whole)
-    monkeypatch.setattr(neighbours, "sweep", None)
-    same(rerank(query, gallery, plain, OPTIONS, "squared", **small), whole)  # all is noted
 
 
 def test_what_cannot_be_reranked_is_refused():
