@@ -15,13 +15,12 @@ from pipeline.core.params import BadInput
 from pipeline.methods import vit_baseline
 from pipeline.methods.base import data_spec, resolve
 from pipeline.model import losses
-from pipeline.training.loop import Loop
+from pipeline.training.loop import TIMES, Loop
 from pipeline.training.run import train_model
 from tests import toy
-from tests.training.test_training import MEASURED
 
 PEOPLE = toy.people()
-PEOPLE.parsing[:3] = 0  # nobody was found on these, and they lie in one share
+PEOPLE.parsing[:3] = 0  # images without a person, all in the slice of rank 0
 PIDS = torch.from_numpy(PEOPLE.pid)
 
 
@@ -39,8 +38,8 @@ MODELS = {
 }
 
 
-def learn(build, **changes):
-    """Two steps of SGD, as Adam makes much of rounding; the log, the last gradients, the weights left."""
+def train_two_steps(build, **changes):
+    """The log, last gradients and weights of two steps of SGD; Adam would amplify rounding."""
     model = build().train()
     torch.manual_seed(7)
     loop = Loop(model, toy.schedule(optimiser="sgd", lr=1e-5, **changes), torch.device("cpu"))
@@ -50,18 +49,18 @@ def learn(build, **changes):
     return {"log": loop.log, "gradients": gradients, "weights": model.state_dict()}
 
 
-def triplet(scope):
+def triplet_loss(scope):
     """The loss of features on a line, and its gradient, averaged over processes."""
     features = torch.linspace(0, 3, 16)[:, None].square().sin().requires_grad_()
-    own = distributed.local_slice(16)
+    rows = distributed.local_slice(16)
     with distributed.mining_scope(scope):
-        loss = losses.triplet(features[own], PIDS[own])
+        loss = losses.triplet(features[rows], PIDS[rows])
     (gradient,) = torch.autograd.grad(loss, features)
     return distributed.all_reduce_mean(loss), distributed.all_reduce_mean(gradient)
 
 
-def unequal():
-    """What two processes say that differ."""
+def weights_error():
+    """The message in processes whose weights differ."""
     network = nn.Linear(2, 2)
     nn.init.constant_(network.weight, float(distributed.rank()))
     try:
@@ -70,60 +69,61 @@ def unequal():
         return str(error)
 
 
-def odd():
+def batch_error():
+    """The message for three identities in two processes."""
     try:
         train_model(toy.model(PEOPLE), PEOPLE, toy.schedule(identities=3, epochs=1), 1)
     except BadInput as error:
         return str(error)
 
 
-def missing():
-    """Gradients of three parameters: of the second the loss of process 1 alone is made, of the third none."""
+def averaged_gradients():
+    """Gradients of three parameters: the second is in the loss of rank 1 alone, the third in none."""
     parameters = [nn.Parameter(torch.zeros(size)) for size in (2, (2, 2), 1)]
-    n = distributed.rank()
-    loss = (1.0 + n) * parameters[0].sum() + (parameters[1].sum() if n else 0)
+    rank = distributed.rank()
+    loss = (1.0 + rank) * parameters[0].sum() + (parameters[1].sum() if rank else 0)
     averaged = distributed.average_gradients(parameters)
     averaged(loss).backward(inputs=parameters)
     return [p.grad for p in parameters]
 
 
-def all_of_it():
+def measure():
     return {
-        **{name: learn(build) for name, build in MODELS.items()},
-        "own statistics": learn(baseline, statistics="process"),
-        "triplet": {scope: triplet(scope) for scope in ("batch", "process")},
-        "missing": missing(),
+        **{name: train_two_steps(build) for name, build in MODELS.items()},
+        "statistics of each process": train_two_steps(baseline, statistics="process"),
+        "triplet": {scope: triplet_loss(scope) for scope in ("batch", "process")},
+        "gradients": averaged_gradients(),
     }
 
 
-def one_of_two(number, folder):
+def measure_as_rank(rank, folder):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=number, world_size=2)
-    found = all_of_it() | {"unequal": unequal(), "odd": odd(), "first": distributed.broadcast_object(number)}
-    torch.save(found, folder / f"{number}.pt")
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    errors = {"weights_error": weights_error(), "batch_error": batch_error()}
+    torch.save(measure() | errors | {"first": distributed.broadcast_object(rank)}, folder / f"{rank}.pt")
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """What one process finds, and what each of two does."""
+def runs(tmp_path_factory):
+    """The measurements of one process alone, then those of each of two."""
     folder = tmp_path_factory.mktemp("two")
     context = multiprocessing.get_context("fork")
-    children = [context.Process(target=one_of_two, args=(n, folder)) for n in (0, 1)]
+    children = [context.Process(target=measure_as_rank, args=(rank, folder)) for rank in (0, 1)]
     for child in children:
         child.start()
     for child in children:
         child.join()
-    two = [torch.load(folder / f"{n}.pt", weights_only=True) for n in (0, 1)]
-    return all_of_it(), *two
+    halves = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    return measure(), *halves
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_two_processes_have_the_losses_the_figures_and_the_gradient_of_one(found, name):
-    whole, *halves = (run[name] for run in found)
+def test_two_processes_have_the_losses_the_figures_and_the_gradient_of_one(runs, name):
+    whole, *halves = (run[name] for run in runs)
     for half in halves:
         for row, wanted in zip(half["log"], whole["log"], strict=True):
             assert row.keys() == wanted.keys()
-            same = {column: row[column] for column in row if column not in MEASURED}
+            same = {column: row[column] for column in row if column not in TIMES}
             assert same == pytest.approx({column: wanted[column] for column in same}, rel=1e-5, abs=1e-6)
         assert half["gradients"].keys() == whole["gradients"].keys()
         got, wanted = (torch.cat([g.flatten() for g in r["gradients"].values()]) for r in (half, whole))
@@ -131,22 +131,22 @@ def test_two_processes_have_the_losses_the_figures_and_the_gradient_of_one(found
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_two_processes_hold_the_same_weights_and_statistics(found, name):
-    whole, first, second = (run[name]["weights"] for run in found)
+def test_two_processes_hold_the_same_weights_and_statistics(runs, name):
+    whole, first, second = (run[name]["weights"] for run in runs)
     for n in first:
         assert torch.equal(first[n], second[n]), n
         torch.testing.assert_close(first[n], whole[n], rtol=1e-5, atol=1e-6, msg=n)
 
 
-def test_statistics_of_ones_own_share_differ_and_weights_do_not(found):
-    _, first, second = (run["own statistics"]["weights"] for run in found)
+def test_statistics_of_ones_own_share_differ_and_weights_do_not(runs):
+    _, first, second = (run["statistics of each process"]["weights"] for run in runs)
     differ = {n for n in first if not torch.equal(first[n], second[n])}
     assert differ == {"neck.running_mean", "neck.running_var"}
 
 
-def test_mining_in_the_batch_is_one_processes_and_in_a_share_the_mean_of_the_shares(found):
-    whole, *halves = (run["triplet"] for run in found)
-    shares = torch.stack([found_loss(own) for own in (slice(0, 8), slice(8, 16))]).mean()
+def test_mining_in_the_batch_is_one_processes_and_in_a_share_the_mean_of_the_shares(runs):
+    whole, *halves = (run["triplet"] for run in runs)
+    shares = torch.stack([local_loss(rows) for rows in (slice(0, 8), slice(8, 16))]).mean()
     for half in halves:
         for got, wanted in zip(half["batch"], whole["batch"], strict=True):
             torch.testing.assert_close(got, wanted)
@@ -154,23 +154,23 @@ def test_mining_in_the_batch_is_one_processes_and_in_a_share_the_mean_of_the_sha
     assert not torch.isclose(shares, whole["batch"][0])
 
 
-def found_loss(own):
-    return losses.triplet(torch.linspace(0, 3, 16)[own, None].square().sin(), PIDS[own])
+def local_loss(rows):
+    return losses.triplet(torch.linspace(0, 3, 16)[rows, None].square().sin(), PIDS[rows])
 
 
-def test_a_gradient_that_some_process_has_is_averaged_and_one_that_none_has_is_none(found):
-    for half in found[1:]:
-        first, second, third = half["missing"]
+def test_a_gradient_that_some_process_has_is_averaged_and_one_that_none_has_is_none(runs):
+    for half in runs[1:]:
+        first, second, third = half["gradients"]
         assert first.tolist() == [1.5, 1.5] and second.tolist() == [[0.5] * 2] * 2 and third is None
 
 
-def test_processes_that_differ_stop(found):
-    for half in found[1:]:
-        assert "the 2 processes differ in their weights" in half["unequal"] and half["first"] == 0
+def test_processes_that_differ_stop(runs):
+    for half in runs[1:]:
+        assert "the 2 processes differ in their weights" in half["weights_error"] and half["first"] == 0
 
 
-def test_a_batch_that_cannot_be_shared_is_an_error(found):
-    assert "train.identities = 3 cannot be shared by 2 processes" in found[1]["odd"]
+def test_a_batch_that_cannot_be_shared_is_an_error(runs):
+    assert "train.identities = 3 cannot be shared by 2 processes" in runs[1]["batch_error"]
 
 
 def test_alone_everything_is_as_given():
@@ -231,15 +231,16 @@ def test_more_processes_than_gpus_are_refused_but_any_number_computes_on_the_cpu
     monkeypatch.setattr(run, "main", started.append)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(BadInput, match=r"segment\.processes = 2, but this machine has 1 GPU\."):
+    with pytest.raises(BadInput, match=r"processes\.segment = 2, but this machine has 1 GPU\."):
         distributed.run_torchrun(2, "stages.segment", ["index"], "cuda")
     assert not started and distributed.run_torchrun(2, "stages.segment", ["index"], "cpu")
     assert started == [["--standalone", "--nproc-per-node=2", "-m", "stages.segment", "index"]]
 
 
 FAILS = """
-from pipeline import processes, store
-from pipeline.params import BadInput
+from pipeline.core import distributed
+from pipeline.core.cli import run_stage
+from pipeline.core.params import BadInput
 
 def main():
     if not distributed.run_torchrun(2, "fails", []):
@@ -249,10 +250,11 @@ def main():
             distributed.check_equal_across_ranks("all", 0)  # waits for the one that is gone
 
 if __name__ == "__main__":
-    cli.run_stage(main, [])
+    run_stage(main, [])
 """
 
 
+@pytest.mark.slow
 def test_one_that_fails_ends_all_with_an_error(tmp_path):
     (tmp_path / "fails.py").write_text(FAILS)
     done = subprocess.run(

@@ -19,12 +19,6 @@ class Train:
     rule: Literal["cosine", "steps"]
 
 
-@dataclass(frozen=True, config=STRICT)
-class Shared:
-    epochs: int
-    processes: int
-
-
 GOOD = "{epochs: 3, rate: 1e-3, size: [256, 128], rule: cosine}"
 
 
@@ -46,10 +40,6 @@ def test_a_number_written_1e_3_is_a_number_as_for_dvc(tmp_path):
 
 def test_an_integer_may_stand_where_a_float_is_wanted(tmp_path):
     assert read(tmp_path, "lambda: 10", "lambda", float) == 10.0
-
-
-def test_a_result_depends_on_all_settings_but_the_number_of_processes():
-    assert params.result_params(Shared(epochs=3, processes=4)) == {"epochs": 3}
 
 
 FAULTS = {  # a change to the good section: what the message must name
