@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from pipeline.model.compute import float32_matmul
 from pipeline.ranking import (
     Embedded,
     Ranking,
     Rerank,
     cmc,
     distances,
-    products,
     rank,
     rank_distances,
     rerank_distances,
@@ -89,22 +89,21 @@ def _scores(ranking: Ranking) -> dict[str, Any]:
 def ours(folder: Path, threads: str, memory: str) -> dict[str, Any]:
     """Distances and ranking, and beside them the speed of the bare product."""
     query, gallery = _load(folder, "query"), _load(folder, "gallery")
-    rank(query[:9], gallery[:9], workers=1)  # compiled code is loaded, the product is chosen
+    rank(query[:9], gallery[:9], workers=1)  # compiled code is loaded
     speed = _speed(query.parts.shape[2])
     found, costs = measured(lambda: rank(query, gallery, memory=int(memory), workers=int(threads)))
     return {
         **costs,
         "gflop": 2 * query.visibility.sum().item() * len(gallery) * query.parts.shape[2] / 1e9,
         "product_gflop_per_s": round(max(speed, _speed(query.parts.shape[2])), 1),
-        "product": products.fastest(query.parts.shape[2]),
         **_scores(found),
     }
 
 
 def _speed(width: int) -> float:
-    """GFLOP/s of the fastest product, at the sizes that it is fastest at."""
+    """GFLOP/s of PyTorch's product, at the sizes that it is fastest at."""
     best = 0.0
-    with products.chosen(width, "cpu"):
+    with float32_matmul("default"):
         for rows, columns in ((512, 512), (512, 1024), (1024, 2048)):
             left, right = torch.randn(rows, width), torch.randn(columns, width)
             result = torch.empty(rows, columns)

@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.core.params import BadInput, check_choice
-from pipeline.ranking import kernels, products
+from pipeline.model.compute import float32_matmul
+from pipeline.ranking import kernels
 from pipeline.ranking.embedded import Embedded, Features, Stored, refuse_some, take
 
 Metric = Literal["euclidean", "squared", "cosine"]
@@ -42,7 +43,7 @@ def distances(query: Embedded, gallery: Embedded, metric: Metric | Any = "euclid
     check_choice("metric", metric, Metric)
     check_compatible(query, gallery)
     result = torch.empty(len(query), len(gallery))
-    with products.chosen(query.parts.shape[2], "cpu"):
+    with float32_matmul("default"):
         room, desk = (
             TileBuffer(gallery, GALLERY_AT_ONCE["cpu"]),
             Workspace(QUERIES_AT_ONCE["cpu"], GALLERY_AT_ONCE["cpu"], "cpu"),

@@ -17,11 +17,12 @@ from tqdm import tqdm
 
 from pipeline.core.params import BadInput
 from pipeline.core.workers import num_cores, progress_bar
-from pipeline.ranking import kernels, products
+from pipeline.model.compute import float32_matmul
+from pipeline.ranking import kernels
 from pipeline.ranking.comparison import Metric, QueryBlock
 from pipeline.ranking.embedded import Embedded
 from pipeline.ranking.protocol import empty_top
-from pipeline.ranking.search import MB, Task, fitting, for_each_tile, refuse, spans
+from pipeline.ranking.search import MB, Task, fitting, for_each_tile, refuse, spans, worker_threads
 
 
 @dataclass
@@ -71,8 +72,8 @@ def neighbours(
         [fitting(Task(one, other, *given), memory) for other in sides[n:]] for n, one in enumerate(sides)
     ]
     with (
-        products.chosen(query.parts.shape[2], device),
-        products.threads(max(task.workers for row in tasks for task in row)) as pool,
+        float32_matmul("default"),
+        worker_threads(max(task.workers for row in tasks for task in row)) as pool,
     ):
         found = Neighbours.none(sum(len(task.kept) for task in tasks[0]), k)
         blocks = list(_blocks(tasks, memory))

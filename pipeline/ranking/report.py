@@ -121,13 +121,13 @@ def groups(index: pd.DataFrame, labels: LabelFile, truth: LabelFile, threshold: 
         merged = parts.COARSE[len(names)].values()
         seen = truth["visible"][:][row]
         counts = np.stack([seen[:, np.array(fine) - 1].sum(1) for fine in merged], 1)
-        hidden = occlusion.hidden(torch.from_numpy(counts), threshold, strict=True)
+        hidden = occlusion.hidden_parts(torch.from_numpy(counts), threshold, strict=True)
         source = f"truth, parts below {threshold:g} pixels"
     else:
         hidden = torch.from_numpy(labels["occluded"][:][row])
         source = "cached labels" + ("; occluded are those pasted upon" if copies else "")
     covered = truth["occluder"][:][row] if known or copies else hidden.numpy().any(1)
-    return Groups(row, covered > 0, occlusion.pattern(hidden).numpy(), names, source, copies)
+    return Groups(row, covered > 0, occlusion.pattern_index(hidden).numpy(), names, source, copies)
 
 
 def metrics(

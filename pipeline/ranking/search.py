@@ -13,6 +13,7 @@ Distances are compared as they were computed, so that no match is ranked by anot
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import pairwise
@@ -28,7 +29,8 @@ from tqdm import tqdm
 from pipeline.core.distributed import parse_device
 from pipeline.core.params import BadInput, check_choice, check_count
 from pipeline.core.workers import num_cores, progress_bar
-from pipeline.ranking import kernels, products
+from pipeline.model.compute import float32_matmul
+from pipeline.ranking import kernels
 from pipeline.ranking.comparison import (
     COLUMN_MULTIPLE,
     GALLERY_AT_ONCE,
@@ -65,8 +67,9 @@ def rank(
     Left out of the gallery: junk (pid below 0), and for each query the images of its person by its own
     camera, if that is known.  Equal distances keep the gallery's order.  `memory` bounds in MB what is held
     beside features that are in memory already; `top` asks for so many nearest images; `workers` threads
-    compute, one a core if 0, fewer if they do not fit.  With a `title`, progress is shown.  Raises `BadInput` for features that are not finite, for
-    too little memory, and for an argument that is none of its choices.
+    compute, one a core if 0, fewer if they do not fit.  With a `title`, progress is shown.
+    Raises `BadInput` for features that are not finite, for too little memory, and for an argument that is
+    none of its choices.
     """
     check_choice("metric", metric, Metric)
     check_choice("rule", rule, Rule)
@@ -79,12 +82,24 @@ def rank(
     pieces = list(blocks(task, query.pid[order], memory))
     total = len(query) * len(task.kept)
     with (
-        products.chosen(query.parts.shape[2], device),
-        products.threads(task.workers) as pool,
+        float32_matmul("default"),
+        worker_threads(task.workers) as pool,
         progress_bar(total=total, desc=title, unit="pair", unit_scale=True, disable=not title) as bar,
     ):
         found = [_Block(task, order[some], pool, bar).answer() for some in pieces]
     return _ranking(task, order, found, rule)
+
+
+@contextmanager
+def worker_threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads whose matrix products use one core each; the caller's `torch.get_num_threads()` is restored."""
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
 
 
 def _ranking(task: "Task", order: Int[np.ndarray, "Q"], found: list["BlockResult"], rule: Rule) -> Ranking:

@@ -21,7 +21,6 @@ from pipeline.ranking import (
     comparison,
     distances,
     kernels,
-    products,
     rank,
     rank_distances,
     scores,
@@ -415,37 +414,28 @@ def test_distances_and_a_matrix_of_them_are_as_strict():
         rank_distances(table, *who, *who, top=-1)
 
 
-# ------------------------------------------------------------------ products
+# ------------------------------------------------------------------ how it computes
 
 
-def test_a_product_that_is_not_float32_is_left_out_with_a_line_in_the_log(caplog):
-    def half(left, right):
-        return (left.bfloat16() @ right.bfloat16()).float()
-
-    assert products.trial(products.ONEDNN, 64, half) is None
-    assert "PyTorch's own" in caplog.text
-    assert products.trial(products.ONEDNN, 64, lambda left, right: left @ right) is not None
-
-
-def test_the_callers_settings_come_back(request):
+def test_the_callers_settings_come_back(request, monkeypatch):
     request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
     torch.set_num_threads(2)
-    before = torch.backends.mkldnn.matmul.fp32_precision
-    with products.threads(1) as pool:
+    matmul = torch.backends.mkldnn.matmul
+    request.addfinalizer(partial(setattr, matmul, "fp32_precision", matmul.fp32_precision))
+    matmul.fp32_precision = "bf16"
+    with search.worker_threads(1) as pool:
         assert pool.submit(torch.get_num_threads).result() == 1
     assert torch.get_num_threads() == 2
-    with products.chosen(64, "cpu") as name:
-        assert torch.backends.mkldnn.matmul.fp32_precision == name
-    assert torch.backends.mkldnn.matmul.fp32_precision == before
+    precisions, compare = [], comparison.block_distances
 
+    def recorded(*words):
+        precisions.append(matmul.fp32_precision)
+        return compare(*words)
 
-def test_work_goes_on_with_the_product_that_it_began_with_while_that_is_float32(monkeypatch):
-    monkeypatch.setattr(products, "fastest", lambda width: products.PLAIN)
-    with products.chosen(64, "cpu", products.ONEDNN) as name:
-        assert name == products.ONEDNN
-    monkeypatch.setattr(products, "trial", lambda name, width: None)
-    with products.chosen(64, "cpu", products.ONEDNN) as name:
-        assert name == products.PLAIN
+    monkeypatch.setattr(search, "block_distances", recorded)
+    rank(crowd(3, 0), crowd(9, 1))
+    assert set(precisions) == {"ieee"}  # float32 stays float32, whatever the caller allows
+    assert torch.get_num_threads() == 2 and matmul.fp32_precision == "bf16"
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "squared", "cosine"])
