@@ -26,10 +26,12 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.core.params import BadInput, plural
+from pipeline.core.params import STRICT, BadInput, plural
 from pipeline.core.resumable import ShardGroup
 
 TIMEOUT = timedelta(days=365)  # while the first process waits for another run; torch's ends in minutes
@@ -37,6 +39,15 @@ TIMEOUT = timedelta(days=365)  # while the first process waits for another run; 
 Device = Literal["auto", "cpu", "cuda"]
 Scope = Literal["batch", "process"]  # the images that meet: the whole batch's, or a process's share
 _scope: ContextVar[Scope] = ContextVar("mined", default="batch")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Processes:
+    """How many processes of this machine share a stage's work, one per GPU; under torchrun its number counts."""
+
+    segment: int = Field(ge=1)  # each computes some of the shards of a file; no result depends on it
+    pose: int = Field(ge=1)
+    train: int = Field(ge=1)  # each computes a slice of every batch
 
 
 def world_size() -> int:
@@ -90,7 +101,7 @@ def run_torchrun(wanted: int, module: str, words: Sequence[str], kind: str = "cu
         return False
     if kind == "cuda" and torch.cuda.is_available() and wanted > torch.cuda.device_count():
         raise BadInput(
-            f"params.yaml: {module.rpartition('.')[2]}.processes = {wanted}, but this machine has "
+            f"params.yaml: processes.{module.rpartition('.')[2]} = {wanted}, but this machine has "
             f"{plural(torch.cuda.device_count(), 'GPU')}. Lower it."
         )
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

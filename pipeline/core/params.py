@@ -8,7 +8,6 @@ Every module that takes something from a user tells in the words of `BadInput` w
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from difflib import get_close_matches
 from numbers import Integral
 from pathlib import Path
@@ -86,11 +85,6 @@ def validate(value: Any, schema: type[T] | Any, source: str, section: str | None
         return TypeAdapter(schema).validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as error:
         raise BadInput("\n".join(source + _fault(e, section, schema) for e in error.errors())) from None
-
-
-def result_params(settings: Any) -> dict[str, Any]:
-    """The settings that a result depends on, by name: all but `processes`, which says who computes it."""
-    return {name: value for name, value in asdict(settings).items() if name != "processes"}
 
 
 def _fault(error: dict[str, Any], section: str | None, schema: Any) -> str:

@@ -23,7 +23,7 @@ SCORES = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mAP": "mAP
 STEPS = ("label", "train", "embed", "evaluate")  # what lies between cached parsing maps and a row's scores
 LABELLING = ("lambda", "label")  # params that end in the labels
 ASIDE = ("workers", "checkpoint", "datasets", "parse_on", "pretrain", "score", "draw")  # change no score,
-SHARES = ("segment.processes", "pose.processes")  # nor do these
+SHARES = ("processes.segment", "processes.pose")  # nor do these
 TABLE = Path(__file__).with_suffix(".yaml")
 METHODS = {path.parent.name for path in Path(__file__).parents[1].glob("methods/*/__init__.py")}
 

@@ -31,7 +31,6 @@ class Schedule:
     products: Products
     attention: Attention
     compile: Compile  # each layer as one program: see `compute.compile_layers`
-    processes: int = Field(ge=1)  # that share each batch, on this machine; under torchrun its number counts
     mining: Scope  # where a triplet loss seeks: the batch, or a process's share of it
     statistics: Scope  # what a batch norm normalises by, likewise
     flip: float = Field(ge=0, le=1)  # probability of a mirrored pair

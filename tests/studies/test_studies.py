@@ -199,9 +199,17 @@ def test_what_changes_no_score_does_not_make_another_experiment():
         assert tables.find([tables.Result(other, "done", {})], wanted)
         assert tables.digest(other) == tables.digest(wanted)
     for name in ("segment", "pose"):
-        other = {**wanted, name: {**wanted[name], "processes": 4}}
+        other = {**wanted, "processes": {**wanted["processes"], name: 4}}
         assert tables.digest(other) == tables.digest(wanted)
-    for name, value in {"segment": {}, "seed": 2, "lambda": 6, "ogfr": {}, "train": {}, "render": {}}.items():
+    for name, value in {
+        "segment": {},
+        "seed": 2,
+        "lambda": 6,
+        "ogfr": {},
+        "train": {},
+        "render": {},
+        "processes": {"train": 2},
+    }.items():
         other = {**wanted, name: value}
         assert not tables.find([tables.Result(other, "done", {})], wanted)
         assert tables.digest(other) != tables.digest(wanted)
