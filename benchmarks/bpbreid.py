@@ -138,7 +138,9 @@ def recorded(world: World) -> tuple[list, list]:
     for i, size in enumerate(index[["height", "width"]].to_numpy().tolist()):
         count = int(found["found"][i])
         box, mask = found["box"][i][:count], found["mask"][i][:count]
-        whole = [parsing.paste(m, b, tuple(size), tuple(size)) > 0.5 for m, b in zip(mask, box, strict=True)]
+        whole = [
+            parsing.paste_mask(m, b, tuple(size), tuple(size)) > 0.5 for m, b in zip(mask, box, strict=True)
+        ]
         one = Instances(tuple(size))
         one.pred_boxes, one.scores = Boxes(torch.from_numpy(box)), torch.from_numpy(found["score"][i][:count])
         one.pred_classes = torch.zeros(count, dtype=torch.int64)

@@ -1,4 +1,14 @@
-"""Stage `adopt`: labels made elsewhere -> the parsing map of each image; it stands in for the parsers."""
+"""Stage `adopt`: labels made elsewhere -> the parsing map of each image, in place of the parsers.
+
+Reads:
+    index      index.parquet, one row per image
+    labels     folder or archive of the labels, one file per image
+Writes:
+    out        parsing.h5, one parsing map per image
+    instances  instances.h5, which says that no person instances were looked for
+
+Params: labels_from, parse, workers.
+"""
 
 import dataclasses
 import sys
@@ -21,15 +31,17 @@ def main(index: str, labels: str, out: str, instances: str, config: str = "param
     where = f"labels_from.{Path(index).parent.name}"
     values = params.read(config, "labels_from", dict)
     given = values.get(Path(index).parent.name)
-    settings = params.validate(given, adapter.Outside, f"{config}: ", where)
+    settings = params.validate(given, adapter.ExternalLabels, f"{config}: ", where)
     rule = params.read(config, "parse", parsing.Parse)
     workers = params.read(config, "workers", params.Count)
     table = read_index(index)
     own = index_hash(table)
     settings = dataclasses.replace(settings, path=labels)
-    labelled = adapter.account(table, settings, rule, where)
+    labelled = adapter.check_labels(table, settings, rule, where)
     print(adapter.describe(labelled))
-    make = partial(adapter.Adopter, labelled.names, table[["height", "width"]].to_numpy(), settings, rule)
+    make = partial(
+        adapter.LabelConverter, labelled.names, table[["height", "width"]].to_numpy(), settings, rule
+    )
     attrs = {"index": own, "parts": parts.FINE, "params": dataclasses.asdict(rule)}
     attrs |= {"source": settings.source, "classes": settings.named(), "sources": [labelled.content]}
     compute_rows(out, "parsing", len(table), rule.batch, make, attrs, workers, {})

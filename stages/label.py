@@ -1,4 +1,12 @@
-"""Stage `label`: parsing maps -> what each image hides."""
+"""Stage `label`: parsing maps -> the parts that each image hides.
+
+Reads:
+    parsing    parsing.h5, one parsing map per image
+Writes:
+    out        occlusion.h5, the visible pixels and occlusion label of each part
+
+Params: lambda, label.
+"""
 
 import sys
 
@@ -13,7 +21,7 @@ def main(parsing: str, out: str, config: str = "params.yaml") -> None:
     label = params.read(config, "label", occlusion.Label)
     threshold = params.read(config, "lambda", params.Amount)
     rows = LabelFile(parsing, "parsing")
-    arrays = occlusion.label(rows["map"], label, threshold)
+    arrays = occlusion.occlusion_labels(rows["map"], label, threshold)
     names = list(parts.COARSE[label.parts])
     attrs = {"index": rows.attrs["index"], "parts": names, "grouping": parts.COARSE[label.parts]}
     write_label_file(out, "occlusion", arrays, attrs)

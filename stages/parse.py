@@ -1,4 +1,14 @@
-"""Stage `parse`: person instances and pose confidences -> the parsing map of each image's target person."""
+"""Stage `parse`: person instances and pose confidences -> the parsing map of each image's target person.
+
+Reads:
+    index      index.parquet, one row per image
+    instances  instances.h5, the person instances of each image
+    fields     fields.h5, the pose confidences of each image
+Writes:
+    out        parsing.h5, one parsing map per image
+
+Params: parse, workers.
+"""
 
 import dataclasses
 import sys

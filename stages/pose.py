@@ -1,6 +1,13 @@
 """Stage `pose`: crops -> PifPaf's confidences, 17 keypoints and 19 limbs, on the network's own grid.
 
-`pose.processes` of params.yaml share the images, or as many as `torchrun` is told to start:
+Reads:
+    index      index.parquet, one row per image
+    images     images.h5, the encoded images
+    weights    weights of PifPaf
+Writes:
+    out        fields.h5, the confidences of each image
+
+Params: parsers, pose, workers, processes.pose.  torchrun may start the processes instead:
 
     torchrun --nproc-per-node=4 -m stages.pose INDEX IMAGES WEIGHTS OUT
 """
@@ -9,33 +16,18 @@ import sys
 
 from pipeline.core import distributed, params
 from pipeline.core.cli import run_stage
-from pipeline.core.resumable import compute_rows
-from pipeline.core.weights import fingerprint
-from pipeline.data.index import Images, index_hash, read_index
 from pipeline.labels import pose
+from pipeline.labels.parsers import run_parser
 
 
 def main(index: str, images: str, weights: str, out: str, config: str = "params.yaml") -> None:
     settings = params.read(config, "pose", pose.Pose)
-    words = (index, images, weights, out, config)
-    if distributed.run_torchrun(settings.processes, "stages.pose", words, settings.device):
-        return  # they have done it
-    settings = pose.on(settings, params.read(config, "parsers", str))
+    settings = pose.select_network(settings, params.read(config, "parsers", str))
     workers = params.read(config, "workers", params.Count)
-    table = read_index(index)
-    own = index_hash(table)
-    work = pose.Over(settings, weights, Images(images, own))
-    network = fingerprint(pose.file(settings, weights))
-    attrs = {
-        "index": own,
-        "weights": network,
-        "params": params.result_params(settings),
-        **work.grid()._asdict(),
-    }
-    with distributed.shard_group() as group:
-        compute_rows(
-            out, "fields", len(table), settings.batch, work, attrs, workers, {}, pose.LIBRARIES, group
-        )
+    processes = params.read(config, "processes", distributed.Processes).pose
+    words = (index, images, weights, out, "--config", config)
+    if not distributed.run_torchrun(processes, "stages.pose", words, settings.device):
+        run_parser(pose, settings, index, images, weights, out, workers)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,25 @@
-"""By hand, no stage of the DAG: `python -m stages.pretrain segmentation|pose|vit <weights>`."""
+"""Train an embedded network on rendered pedestrians.  Run by hand; no stage of the DAG.
+
+Takes:
+    network    which one
+Writes:
+    weights    .safetensors file, and beside it a .json record
+
+Params: pretrain.
+"""
 
 import sys
 from importlib import import_module
+from typing import Literal
 
 from pipeline.core import params
 from pipeline.core.cli import run_stage
 
-NETWORKS = ("segmentation", "pose", "vit")
+MODULES = {"segmentation": "mask_rcnn", "pose": "pifpaf", "vit": "garments_vit"}
 
 
-def main(network: str, weights: str, config: str = "params.yaml") -> None:
-    if network not in NETWORKS:
-        raise params.BadInput(f"{network}: no embedded network. Name one of {', '.join(NETWORKS)}.")
-    module = import_module(f"pipeline.pretraining.{network}")
+def main(network: Literal["segmentation", "pose", "vit"], weights: str, config: str = "params.yaml") -> None:
+    module = import_module(f"pipeline.pretraining.{MODULES[network]}")
     values = params.read(config, "pretrain", dict)
     settings = params.validate(values.get(network), module.Pretrain, f"{config}: ", f"pretrain.{network}")
     module.train(settings, weights)

@@ -1,6 +1,13 @@
 """Stage `segment`: crops -> every person instance of Mask R-CNN.
 
-`segment.processes` of params.yaml share the images, or as many as `torchrun` is told to start:
+Reads:
+    index      index.parquet, one row per image
+    images     images.h5, the encoded images
+    weights    weights of Mask R-CNN
+Writes:
+    out        instances.h5, the person instances of each image
+
+Params: parsers, segment, workers, processes.segment.  torchrun may start the processes instead:
 
     torchrun --nproc-per-node=4 -m stages.segment INDEX IMAGES WEIGHTS OUT
 """
@@ -9,27 +16,18 @@ import sys
 
 from pipeline.core import distributed, params
 from pipeline.core.cli import run_stage
-from pipeline.core.resumable import compute_rows
-from pipeline.core.weights import fingerprint
-from pipeline.data.index import Images, index_hash, read_index
 from pipeline.labels import segmentation
+from pipeline.labels.parsers import run_parser
 
 
 def main(index: str, images: str, weights: str, out: str, config: str = "params.yaml") -> None:
     settings = params.read(config, "segment", segmentation.Segment)
-    words = (index, images, weights, out, config)
-    if distributed.run_torchrun(settings.processes, "stages.segment", words, settings.device):
-        return  # they have done it
-    settings = segmentation.on(settings, params.read(config, "parsers", str))
+    settings = segmentation.select_network(settings, params.read(config, "parsers", str))
     workers = params.read(config, "workers", params.Count)
-    table = read_index(index)
-    own = index_hash(table)
-    work = segmentation.Over(settings, weights, Images(images, own))
-    network = fingerprint(segmentation.file(settings, weights))
-    attrs = {"index": own, "weights": network, "params": params.result_params(settings)}
-    libraries = segmentation.libraries(settings)
-    with distributed.shard_group() as group:
-        compute_rows(out, "instances", len(table), settings.batch, work, attrs, workers, {}, libraries, group)
+    processes = params.read(config, "processes", distributed.Processes).segment
+    words = (index, images, weights, out, "--config", config)
+    if not distributed.run_torchrun(processes, "stages.segment", words, settings.device):
+        run_parser(segmentation, settings, index, images, weights, out, workers)
 
 
 if __name__ == "__main__":

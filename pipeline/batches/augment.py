@@ -136,9 +136,63 @@ def training_batch(pictures: ImageSet, rows: np.ndarray, chances: Sequence[Augme
     )
 
 
-def _other_identity(pid: np.ndarray, row: int, rng: np.random.Generator) -> int:
-    for _ in range(20):
-        donor = int(rng.integers(len(pid)))
-        if pid[donor] != pid[row]:
-            break
-    return donor
+def _view(
+    image: UInt8[np.ndarray, "B H W 3"], parsing: UInt8[np.ndarray, "B H W"], image_set: ImageSet
+) -> View:
+    # z is counted on the view's own maps
+    maps = torch.from_numpy(parsing)
+    counts = occlusion.count_pixels(maps, image_set.hidden.shape[1])
+    hidden = occlusion.hidden_parts(counts, image_set.threshold, strict=True)
+    return View(torch.from_numpy(image).permute(0, 3, 1, 2), maps, hidden)
+
+
+def random_flip_crop(
+    images: UInt8[np.ndarray, "N H W 3"],
+    parsing: UInt8[np.ndarray, "N H W"],
+    rows: Int[np.ndarray, "B"],
+    flip: float,
+    pad: int,
+    rng: np.random.Generator,
+) -> tuple[UInt8[np.ndarray, "B H W 3"], UInt8[np.ndarray, "B H W"]]:
+    """The images and parsing maps of `rows`, each flipped, padded and cropped at random."""
+    out = tuple(np.zeros((len(rows), *array.shape[1:]), np.uint8) for array in (images, parsing))
+    for row, image, labels in zip(rows.tolist(), *out, strict=True):
+        apply_flip_crop(images[row], parsing[row], sample_flip_crop(flip, pad, rng), out=(image, labels))
+    return out
+
+
+def apply_flip_crop(
+    image: UInt8[np.ndarray, "H W 3"],
+    parsing: UInt8[np.ndarray, "H W"],
+    flip_crop: FlipCrop,
+    out: tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]],
+) -> None:
+    """Write an image and its parsing map, flipped and cropped, into `out`, two arrays of zeros.
+
+    A flip swaps the labels of left and right parts.
+    """
+    flipped, down, right = flip_crop
+    apply_flip_shift(image, flipped, down, right, out[0])
+    apply_flip_shift(parts.flip(parsing) if flipped else parsing, False, down, right, out[1])
+
+
+def apply_flip_shift(source: np.ndarray, flipped: bool, down: int, right: int, out: np.ndarray) -> None:
+    """Write `source`, flipped or not and then shifted, into `out`, zeros of its shape.
+
+    Equals padding with zeros and cropping to the same size.
+    """
+    height, width = source.shape[:2]
+    if abs(down) >= height or abs(right) >= width:
+        return
+    to_y, from_y = _shift_slices(down, height)
+    to_x, from_x = _shift_slices(right, width)
+    if flipped:
+        _, from_x = _shift_slices(-right, width)
+        cv2.flip(source[from_y, from_x], 1, out[to_y, to_x])
+    else:
+        out[to_y, to_x] = source[from_y, from_x]
+
+
+def _shift_slices(shift: int, length: int) -> tuple[slice, slice]:
+    # target and source of what stays in the frame
+    return slice(max(shift, 0), length + min(shift, 0)), slice(max(-shift, 0), length - max(shift, 0))

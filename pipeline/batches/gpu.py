@@ -75,9 +75,11 @@ class GPUImageSet:
         return self.image[place] * inside[..., None], labels * inside
 
     def _view(self, image: UInt8[Tensor, "B H W 3"], maps: UInt8[Tensor, "B H W"]) -> View:
-        fine = torch.stack([(maps == k).flatten(1).sum(1) for k in range(len(self.belongs))], 1)
-        counts = (fine.float() @ self.belongs).long()  # exact: below 2^24
-        return View(image.permute(0, 3, 1, 2), maps, occlusion.hidden(counts, self.threshold, strict=True))
+        fine = torch.stack([(maps == k).flatten(1).sum(1) for k in range(len(self.membership))], 1)
+        counts = (fine.float() @ self.membership).long()  # exact: below 2^24
+        return View(
+            image.permute(0, 3, 1, 2), maps, occlusion.hidden_parts(counts, self.threshold, strict=True)
+        )
 
 
 def _sources(length: int, moved: Int[Tensor, "B"]) -> tuple[Int[Tensor, "B n"], Bool[Tensor, "B n"]]:

@@ -98,9 +98,9 @@ class Trained:
             parsing = torch.zeros(count, *self.world.size, dtype=torch.uint8)
             return parsing, torch.zeros(count, self.world.coarse, dtype=torch.bool)
         each = (torch.from_numpy(np.ascontiguousarray(m))[None] for m in maps)
-        pixels = torch.cat([occlusion.pixels(m, self.world.coarse) for m in each])
+        pixels = torch.cat([occlusion.count_pixels(m, self.world.coarse) for m in each])
         resized = np.stack([resize_labels(m, self.world.size) for m in maps])
-        return torch.from_numpy(resized), occlusion.hidden(pixels, threshold, strict)
+        return torch.from_numpy(resized), occlusion.hidden_parts(pixels, threshold, strict)
 
     def _check(self, count: int, cameras: list[Any], maps: Any, threshold: Any) -> None:
         if count == 0:

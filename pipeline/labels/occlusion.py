@@ -29,7 +29,7 @@ class Label:
     strict: bool  # True: hidden if y(c) < lambda, as printed; False: if y(c) <= lambda
 
 
-def pixels(maps: Integer[Tensor, "B H W"], count: int) -> Int[Tensor, "B C"]:
+def count_pixels(maps: Integer[Tensor, "B H W"], count: int) -> Int[Tensor, "B C"]:
     """Pixels of each of the C = `count` coarse parts in each label map: y(c) of Eq. 1, in [0, H W].
 
     Raises `BadInput` for a label above K.
@@ -42,7 +42,7 @@ def pixels(maps: Integer[Tensor, "B H W"], count: int) -> Int[Tensor, "B C"]:
     return torch.stack([fine[:, list(merged)].sum(1) for merged in parts.COARSE[count].values()], 1)
 
 
-def hidden(counts: Int[Tensor, "B C"], threshold: float, strict: bool) -> Bool[Tensor, "B C"]:
+def hidden_parts(counts: Int[Tensor, "B C"], threshold: float, strict: bool) -> Bool[Tensor, "B C"]:
     """Whether each part is hidden: l_c of Eq. 2; one row is z.
 
     `threshold` is lambda, in pixels of the maps' grid.  A part that is out of the picture, turned away or
@@ -52,13 +52,13 @@ def hidden(counts: Int[Tensor, "B C"], threshold: float, strict: bool) -> Bool[T
     return counts < threshold if strict else counts <= threshold
 
 
-def pattern(flags: Bool[Tensor, "B C"] | Integer[Tensor, "B C"]) -> Int[Tensor, "B"]:
+def pattern_index(flags: Bool[Tensor, "B C"] | Integer[Tensor, "B C"]) -> Int[Tensor, "B"]:
     """Number of each occlusion type z, its row of O_e (Eq. 3): the sum of z_c 2^c; 0 hides nothing."""
     powers = 2 ** torch.arange(flags.shape[1], device=flags.device)
     return (flags.long() * powers).sum(1)
 
 
-def label(maps: Dataset, rule: Label, threshold: float) -> dict[str, np.ndarray]:
+def occlusion_labels(maps: Dataset, rule: Label, threshold: float) -> dict[str, np.ndarray]:
     """The arrays of occlusion.h5 for a column of N parsing maps: `pixels` y(c), `occluded` l_c, both (N, C).
 
     `threshold` is lambda.
@@ -66,8 +66,8 @@ def label(maps: Dataset, rule: Label, threshold: float) -> dict[str, np.ndarray]
     counts = []
     with progress_bar(total=len(maps), desc="label") as bar:
         for start in range(0, len(maps), BLOCK):
-            counts.append(pixels(torch.from_numpy(maps[start : start + BLOCK]), rule.parts))
+            counts.append(count_pixels(torch.from_numpy(maps[start : start + BLOCK]), rule.parts))
             bar.update(len(counts[-1]))
     count = torch.cat(counts) if counts else torch.zeros(0, rule.parts, dtype=torch.long)
-    flags = hidden(count, threshold, rule.strict)
+    flags = hidden_parts(count, threshold, rule.strict)
     return {"pixels": count.numpy().astype(np.int32), "occluded": flags.numpy().astype(np.uint8)}

@@ -42,7 +42,7 @@ _BODY = (
     (16,),
 )
 _FACE = (0, 1, 2, 3, 4, 29, 30, 31, 32, 33)
-GROUPS = {
+PART_CHANNELS = {
     "recommended": (_FACE, *_BODY),
     # as in the labels that BPBReID published: the limbs from ear to shoulder count for the head, and the limb
     # from hip to hip for the left leg too, though not for the right
@@ -81,7 +81,7 @@ class Parse:
     batch: Count  # images a step
 
 
-class Instances(NamedTuple):
+class ImageInstances(NamedTuple):
     """The persons found in one image, best score first."""
 
     score: Float[np.ndarray, "P"]
@@ -101,12 +101,12 @@ class Frame(NamedTuple):
 # ------------------------------------------------------------------ resampling
 
 
-def hat(at: Float[np.ndarray, "n"], cells: int) -> Float[np.ndarray, "n cells"]:
+def interpolation_weights(at: Float[np.ndarray, "n"], cells: int) -> Float[np.ndarray, "n cells"]:
     """Weights of linear interpolation at positions `at`, in cells; beyond the ends it falls to 0."""
     return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(cells))).astype(np.float32)
 
 
-def paste(
+def paste_mask(
     mask: UInt8[np.ndarray, "h w"],
     box: Float[np.ndarray, "4"],
     size: tuple[int, int],
@@ -120,22 +120,24 @@ def paste(
     for axis, (low, high) in enumerate(((box[1], box[3]), (box[0], box[2]))):
         scale, cells = grid[axis] / size[axis], mask.shape[axis]
         length = max((high - low) * scale, 1e-3)
-        axes.append(hat((np.arange(grid[axis]) + 0.5 - low * scale) / length * cells - 0.5, cells))
+        axes.append(
+            interpolation_weights((np.arange(grid[axis]) + 0.5 - low * scale) / length * cells - 0.5, cells)
+        )
     return axes[0] @ (mask / np.float32(255)) @ axes[1].T
 
 
 @lru_cache(maxsize=8)
-def field_axes(frame: Frame, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def field_sampling(frame: Frame, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Matrices that sample a field on the grid: `rows @ field @ columns.T`; the pad is undone."""
     axes = []
     for axis in (0, 1):
         pixel = (np.arange(grid[axis]) + 0.5) * frame.size[axis] / grid[axis] - 0.5
         cell = (pixel + frame.pad[1 - axis]) / frame.stride
-        axes.append(hat(np.clip(cell, 0, frame.cells[axis] - 1), frame.cells[axis]))
+        axes.append(interpolation_weights(np.clip(cell, 0, frame.cells[axis] - 1), frame.cells[axis]))
     return axes[0], axes[1]
 
 
-def blur(cells: int, spread: float) -> Float[np.ndarray, "cells cells"]:
+def blur_matrix(cells: int, spread: float) -> Float[np.ndarray, "cells cells"]:
     """Matrix of a Gaussian of `spread` cells along one axis; each row sums to 1, 0 is no blur."""
     if spread == 0:
         return np.eye(cells, dtype=np.float32)
@@ -153,8 +155,8 @@ def flip(confidence: UInt8[np.ndarray, "36 h w"], frame: Frame) -> tuple[UInt8[n
 # ------------------------------------------------------------------ the target person
 
 
-def choose(
-    found: Instances,
+def select_target(
+    found: ImageInstances,
     masks: Float[np.ndarray, "P H W"],
     head: Float[np.ndarray, "H W"],
     size: tuple[int, int],
@@ -171,7 +173,7 @@ def choose(
     candidates = np.flatnonzero((found.score >= target.min_score) & (area >= target.min_area))
     if len(candidates) == 0:
         return -1, 0.0
-    value = cues(found, masks, head, size)[candidates] @ np.array(
+    value = target_cues(found, masks, head, size)[candidates] @ np.array(
         [target.centre, target.height, target.score, target.head]
     )
     order = np.argsort(-value, kind="stable")
@@ -179,8 +181,11 @@ def choose(
     return int(candidates[order[0]]), float(lead)
 
 
-def cues(
-    found: Instances, masks: Float[np.ndarray, "P H W"], head: Float[np.ndarray, "H W"], size: tuple[int, int]
+def target_cues(
+    found: ImageInstances,
+    masks: Float[np.ndarray, "P H W"],
+    head: Float[np.ndarray, "H W"],
+    size: tuple[int, int],
 ) -> Float[np.ndarray, "P 4"]:
     """What speaks for each person as the target, each in [0, 1]: centre, height, score, head."""
     height, width = size
@@ -202,7 +207,9 @@ def cues(
 # ------------------------------------------------------------------ fusion
 
 
-def group(confidence: UInt8[np.ndarray, "channels h w"], grouping: str) -> Float[np.ndarray, "8 h w"]:
+def part_confidences(
+    confidence: UInt8[np.ndarray, "channels h w"], grouping: str
+) -> Float[np.ndarray, "8 h w"]:
     """Confidence of each part, in [0, 1]: the greatest among its keypoints and limbs.
 
     Departs: `recommended` keeps the limb between the hips out of the left leg, where the published labels
@@ -214,7 +221,7 @@ def group(confidence: UInt8[np.ndarray, "channels h w"], grouping: str) -> Float
             f"fields: {len(confidence)} confidences an image, but {CHANNELS} are needed (17 keypoints, "
             "then 19 limbs). Run the stage `pose` again."
         )
-    merged = [confidence[list(channels)].max(0) for channels in GROUPS[grouping]]
+    merged = [confidence[list(channels)].max(0) for channels in PART_CHANNELS[grouping]]
     return np.stack(merged) / np.float32(255)
 
 
@@ -228,21 +235,24 @@ def fuse(
     somewhere with `present`, and then wherever it wins with `threshold`.  With `fill`, the rest of the mask
     goes to the nearest of these parts, as PifPaf's fields follow bones and leave holes between them.
     """
-    rows, columns = field_axes(frame, rule.grid)
+    rows, columns = field_sampling(frame, rule.grid)
     sampled = rows @ (confidence @ columns.T)
-    shown = strongest(sampled, mask, rule.threshold)
+    shown = argmax_parts(sampled, mask, rule.threshold)
     sure = shown[sampled.max(0) * mask >= rule.present]
     present = np.isin(np.arange(len(confidence) + 1), sure)
     present[0] = False
     shown[~present[shown]] = 0
     if not rule.fill or not present.any():
         return shown
-    rows, columns = rows @ blur(frame.cells[0], rule.spread), columns @ blur(frame.cells[1], rule.spread)
-    near = strongest(rows @ (confidence * present[1:, None, None] @ columns.T), mask > 0.5, 0.0)
+    rows, columns = (
+        rows @ blur_matrix(frame.cells[0], rule.spread),
+        columns @ blur_matrix(frame.cells[1], rule.spread),
+    )
+    near = argmax_parts(rows @ (confidence * present[1:, None, None] @ columns.T), mask > 0.5, 0.0)
     return np.where(shown > 0, shown, near)
 
 
-def strongest(
+def argmax_parts(
     confidence: Float[np.ndarray, "8 H W"], mask: np.ndarray, threshold: float
 ) -> UInt8[np.ndarray, "H W"]:
     """Arg-max over the parts where the greatest confidence times the mask is positive and >= `threshold`."""
@@ -258,7 +268,7 @@ def strongest(
 # ------------------------------------------------------------------ one image, many images
 
 
-class Parsed(NamedTuple):
+class ParsingResult(NamedTuple):
     """The outcome for one image."""
 
     map: UInt8[np.ndarray, "H W"]
@@ -268,23 +278,25 @@ class Parsed(NamedTuple):
 
 
 def parse(
-    found: Instances,
+    found: ImageInstances,
     confidence: UInt8[np.ndarray, "channels h w"],
     size: tuple[int, int],
     frame: Frame,
     rule: Parse,
-) -> Parsed:
+) -> ParsingResult:
     """The parsing map of an image's target person.  `size` is the image's (height, width)."""
-    confidence = group(confidence, rule.grouping)
-    rows, columns = field_axes(frame, rule.grid)
+    confidence = part_confidences(confidence, rule.grouping)
+    rows, columns = field_sampling(frame, rule.grid)
     masks = np.zeros((len(found.score), *rule.grid), np.float32)
     for i in np.flatnonzero(found.score >= rule.target.min_score):  # nobody else is in question
-        masks[i] = paste(found.mask[i], found.box[i], size, rule.grid)
-    instance, margin = choose(found, masks, rows @ confidence[parts.HEAD - 1] @ columns.T, size, rule.target)
+        masks[i] = paste_mask(found.mask[i], found.box[i], size, rule.grid)
+    instance, margin = select_target(
+        found, masks, rows @ confidence[parts.HEAD - 1] @ columns.T, size, rule.target
+    )
     if instance < 0:
-        return Parsed(np.zeros(rule.grid, np.uint8), NO_PERSON, -1, 0.0)
+        return ParsingResult(np.zeros(rule.grid, np.uint8), NO_PERSON, -1, 0.0)
     status = AMBIGUOUS if margin < rule.target.margin else OK
-    return Parsed(fuse(confidence, masks[instance], frame, rule), status, instance, margin)
+    return ParsingResult(fuse(confidence, masks[instance], frame, rule), status, instance, margin)
 
 
 class Parser:
@@ -311,9 +323,11 @@ class Parser:
         """The arrays of parsing.h5 for rows start..stop: map, status, instance, margin."""
         rows = slice(start, stop)
         counts, fields = self.instances["found"][rows], self.fields["confidence"][rows]
-        columns = [self.instances[name][rows] for name in Instances._fields]
+        columns = [self.instances[name][rows] for name in ImageInstances._fields]
         done = [
-            parse(Instances(*(c[i][:count] for c in columns)), fields[i], self.size(start + i), *self.how)
+            parse(
+                ImageInstances(*(c[i][:count] for c in columns)), fields[i], self.size(start + i), *self.how
+            )
             for i, count in enumerate(counts)
         ]
         dtypes = {"map": np.uint8, "status": np.uint8, "instance": np.int8, "margin": np.float32}

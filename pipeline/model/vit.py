@@ -131,9 +131,9 @@ class OcclusionAwareViT(nn.Module):
         image = normalise(image) if image.dtype == torch.uint8 else image
         patch = self.projection(image).flatten(2).transpose(1, 2)
         learned = torch.cat([self.cls, self.part], 1).expand(image.shape[0], -1, -1)
-        given = self.gamma_pattern * self.pattern[occlusion.pattern(hidden)]  # Eq. 3
-        given = given + self.gamma_camera * self.camera_rows(camid)
-        return torch.cat([learned.to(patch.dtype), patch], 1) + self.position + given[:, None]
+        side = self.gamma_pattern * self.pattern[occlusion.pattern_index(hidden)]  # Eq. 3
+        side = side + self.gamma_camera * self.camera_embedding(camid)
+        return torch.cat([learned.to(patch.dtype), patch], 1) + self.position + side[:, None]
 
     def camera_rows(self, camid: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
         """C_e of each image, Eq. 5.  Departs: the mean trained row where the camera is unknown (-1).

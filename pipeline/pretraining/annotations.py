@@ -18,7 +18,25 @@ from pipeline import synthetic
 from pipeline.core.files import atomic_write
 from pipeline.synthetic.pictures import Picture, training_picture
 
-MIRRORED = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)  # COCO's keypoints in the mirror
+FLIPPED_KEYPOINTS = (
+    0,
+    2,
+    1,
+    4,
+    3,
+    6,
+    5,
+    8,
+    7,
+    10,
+    9,
+    12,
+    11,
+    14,
+    13,
+    16,
+    15,
+)  # COCO's keypoints in the mirror
 FACE = (0, 1, 2, 3, 4)  # nose, eyes, ears
 LIMB_ENDS = (7, 8, 9, 10, 13, 14, 15, 16)  # elbows, wrists, knees, ankles
 REACH = 2  # pixels around a hidden joint in which the person's own pixels count as covering it
@@ -34,40 +52,40 @@ class Scene(NamedTuple):
 
 def annotated_scene(seed: int, i: int, pool: int) -> Scene:
     """Scene `i` of an endless list in which `pool` pictures come round again, mirrored every other time."""
-    kept = Path(".scratch") / f"pictures-{_renderer()}" / f"{seed}-{i % pool}.npz"
+    kept = Path(".scratch") / f"pictures-{_renderer_hash()}" / f"{seed}-{i % pool}.npz"
     if not kept.is_file():
-        _keep(kept, training_picture(seed, i % pool))
+        _save_scene(kept, training_picture(seed, i % pool))
     with np.load(kept) as held:
         image = np.asarray(Image.open(BytesIO(held["jpeg"].tobytes())).convert("RGB"))
         masks = np.unpackbits(held["masks"]).reshape(-1, *image.shape[:2]).astype(bool)
         drawn = Scene(image, masks, held["keypoints"])
-    return mirrored(drawn) if i // pool % 2 else drawn
+    return flip_scene(drawn) if i // pool % 2 else drawn
 
 
 @lru_cache
-def _renderer() -> str:
+def _renderer_hash() -> str:
     files = sorted(Path(synthetic.__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
-def _keep(path: Path, picture: Picture) -> None:
+def _save_scene(path: Path, picture: Picture) -> None:
     people = [(picture.person, picture.keypoints), *picture.others]
     masks = np.stack([mask > 0 for mask, _ in people])
-    keypoints = np.stack([labelled(mask > 0, points) for mask, points in people])
+    keypoints = np.stack([label_keypoints(mask > 0, points) for mask, points in people])
     with atomic_write(path) as beside, open(beside, "wb") as file:
         np.savez(
             file, jpeg=np.frombuffer(picture.jpeg, np.uint8), masks=np.packbits(masks), keypoints=keypoints
         )
 
 
-def mirrored(drawn: Scene) -> Scene:
+def flip_scene(drawn: Scene) -> Scene:
     """The scene seen in a mirror: left and right change names."""
-    keypoints = drawn.keypoints[:, MIRRORED].copy()
+    keypoints = drawn.keypoints[:, FLIPPED_KEYPOINTS].copy()
     keypoints[..., 0] = drawn.image.shape[1] - 1 - keypoints[..., 0]
     return Scene(drawn.image[:, ::-1].copy(), drawn.masks[..., ::-1].copy(), keypoints)
 
 
-def labelled(
+def label_keypoints(
     mask: Bool[np.ndarray, "H W"], keypoints: Float[np.ndarray, "17 3"]
 ) -> Float[np.ndarray, "17 3"]:
     """The keypoints that a pose network should find.

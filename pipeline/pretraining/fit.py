@@ -44,7 +44,7 @@ class Schedule:
     renderers: int = Field(ge=0)  # processes that draw pictures beside the one that trains
 
 
-class Stream(Dataset):
+class SampleStream(Dataset):
     """Sample i of an endless list; `make(seed, i)` draws it."""
 
     def __init__(self, make: Callable[[int, int], Any], seed: int, count: int):
@@ -77,7 +77,7 @@ def fit_network(
     bar = progress_bar(total=schedule.steps, initial=start, desc=state.stem, unit="step")
     for step, batch in enumerate(_batches(make, schedule, start), start):
         for group in optimiser.param_groups:
-            group["lr"] = _rate(schedule, step, start)
+            group["lr"] = _learning_rate(schedule, step, start)
         network.train()
         with torch.autocast("cpu", torch.bfloat16):
             value = loss(network, batch)
@@ -85,18 +85,18 @@ def fit_network(
         value.backward()
         nn.utils.clip_grad_norm_(network.parameters(), schedule.clip)
         optimiser.step()
-        _average(averaged, network, min(schedule.average, (1 + step) / (10 + step)))
+        _update_average(averaged, network, min(schedule.average, (1 + step) / (10 + step)))
         recent = 0.98 * recent + 0.02 * float(value.detach()) if step > start else float(value.detach())
         bar.update()
         if (step + 1) % schedule.keep_every == 0 or step + 1 == schedule.steps:
             cpu = spent + time.process_time() - since
             history.append({"step": step + 1, "cpu_seconds": round(cpu), "loss": recent, **score(averaged)})
             bar.write(str(history[-1]))
-            _keep(state, step + 1, history, network, averaged, optimiser)
+            _save_state(state, step + 1, history, network, averaged, optimiser)
     return averaged, history
 
 
-def record(network: str, settings: Any, history: list[dict[str, float | int]]) -> dict[str, Any]:
+def training_record(network: str, settings: Any, history: list[dict[str, float | int]]) -> dict[str, Any]:
     """What makes the weights reproducible, and how well they do on held-out people."""
     return {
         "command": f"python -m stages.pretrain {network} models/embedded/{network}.safetensors",
@@ -108,7 +108,7 @@ def record(network: str, settings: Any, history: list[dict[str, float | int]]) -
 
 
 def _batches(make: Callable[[int, int], Any], schedule: Schedule, start: int) -> Iterator[list[Any]]:
-    samples = Stream(make, schedule.seed, schedule.steps * schedule.batch)
+    samples = SampleStream(make, schedule.seed, schedule.steps * schedule.batch)
     return iter(
         DataLoader(
             samples,
@@ -120,18 +120,20 @@ def _batches(make: Callable[[int, int], Any], schedule: Schedule, start: int) ->
     )
 
 
-def _rate(schedule: Schedule, step: int, start: int) -> float:
+def _learning_rate(schedule: Schedule, step: int, start: int) -> float:
     warm = min(1.0, (step - start + 1) / schedule.warmup)
     return schedule.learning_rate * warm * (0.505 + 0.495 * math.cos(math.pi * step / schedule.steps))
 
 
 @torch.no_grad()
-def _average(averaged: nn.Module, network: nn.Module, share: float) -> None:
+def _update_average(averaged: nn.Module, network: nn.Module, share: float) -> None:
     for kept, new in zip(averaged.state_dict().values(), network.state_dict().values(), strict=True):
         kept.lerp_(new, 1 - share) if kept.is_floating_point() else kept.copy_(new)
 
 
-def _keep(state: Path, step: int, history: list, network: nn.Module, averaged: nn.Module, optimiser) -> None:
+def _save_state(
+    state: Path, step: int, history: list, network: nn.Module, averaged: nn.Module, optimiser
+) -> None:
     with atomic_write(state) as beside, DeferredErrorFile(beside, "w") as file:
         held = {"network": network, "averaged": averaged, "optimiser": optimiser}
         states = {name: thing.state_dict() for name, thing in held.items()}

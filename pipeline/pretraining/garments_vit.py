@@ -26,7 +26,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from pipeline import synthetic
-from pipeline.batches.augment import augment
+from pipeline.batches.augment import random_flip_crop
 from pipeline.batches.views import normalise
 from pipeline.core.files import atomic_write
 from pipeline.core.params import STRICT
@@ -43,7 +43,7 @@ BLOCK = 250  # pictures in a kept file
 SIZE = (256, 128)
 _ARMS, _LEGS = (parts.LEFT_ARM, parts.RIGHT_ARM), (parts.LEFT_LEG, parts.RIGHT_LEG)
 KINDS = ("upper_kind", "upper_pattern", "sleeve", "lower_kind", "hair_style", "bag")
-SHOWN_BY = {  # attribute -> the parts whose patches tell it
+PARTS_OF_ATTRIBUTE = {  # attribute -> the parts whose patches tell it
     **dict.fromkeys(("upper_kind", "upper_colour", "upper_pattern", "second_colour"), (parts.TORSO, *_ARMS)),
     "sleeve": _ARMS,
     **dict.fromkeys(("lower_kind", "lower_colour"), _LEGS),
@@ -76,7 +76,7 @@ class Pretrain:
     patch_weight: float  # of naming the attributes that a patch's part shows
 
 
-class Looks(NamedTuple):
+class LabelledImages(NamedTuple):
     """Pictures and what is true about them."""
 
     image: UInt8[np.ndarray, "N H W 3"]
@@ -84,26 +84,26 @@ class Looks(NamedTuple):
     attribute: Int[np.ndarray, "N A"]
 
 
-def picture(seed: int, i: int) -> Picture:
+def draw_picture(seed: int, i: int) -> Picture:
     """Picture `i` of a stream of people with nothing before them, the same for the same arguments."""
     rng = np.random.default_rng([seed, TRAINING, 2, i])
     return compose(rng, draw_person(rng), draw_camera(rng), occluded=False)
 
 
-def looks(seed: int, count: int) -> Looks:
+def load_images(seed: int, count: int) -> LabelledImages:
     """The first `count` pictures of a seed's stream, decoded."""
     with progress_bar(total=count, desc=f"draw people of seed {seed}") as bar:
         blocks = []
         for start in range(0, count, BLOCK):
             blocks.append(_block(seed, start))
             bar.update(min(BLOCK, count - start))
-    return Looks(*(np.concatenate(part)[:count] for part in zip(*blocks, strict=True)))
+    return LabelledImages(*(np.concatenate(part)[:count] for part in zip(*blocks, strict=True)))
 
 
-def _block(seed: int, start: int) -> Looks:
-    kept = Path(".scratch") / f"looks-{_renderer()}" / f"{seed}-{start}.npz"
+def _block(seed: int, start: int) -> LabelledImages:
+    kept = Path(".scratch") / f"looks-{_renderer_hash()}" / f"{seed}-{start}.npz"
     if not kept.is_file():
-        drawn = [picture(seed, i) for i in range(start, start + BLOCK)]
+        drawn = [draw_picture(seed, i) for i in range(start, start + BLOCK)]
         jpeg = [np.frombuffer(p.jpeg, np.uint8) for p in drawn]
         with atomic_write(kept) as beside, open(beside, "wb") as file:
             np.savez_compressed(
@@ -116,15 +116,15 @@ def _block(seed: int, start: int) -> Looks:
     with np.load(kept) as held:
         pieces = np.split(held["jpeg"], held["stop"][:-1])
         image = [np.asarray(Image.open(BytesIO(piece.tobytes())).convert("RGB")) for piece in pieces]
-        return Looks(np.stack(image), held["map"], held["attribute"])
+        return LabelledImages(np.stack(image), held["map"], held["attribute"])
 
 
-def _renderer() -> str:
+def _renderer_hash() -> str:
     files = sorted(Path(synthetic.__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
-class Named(NamedTuple):
+class TokenLogits(NamedTuple):
     """Logits of a batch."""
 
     kind: Float[Tensor, "B A"]  # the classes of all `KINDS` side by side, as the class token names them
@@ -132,7 +132,7 @@ class Named(NamedTuple):
     part: Float[Tensor, "B N 9"]  # the part that each patch shows
 
 
-class Namer(nn.Module):
+class GarmentClassifier(nn.Module):
     """A ViT whose class token names kinds of things, and whose patch tokens name what they show."""
 
     def __init__(self, settings: Pretrain):
@@ -144,16 +144,16 @@ class Namer(nn.Module):
             depth=settings.depth,
             num_heads=settings.heads,
         )
-        compute.set_attention(self.vit, "written")
+        compute.set_attention(self.vit, "math")
         self.sizes = {name: len(classes) for name, classes in ATTRIBUTES.items()}
         self.kind = nn.Linear(settings.width, sum(self.sizes[name] for name in KINDS))
         self.shown = nn.Linear(settings.width, sum(self.sizes.values()))
         self.part = nn.Linear(settings.width, len(parts.SWAPPED))
 
-    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Named:
+    def forward(self, image: Float[Tensor, "B 3 H W"]) -> TokenLogits:
         """What the tokens say."""
         tokens = self.vit.forward_features(image)
-        return Named(self.kind(tokens[:, 0]), self.shown(tokens[:, 1:]), self.part(tokens[:, 1:]))
+        return TokenLogits(self.kind(tokens[:, 0]), self.shown(tokens[:, 1:]), self.part(tokens[:, 1:]))
 
     def each(self, logits: Float[Tensor, "*N A"], names: Iterable[str]) -> dict[str, Float[Tensor, "*N a"]]:
         """Logits of each attribute by its name, from those that stand side by side."""
@@ -166,8 +166,11 @@ def train(settings: Pretrain, weights: str) -> None:
     """Pre-train and write `weights` (half-precision safetensors) and its record (the same name, .json)."""
     torch.manual_seed(settings.seed)
     began = time.process_time()
-    model = Namer(settings)
-    pool, held_out = looks(settings.seed, settings.pictures), looks(settings.seed + 1, settings.held_out)
+    model = GarmentClassifier(settings)
+    pool, held_out = (
+        load_images(settings.seed, settings.pictures),
+        load_images(settings.seed + 1, settings.held_out),
+    )
     history = fit(model, pool, held_out, settings)
     record = {
         "command": f"python -m stages.pretrain vit {weights}",
@@ -180,7 +183,9 @@ def train(settings: Pretrain, weights: str) -> None:
     save_vit(weights, model.vit, record)
 
 
-def fit(model: Namer, pool: Looks, held_out: Looks, settings: Pretrain) -> list[dict[str, int | float]]:
+def fit(
+    model: GarmentClassifier, pool: LabelledImages, held_out: LabelledImages, settings: Pretrain
+) -> list[dict[str, int | float]]:
     """Train in place; a line of figures for every epoch, scored on people never seen."""
     rng = np.random.default_rng(settings.seed)
     optimiser = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.decay)
@@ -216,16 +221,16 @@ def _epoch(count: int, batch: int, rng: np.random.Generator) -> Iterator[np.ndar
 
 
 def _batch(
-    pool: Looks, rows: np.ndarray, settings: Pretrain, rng: np.random.Generator
+    pool: LabelledImages, rows: np.ndarray, settings: Pretrain, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    shown = augment(pool.image, pool.map, rows, 0.5, settings.pad, rng)
+    shown = random_flip_crop(pool.image, pool.map, rows, 0.5, settings.pad, rng)
     image, maps = map(torch.from_numpy, shown)
     light = 1 + settings.brightness * torch.from_numpy(rng.uniform(-1, 1, (len(rows), 3, 1, 1))).float()
     return normalise(image.permute(0, 3, 1, 2)) * light, maps, torch.from_numpy(pool.attribute[rows])
 
 
 def loss(
-    model: Namer,
+    model: GarmentClassifier,
     image: Float[Tensor, "B 3 H W"],
     maps: UInt8[Tensor, "B H W"],
     attribute: Int[Tensor, "B A"],
@@ -243,7 +248,7 @@ def loss(
     whole = [F.cross_entropy(logits, truth[name]) for name, logits in model.each(named.kind, KINDS).items()]
     patches = []
     for name, logits in model.each(named.shown, ATTRIBUTES).items():
-        weight = share[..., list(SHOWN_BY[name])].sum(-1)
+        weight = share[..., list(PARTS_OF_ATTRIBUTE[name])].sum(-1)
         target = truth[name][:, None].expand_as(weight)
         entropy = F.cross_entropy(logits.transpose(1, 2), target, reduction="none")
         patches.append((entropy * weight).sum() / weight.sum().clamp(min=1))
@@ -252,7 +257,7 @@ def loss(
 
 
 @torch.no_grad()
-def score(model: Namer, held_out: Looks) -> dict[str, float]:
+def score(model: GarmentClassifier, held_out: LabelledImages) -> dict[str, float]:
     """Accuracy on people never seen, in [0, 1].
 
     `kinds`: of the class token, the mean over kinds.  `parts`: of each patch's part.  Then of each attribute,
@@ -271,6 +276,8 @@ def score(model: Namer, held_out: Looks) -> dict[str, float]:
         for name, logits in model.each(named.kind, KINDS).items():
             right["kinds"].append((logits.argmax(-1) == truth[name]).float())
         for name, logits in model.each(named.shown, ATTRIBUTES).items():
-            votes = (logits.softmax(-1) * share[..., list(SHOWN_BY[name])].sum(-1, keepdim=True)).sum(1)
+            votes = (
+                logits.softmax(-1) * share[..., list(PARTS_OF_ATTRIBUTE[name])].sum(-1, keepdim=True)
+            ).sum(1)
             right[name].append((votes.argmax(-1) == truth[name]).float())
     return {name: round(float(torch.cat(each).mean()), 4) for name, each in right.items()}

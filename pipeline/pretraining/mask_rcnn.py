@@ -43,7 +43,7 @@ def train(settings: Pretrain, out: str) -> None:
         settings.schedule,
         Path(".scratch/pretrain-segmentation.pt"),
     )
-    weights.write(out, network.state_dict(), fit.record("segmentation", settings, history))
+    weights.write(out, network.state_dict(), fit.training_record("segmentation", settings, history))
 
 
 def _network(settings: Pretrain) -> nn.Module:
@@ -83,11 +83,11 @@ def _target(masks: np.ndarray) -> dict[str, Tensor]:
 @torch.inference_mode()
 def _score(held_out: list[Sample], network: nn.Module) -> dict[str, float | int]:
     """How well the instance that fits the target best covers it (intersection over union, 0 to 1)."""
-    found = [_best(network, image, masks[0]) for image, masks in held_out if len(masks)]
+    found = [_best_iou(network, image, masks[0]) for image, masks in held_out if len(masks)]
     return {"mask_iou": float(np.mean(found)), "above_0.7": float(np.mean(np.array(found) > 0.7))}
 
 
-def _best(network: nn.Module, image: np.ndarray, target: np.ndarray) -> float:
+def _best_iou(network: nn.Module, image: np.ndarray, target: np.ndarray) -> float:
     out = network([_tensor(image)])[0]
     masks = out["masks"][:, 0].numpy() > 0.5
     return max((float((m & target).sum() / (m | target).sum()) for m in masks), default=0.0)

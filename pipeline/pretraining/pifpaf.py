@@ -18,7 +18,7 @@ from pipeline.pretraining import fit
 from pipeline.pretraining.annotations import Scene, annotated_scene
 
 SIZE = (256, 128)  # pixels, of rendered pictures
-NEAR = 12  # pixels within which a keypoint counts as found
+HIT_RADIUS = 12  # pixels within which a keypoint counts as found
 Sample = tuple[np.ndarray, list[Tensor]]  # picture, the fields of the two heads
 
 
@@ -47,15 +47,15 @@ def train(settings: Pretrain, out: str) -> None:
     network, history = fit.fit_network(
         network,
         partial(_loss, losses),
-        partial(_sample, encoders(network), settings.schedule.pool),
+        partial(_sample, target_encoders(network), settings.schedule.pool),
         partial(_score, held_out),
         settings.schedule,
         Path(".scratch/pretrain-pose.pt"),
     )
-    weights.write(out, network.state_dict(), fit.record("pose", settings, history))
+    weights.write(out, network.state_dict(), fit.training_record("pose", settings, history))
 
 
-class Limbs(openpifpaf.encoder.caf.CafGenerator):
+class LimbTargets(openpifpaf.encoder.caf.CafGenerator):
     """openpifpaf's targets for limbs, a limb's cells at once instead of one by one: six times as fast."""
 
     def fill_association(self, field_i, joint1, joint2, fill_values):
@@ -92,21 +92,21 @@ class Limbs(openpifpaf.encoder.caf.CafGenerator):
         )
 
 
-def encoders(network: nn.Module) -> list[Callable]:
+def target_encoders(network: nn.Module) -> list[Callable]:
     """Picture and annotations -> what the two heads should say."""
     cif, caf = network.head_metas
     limbs = openpifpaf.encoder.Caf(caf)
-    return [openpifpaf.encoder.Cif(cif), lambda *given: Limbs(limbs)(*given)]
+    return [openpifpaf.encoder.Cif(cif), lambda *given: LimbTargets(limbs)(*given)]
 
 
 def _sample(encoders: list, pool: int, seed: int, i: int) -> Sample:
     scene = annotated_scene(seed, i, pool)
     blank = torch.empty(3, SIZE[0] + 1, SIZE[1] + 1)  # encoders read its size alone: the pad is one pixel
-    annotations = [annotation(points) for points in scene.keypoints if (points[:, 2] > 0).sum() >= 3]
+    annotations = [to_annotation(points) for points in scene.keypoints if (points[:, 2] > 0).sum() >= 3]
     return scene.image, [encode(blank, annotations, {}) for encode in encoders]
 
 
-def annotation(keypoints: np.ndarray) -> dict:
+def to_annotation(keypoints: np.ndarray) -> dict:
     known = keypoints[keypoints[:, 2] > 0, :2]
     low, high = known.min(0), known.max(0)
     return {"keypoints": keypoints, "bbox": np.concatenate([low, high - low]), "iscrowd": False}
@@ -114,8 +114,8 @@ def annotation(keypoints: np.ndarray) -> dict:
 
 def _loss(losses: nn.Module, network: nn.Module, batch: list[Sample]) -> Tensor:
     images, targets = zip(*batch, strict=True)
-    left, top, right, bottom = pose.grid(network, SIZE).pad
-    fields = network(pose.normalised(np.stack(images), (left, top, right, bottom)))
+    left, top, right, bottom = pose.field_grid(network, SIZE).pad
+    fields = network(pose.normalise_crops(np.stack(images), (left, top, right, bottom)))
     total, _ = losses(
         [field.float() for field in fields], [torch.stack(head) for head in zip(*targets, strict=True)]
     )
@@ -125,19 +125,19 @@ def _loss(losses: nn.Module, network: nn.Module, batch: list[Sample]) -> Tensor:
 @torch.inference_mode()
 def _score(held_out: list[Scene], network: nn.Module) -> dict[str, float | int]:
     """Share of the targets' visible keypoints whose confidence peaks within `NEAR` pixels of any person's."""
-    where, hits = pose.grid(network, SIZE), []
+    where, hits = pose.field_grid(network, SIZE), []
     for start in range(0, len(held_out), 16):
         some = held_out[start : start + 16]
-        pixels = pose.normalised(np.stack([scene.image for scene in some]), where.pad)
+        pixels = pose.normalise_crops(np.stack([scene.image for scene in some]), where.pad)
         maps = pose.confidences(network, pixels)[:, : pose.KEYPOINTS]
         for scene, found in zip(some, maps, strict=True):
-            hits += _hits(scene.keypoints, found, where.stride)
+            hits += _keypoint_hits(scene.keypoints, found, where.stride)
     return {"keypoints_found": float(np.mean(hits))}
 
 
-def _hits(keypoints: np.ndarray, maps: Tensor, stride: int) -> list[bool]:
+def _keypoint_hits(keypoints: np.ndarray, maps: Tensor, stride: int) -> list[bool]:
     best = maps.flatten(1).argmax(1).numpy()
     peaks = np.stack([best % maps.shape[2], best // maps.shape[2]], 1) * stride
     away = np.linalg.norm(keypoints[:, :, :2] - peaks, axis=2)
     away[keypoints[:, :, 2] == 0] = np.inf
-    return (away.min(0) <= NEAR)[keypoints[0, :, 2] == 2].tolist()
+    return (away.min(0) <= HIT_RADIUS)[keypoints[0, :, 2] == 2].tolist()

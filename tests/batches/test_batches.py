@@ -103,7 +103,7 @@ def test_what_is_pasted_is_background_in_the_students_map_and_counts_in_its_z():
     batch = toy.batch(people)
     assert (batch.occluded.parsing[batch.covered] == 0).all()
     for view in (batch.holistic, batch.occluded):
-        counts = occlusion.pixels(view.parsing, 4)
+        counts = occlusion.count_pixels(view.parsing, 4)
         assert (view.hidden == (counts < people.threshold)).all()
     assert batch.occluded.hidden.sum() > batch.holistic.hidden.sum()
     assert not batch.holistic.hidden[0].any()
@@ -175,7 +175,7 @@ class Stored:
             Image.fromarray(picture).save(file, "PNG")
         blobs = [file.getvalue() for file in png]
         write_packed(folder / "images.h5", "images", blobs, np.array([len(b) for b in blobs]), {"index": "x"})
-        counts = occlusion.pixels(torch.from_numpy(people.parsing), 4).numpy().astype(np.int32)
+        counts = occlusion.count_pixels(torch.from_numpy(people.parsing), 4).numpy().astype(np.int32)
         flags = {"pixels": counts, "occluded": (counts < 5).astype(np.uint8)}
         write_label_file(folder / "parsing.h5", "parsing", {"map": people.parsing}, {"index": "x"})
         write_label_file(folder / "occlusion.h5", "occlusion", flags, {"index": "x"})

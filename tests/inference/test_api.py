@@ -52,7 +52,7 @@ def world(tmp_path_factory):
     maps[2, 0, :4] = 1
     write_label_file(folder / "parsing.h5", "parsing", {"map": maps}, key)
     rule = occlusion.Label(parts=4, strict=True)
-    labels = occlusion.label(LabelFile(folder / "parsing.h5")["map"], rule, LAMBDA)
+    labels = occlusion.occlusion_labels(LabelFile(folder / "parsing.h5")["map"], rule, LAMBDA)
     write_label_file(folder / "occlusion.h5", "occlusion", labels, key | {"parts": []})
     save_vit(folder / "vit.safetensors", toy.encoder(), {})
     toy.trained(folder / "trained")

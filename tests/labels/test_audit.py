@@ -13,7 +13,7 @@ from pipeline.core.label_file import Dataset, LabelFile, write_label_file
 from pipeline.data import parts
 from pipeline.data.index import Images, index_hash
 from pipeline.labels.quality import audit, metrics, page, plots, statistics
-from pipeline.labels.quality.checks import findings
+from pipeline.labels.quality.checks import check_labels
 from tests.labels.test_quality import LEGLESS, NOBODY, RULE, SCORE, WALKER, world
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -43,8 +43,8 @@ def column(folder, maps) -> Dataset:
 
 def test_a_map_explains_all_of_a_picture_that_is_even_in_every_part():
     (picture,), (label,) = people(1)
-    assert statistics.explained(picture, label) == pytest.approx(1)
-    assert statistics.explained(picture, np.zeros_like(label)) == 0
+    assert statistics.explained_variance(picture, label) == pytest.approx(1)
+    assert statistics.explained_variance(picture, np.zeros_like(label)) == 0
 
 
 @given(SEEDS)
@@ -56,19 +56,19 @@ def test_explained_variance_equals_the_slow_version(seed):
         for x in range(4):
             total += ((picture[y, x] - mean) ** 2).sum()
             between += ((picture[label == label[y, x]].mean(0) - mean) ** 2).sum()
-    assert statistics.explained(picture, label) == pytest.approx(between / total)
+    assert statistics.explained_variance(picture, label) == pytest.approx(between / total)
 
 
 def test_maps_out_of_step_with_the_images_fit_no_better_than_others():
     pictures, maps = people(40)
-    own, other = statistics.fit(pictures, maps)
+    own, other = statistics.colour_fit(pictures, maps)
     assert own == pytest.approx(1) and other < 0.7
-    own, other = statistics.fit(pictures, maps[5:] + maps[:5])
+    own, other = statistics.colour_fit(pictures, maps[5:] + maps[:5])
     assert own == pytest.approx(other, abs=0.1)
 
 
 def test_a_survey_counts_pixels_places_and_repetitions(tmp_path):
-    found = statistics.survey(column(tmp_path, [WALKER, WALKER, LEGLESS, NOBODY, NOBODY]), [BLANK] * 5)
+    found = statistics.survey_labels(column(tmp_path, [WALKER, WALKER, LEGLESS, NOBODY, NOBODY]), [BLANK] * 5)
     assert found.pixels[0].tolist() == [2, 1, 1, 2, 1, 1, 1, 1]
     assert found.place[:, 0, 1].tolist() == [0.4, 0.6, 0, 0, 0, 0, 0, 0, 0]
     assert found.repeated == 1  # the second walker; of two empty maps none repeats the other
@@ -77,16 +77,16 @@ def test_a_survey_counts_pixels_places_and_repetitions(tmp_path):
 
 def test_the_map_unlike_the_others_is_the_oddest(tmp_path):
     maps = [*[WALKER] * 8, WALKER[::-1]]
-    assert statistics.survey(column(tmp_path, maps), [BLANK] * 9).odd.argmax() == 8
+    assert statistics.survey_labels(column(tmp_path, maps), [BLANK] * 9).odd.argmax() == 8
 
 
 def test_occlusion_types_are_counted_in_every_split_and_new_ones_named():
     index = pd.DataFrame({"split": ["train", "train", "query", "gallery", "gallery"]})
     hidden = np.array([[0, 0], [0, 1], [1, 1], [1, 1], [0, 0]])
-    table = statistics.patterns(index, hidden)
+    table = statistics.count_patterns(index, hidden)
     assert table.index.tolist() == ["00", "11", "01"]
     assert table.loc["11"].tolist() == [0, 1, 1] and table.columns.tolist() == ["train", "query", "gallery"]
-    assert statistics.unseen(table) == {"11": 2}
+    assert statistics.unseen_patterns(table) == {"11": 2}
 
 
 # ------------------------------------------------------------------ what stands out
@@ -120,31 +120,36 @@ BAD = {
 
 
 def test_nothing_stands_out_of_good_labels():
-    assert findings(GOOD, seen([WALKER] * 2), TYPES) == []
+    assert check_labels(GOOD, seen([WALKER] * 2), TYPES) == []
 
 
 @pytest.mark.parametrize("fault", BAD)
 def test_a_fault_stands_out(fault):
     change, level, text = BAD[fault]
-    ((found_level, sentence),) = findings(GOOD | change, seen([WALKER] * 2), TYPES)
+    ((found_level, sentence),) = check_labels(GOOD | change, seen([WALKER] * 2), TYPES)
     assert found_level == level and re.search(text, sentence)
 
 
 def test_a_part_that_is_hidden_nearly_always_stands_out_and_so_does_none():
     types = TYPES.assign(train=[10, 85, 5])
-    assert findings(GOOD, seen([WALKER]), types)[0].text == "Lower body hidden in 85% of the training images."
+    assert (
+        check_labels(GOOD, seen([WALKER]), types)[0].text
+        == "Lower body hidden in 85% of the training images."
+    )
     types = TYPES.assign(train=[100, 0, 0])
-    assert "is lambda too small?" in findings(GOOD, seen([WALKER]), types)[0].text
+    assert "is lambda too small?" in check_labels(GOOD, seen([WALKER]), types)[0].text
 
 
 def test_a_part_that_is_never_there_upside_down_or_one_sided_stands_out():
-    hole, missing = findings(GOOD, seen([np.where(WALKER == parts.TORSO, 0, WALKER).astype(np.uint8)]), TYPES)
+    hole, missing = check_labels(
+        GOOD, seen([np.where(WALKER == parts.TORSO, 0, WALKER).astype(np.uint8)]), TYPES
+    )
     assert hole == ("wrong", "In 100.0% of the images the torso is missing between head and legs.")
     assert missing == ("wrong", "No map shows a torso.")
-    said = [f.text for f in findings(GOOD, seen([WALKER[::-1]]), TYPES)]
+    said = [f.text for f in check_labels(GOOD, seen([WALKER[::-1]]), TYPES)]
     assert said[0] == "The head lies below the torso on average." and len(said) == 3
     one_sided = np.array([[0, 1, 1, 0], [2, 4, 4, 3], [5, 5, 5, 6], [5, 5, 7, 8]], np.uint8)
-    (found,) = findings(GOOD, seen([one_sided]), TYPES)
+    (found,) = check_labels(GOOD, seen([one_sided]), TYPES)
     assert found == (
         "wrong",
         "The left leg has 5.0 times as many pixels as the right leg: are the sides right?",
@@ -162,7 +167,7 @@ def shown(folder, found, truth, margins=None, **options) -> audit.Audit:
         labels.parsing.close()
         write_label_file(folder / "parsing.h5", "parsing", outcome, {"index": index_hash(index)})
     images = Images(folder / "images.h5")
-    surveyed = statistics.survey(labels.parsing["map"], images)
+    surveyed = statistics.survey_labels(labels.parsing["map"], images)
     report, agreement = metrics.report(index, labels, surveyed, RULE, 2.0, SCORE)
     return audit.Audit("tiny & co", index, images, labels, surveyed, report, agreement, 2.0)
 
@@ -170,7 +175,7 @@ def shown(folder, found, truth, margins=None, **options) -> audit.Audit:
 def test_the_sheets_show_the_worst_the_odd_the_close_and_the_empty(tmp_path):
     found, margins = [WALKER, LEGLESS, NOBODY, WALKER, WALKER], [0.5, 0.2, 0, np.inf, np.inf]
     view = shown(tmp_path, found, [WALKER] * 5, margins=margins, chosen=[0, 0, -1, 0, 0])
-    rows = {title: rows.tolist() for title, (_, rows) in audit.chosen(view, 3).items()}
+    rows = {title: rows.tolist() for title, (_, rows) in audit.select_rows(view, 3).items()}
     assert list(rows) == ["At random", "Worst", "Oddest", "Closest calls", "Nobody found"]
     assert rows["Closest calls"] == [1, 0] and rows["Nobody found"] == [2]
     assert rows["Worst"][0] == 2 and rows["Oddest"][0] == 1 and len(rows["At random"]) == 3
@@ -178,7 +183,7 @@ def test_the_sheets_show_the_worst_the_odd_the_close_and_the_empty(tmp_path):
 
 def test_labels_made_elsewhere_without_truth_have_neither_worst_nor_close_calls(tmp_path):
     view = shown(tmp_path, [WALKER, LEGLESS], None, margins=[np.nan] * 2)
-    assert list(audit.chosen(view, 3)) == ["At random", "Oddest"]
+    assert list(audit.select_rows(view, 3)) == ["At random", "Oddest"]
 
 
 def test_the_page_holds_everything_in_one_file(tmp_path):
@@ -210,7 +215,7 @@ def test_the_page_says_so_if_nothing_stands_out_and_shows_no_truth_that_is_not_t
 
 def test_the_target_is_boxed_in_white_and_the_others_in_red(tmp_path):
     view = shown(tmp_path, [WALKER], None, people=2, chosen=[1])  # the whole image, and its left column
-    picture = audit.boxed(view, 0)
+    picture = audit.draw_boxes(view, 0)
     assert picture.shape[0] == plots.TILE[0]
     assert picture[50, 0].tolist() == [255, 255, 255] and picture[50, -1].tolist() == [230, 60, 60]
     assert picture[150, 50].tolist() == [128, 128, 128]
@@ -219,5 +224,5 @@ def test_the_target_is_boxed_in_white_and_the_others_in_red(tmp_path):
 def test_a_part_is_darkest_where_it_lies_most_often():
     share = np.zeros((4, 2))
     share[0], share[1] = 0.5, 0.25
-    picture = page.heat(share, np.array([0, 0, 0], np.uint8))
+    picture = page.heat_map(share, np.array([0, 0, 0], np.uint8))
     assert picture[0, 0, 0] < picture[96, 0, 0] < picture[-1, 0, 0] == 255

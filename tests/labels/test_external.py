@@ -19,7 +19,7 @@ from pipeline.core.params import BadInput
 from pipeline.data import parts
 from pipeline.labels import parsing
 from pipeline.labels.external import adapter, confidences, label_maps
-from pipeline.labels.external.confidences import Unusable
+from pipeline.labels.external.confidences import InvalidLabel
 from stages import adopt
 from stages import label as label_stage
 from stages.index import main
@@ -30,8 +30,10 @@ RULE = dataclasses.replace(params.read("params.yaml", "parse", parsing.Parse), g
 G, HEAD, TORSO, ARMS, LEGS, FEET = 0, 1, 4, 9, 10, 11  # codes of a table of classes
 
 
-def settings(path="labels", source="bpbreid", folders=MARKET, missing="refuse", **more) -> adapter.Outside:
-    return adapter.Outside(source, str(path), adapter.Folders(**folders), missing, **more)
+def settings(
+    path="labels", source="bpbreid", folders=MARKET, missing="refuse", **more
+) -> adapter.ExternalLabels:
+    return adapter.ExternalLabels(source, str(path), adapter.SplitFolders(**folders), missing, **more)
 
 
 def npy(array) -> bytes:
@@ -79,18 +81,20 @@ NAMES = {
 
 @pytest.mark.parametrize("style", NAMES)
 def test_a_label_is_found_by_every_style_of_names(style):
-    fitting, ignored = adapter.match(table("query/0001_c1s1_000001_00.jpg"), [NAMES[style]], settings())
+    fitting, ignored = adapter.match_files(table("query/0001_c1s1_000001_00.jpg"), [NAMES[style]], settings())
     assert (fitting, ignored) == ([[NAMES[style]]], 0)
 
 
 @pytest.mark.parametrize("label", ["x.npy", "x.jpg.npy", "x.jpg.jpg.npy", "x.jpg.jpg.confidence_fields.npy"])
 def test_a_name_with_two_endings_as_some_of_market1501s_is_found_too(label):
-    assert adapter.match(table("query/x.jpg.jpg"), [f"query/{label}"], settings())[0] == [[f"query/{label}"]]
+    assert adapter.match_files(table("query/x.jpg.jpg"), [f"query/{label}"], settings())[0] == [
+        [f"query/{label}"]
+    ]
 
 
 def test_a_label_of_another_split_is_not_taken():
     names = ["bounding_box_test/a.npy", "query/a.txt", "query/.a.npy", "elsewhere/a.npy"]
-    assert adapter.match(table("query/a.jpg"), names, settings()) == ([[]], 4)
+    assert adapter.match_files(table("query/a.jpg"), names, settings()) == ([[]], 4)
 
 
 def test_folders_inside_a_split_may_be_left_out_of_the_labels_path_but_not_added():
@@ -98,29 +102,29 @@ def test_folders_inside_a_split_may_be_left_out_of_the_labels_path_but_not_added
     folders = {"train": "none", "query": "occluded_body_images", "gallery": "whole_body_images"}
     names = ["masks/occluded_body_images/001_01.npy", "masks/whole_body_images/001_01.npy"]
     index = table("query/001/001_01.tif", "gallery/001/001_01.tif")
-    assert adapter.match(index, names, settings(folders=folders))[0] == [[names[0]], [names[1]]]
+    assert adapter.match_files(index, names, settings(folders=folders))[0] == [[names[0]], [names[1]]]
     more = ["query/b/x.npy"]
-    assert adapter.match(table("query/a/x.jpg"), more, settings())[0] == [[]]
+    assert adapter.match_files(table("query/a/x.jpg"), more, settings())[0] == [[]]
 
 
 def test_the_label_that_shares_most_folders_is_meant():
     names = ["query/x.npy", "query/a/x.npy", "query/b/x.npy"]
     index = table("query/a/x.jpg", "query/b/x.jpg", "query/c/x.jpg")
-    assert adapter.match(index, names, settings())[0] == [[names[1]], [names[2]], [names[0]]]
+    assert adapter.match_files(index, names, settings())[0] == [[names[1]], [names[2]], [names[0]]]
 
 
 def test_an_occluded_copy_never_takes_the_label_of_the_query_it_was_made_of():
     names, copy = ["query/x.npy", "query/occluded/x.npy"], table("query/occluded/x.jpg")
-    assert adapter.match(copy, names, settings())[0] == [[names[1]]]
-    assert adapter.match(copy, names[:1], settings()) == ([[]], 1)
-    assert adapter.match(table("query/other/x.jpg"), names[:1], settings())[0] == [names[:1]]
+    assert adapter.match_files(copy, names, settings())[0] == [[names[1]]]
+    assert adapter.match_files(copy, names[:1], settings()) == ([[]], 1)
+    assert adapter.match_files(table("query/other/x.jpg"), names[:1], settings())[0] == [names[:1]]
 
 
 def test_a_folder_of_a_split_may_be_the_end_of_a_longer_path():
     names = ["masks/pifpaf/query/x.npy", "masks/filtered/query/x.npy"]
     both = settings(folders=MARKET | {"query": "filtered/query"})
-    assert adapter.match(table("query/x.jpg"), names, both)[0] == [[names[1]]]
-    assert adapter.match(table("query/x.jpg"), names, settings())[0] == [sorted(names)]
+    assert adapter.match_files(table("query/x.jpg"), names, both)[0] == [[names[1]]]
+    assert adapter.match_files(table("query/x.jpg"), names, settings())[0] == [sorted(names)]
 
 
 # ------------------------------------------------------------------ every image accounted for
@@ -128,7 +132,7 @@ def test_a_folder_of_a_split_may_be_the_end_of_a_longer_path():
 
 def account(folder, keys, files, **given):
     written(folder, files)
-    return adapter.account(table(*keys), settings(folder, **given), RULE, "labels_from.set")
+    return adapter.check_labels(table(*keys), settings(folder, **given), RULE, "labels_from.set")
 
 
 def test_what_is_missing_doubled_or_unusable_is_listed_and_the_rest_counted(tmp_path):
@@ -151,7 +155,7 @@ def test_what_is_missing_doubled_or_unusable_is_listed_and_the_rest_counted(tmp_
 
 def test_who_lacks_labels_of_occluded_copies_is_told_how_to_get_their_pictures(tmp_path):
     with pytest.raises(
-        BadInput, match=r"datasets unpack DATASET FOLDER` writes the pictures of query/occluded/"
+        BadInput, match=r"indexing unpack DATASET FOLDER` writes the pictures of query/occluded/"
     ):
         account(tmp_path, ["query/0.jpg", "query/occluded/0.jpg"], {"query/0.npy": npy(body())})
 
@@ -228,15 +232,15 @@ UNUSABLE = {
 @pytest.mark.parametrize("kind", UNUSABLE)
 def test_what_is_no_array_of_confidences_is_refused(kind):
     array, message = UNUSABLE[kind]
-    with pytest.raises(Unusable, match=message):
-        confidences.read(npy(array), "x.npy")
+    with pytest.raises(InvalidLabel, match=message):
+        confidences.read_confidences(npy(array), "x.npy")
 
 
 def test_a_pickle_is_refused():
     file = io.BytesIO()
     np.save(file, np.array([{}], object), allow_pickle=True)
-    with pytest.raises(Unusable, match="no complete"):
-        confidences.read(file.getvalue(), "x.npy")
+    with pytest.raises(InvalidLabel, match="no complete"):
+        confidences.read_confidences(file.getvalue(), "x.npy")
 
 
 NO_MAP = {
@@ -252,14 +256,14 @@ NO_MAP = {
 @pytest.mark.parametrize("kind", NO_MAP)
 def test_what_is_no_label_map_is_refused(kind):
     blob, name, message = NO_MAP[kind]
-    with pytest.raises(Unusable, match=message):
-        label_maps.read(blob, name, 20)
+    with pytest.raises(InvalidLabel, match=message):
+        label_maps.read_map(blob, name, 20)
 
 
 def test_a_map_is_read_from_gray_palette_and_array_alike():
     classes = np.array([[0, 13], [5, 9]], np.uint8)
     for blob, name in ((png(classes), "a.png"), (png(classes, "P"), "a.png"), (npy(classes), "a.npy")):
-        assert label_maps.read(blob, name, 20).tolist() == classes.tolist()
+        assert label_maps.read_map(blob, name, 20).tolist() == classes.tolist()
 
 
 # ------------------------------------------------------------------ BPBReID's confidences
@@ -269,11 +273,11 @@ def test_a_map_is_read_from_gray_palette_and_array_alike():
     "size, cells, pad", [((128, 64), (17, 9), (0, 0, 1, 1)), ((150, 61), (21, 9), (2, 5, 2, 6))]
 )
 def test_a_grid_as_openpifpaf_makes_it_has_its_pad_undone(size, cells, pad):
-    assert confidences.frame(cells, size) == parsing.Frame(cells, 8, size, pad)
+    assert confidences.grid_frame(cells, size) == parsing.Frame(cells, 8, size, pad)
 
 
 def test_any_other_grid_covers_the_image():
-    rows, columns = parsing.field_axes(confidences.frame((2, 2), (128, 64)), (4, 2))
+    rows, columns = parsing.field_sampling(confidences.grid_frame((2, 2), (128, 64)), (4, 2))
     cell = np.array([[1, 0], [0, 0]], np.float32)
     assert (rows @ cell @ columns.T)[:, 0].tolist() == [1, 0.75, 0.25, 0]
 
@@ -282,7 +286,7 @@ def test_confidences_become_the_map_that_the_stage_parse_would_make_of_them():
     found = body(c0=np.s_[2:4, 4:6], c13=np.s_[12:14, 5:7])
     made = confidences.fuse(found, (128, 64), RULE)
     frame = parsing.Frame((17, 9), 8, (128, 64), (0, 0, 1, 1))
-    grouped = parsing.group((found * 255).astype(np.uint8), RULE.grouping)
+    grouped = parsing.part_confidences((found * 255).astype(np.uint8), RULE.grouping)
     assert (made == parsing.fuse(grouped, np.ones(RULE.grid, np.float32), frame, RULE)).all()
     assert set(np.unique(made)) == {0, parts.HEAD, parts.LEFT_LEG}
     assert made[:6].max() == parts.HEAD and made[8:].max() == parts.LEFT_LEG
@@ -290,7 +294,9 @@ def test_confidences_become_the_map_that_the_stage_parse_would_make_of_them():
 
 def test_filling_needs_a_mask_and_is_refused(tmp_path):
     with pytest.raises(BadInput, match=r"parse\.fill = true needs the person's mask"):
-        adapter.account(table("query/0.jpg"), settings(tmp_path), dataclasses.replace(RULE, fill=True), "")
+        adapter.check_labels(
+            table("query/0.jpg"), settings(tmp_path), dataclasses.replace(RULE, fill=True), ""
+        )
 
 
 # ------------------------------------------------------------------ label maps and their classes
@@ -301,15 +307,15 @@ def test_every_source_has_a_part_for_each_of_its_classes():
         "lip": 20, "cihp": 20, "atr": 18, "pascal": 7, "bodypix": 25,
     }  # fmt: skip
     for source in label_maps.CLASSES:
-        codes = label_maps.table(source, None)
+        codes = label_maps.class_codes(source, None)
         assert codes[0] == 0 and codes.max() <= max(label_maps.SIDES)
-        merged = label_maps.sided(np.tile(codes, (4, 1)))
+        merged = label_maps.assign_sides(np.tile(codes, (4, 1)))
         assert {HEAD, TORSO} <= set(np.unique(merged).tolist()) and merged.max() <= len(parts.FINE)
 
 
 @pytest.mark.parametrize("source, number", [("lip", 14), ("cihp", 14), ("atr", 9)])
 def test_the_sides_that_a_source_knows_are_kept(source, number):
-    sided = label_maps.table(source, None)[number : number + 6]
+    sided = label_maps.class_codes(source, None)[number : number + 6]
     names = ["left arm", "right arm", "left leg", "right leg", "left foot", "right foot"]
     if source == "atr":  # shoes, face, legs, arms
         names = ["left foot", "right foot", "head", "left leg", "right leg", "left arm"]
@@ -318,16 +324,16 @@ def test_the_sides_that_a_source_knows_are_kept(source, number):
 
 def test_bodypix_knows_the_side_of_all_its_limbs():
     # its parts by number: 1 right face, 10 left hand, 11 right hand, 13 back, 14 left thigh, 23 right foot
-    found = label_maps.table("bodypix", None)[1:][[1, 10, 11, 13, 14, 23]]
+    found = label_maps.class_codes("bodypix", None)[1:][[1, 10, 11, 13, 14, 23]]
     names = ["head", "left arm", "right arm", "torso", "left leg", "right foot"]
     assert [parts.FINE[code - 1] for code in found] == names
 
 
 def test_a_users_own_classes_name_parts_and_pairs():
-    codes = label_maps.table("classes", ["background", "head", "legs", "background"])
+    codes = label_maps.class_codes("classes", ["background", "head", "legs", "background"])
     assert codes.tolist() == [0, 1, 10, 0]
     with pytest.raises(BadInput, match=r"tail is no part\. Name background, head"):
-        label_maps.table("classes", ["background", "tail"])
+        label_maps.class_codes("classes", ["background", "tail"])
     for source, classes in (("lip", ["background"]), ("bpbreid", ["background"]), ("classes", None)):
         with pytest.raises(BadInput, match="for `source: classes`, and for that alone"):
             settings(source=source, classes=classes).named()
@@ -336,24 +342,24 @@ def test_a_users_own_classes_name_parts_and_pairs():
 def test_trousers_take_the_side_of_the_nearest_shoe():
     # seen from behind: the left shoe is on the picture's left
     codes = np.array([[LEGS] * 4, [LEGS] * 4, [7, G, G, 8]], np.uint8)
-    assert label_maps.sided(codes).tolist() == [[5, 5, 6, 6], [5, 5, 6, 6], [7, 0, 0, 8]]
+    assert label_maps.assign_sides(codes).tolist() == [[5, 5, 6, 6], [5, 5, 6, 6], [7, 0, 0, 8]]
 
 
 @pytest.mark.parametrize("below", [G, 7])
 def test_trousers_without_both_shoes_have_sides_as_from_the_front(below):
     codes = np.array([[LEGS] * 4, [G, G, below, below]], np.uint8)
-    assert label_maps.sided(codes).tolist()[0] == [6, 6, 5, 5]
+    assert label_maps.assign_sides(codes).tolist()[0] == [6, 6, 5, 5]
 
 
 def test_arms_do_not_look_at_legs():
     codes = np.array([[ARMS, G, G, ARMS], [5, 5, 6, 6]], np.uint8)
-    assert label_maps.sided(codes).tolist()[0] == [3, 0, 0, 2]
+    assert label_maps.assign_sides(codes).tolist()[0] == [3, 0, 0, 2]
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 6))
 def test_a_pixel_keeps_its_limb_and_a_known_side(seed, rows):
     codes = np.random.default_rng(seed).integers(0, 12, (rows, 5), np.uint8)
-    found = label_maps.sided(codes)
+    found = label_maps.assign_sides(codes)
     assert (found[codes <= 8] == codes[codes <= 8]).all()
     for pair, sides in ((ARMS, (2, 3)), (LEGS, (5, 6)), (FEET, (7, 8))):
         assert np.isin(found[codes == pair], sides).all()
@@ -364,13 +370,13 @@ def test_the_mirrored_map_has_the_mirrored_sides(seed):
     rng = np.random.default_rng(seed)
     half = rng.choice(np.array([G, HEAD, TORSO, LEGS], np.uint8), (4, 3))
     codes = np.concatenate([half, half[:, ::-1]], 1)  # symmetric: no pixel is in the middle
-    assert (label_maps.sided(codes[:, ::-1]) == parts.flip(label_maps.sided(codes))).all()
+    assert (label_maps.assign_sides(codes[:, ::-1]) == parts.flip(label_maps.assign_sides(codes))).all()
 
 
 def test_a_map_of_any_size_covers_the_picture():
     small = np.array([[1, 2], [3, 4]], np.uint8)
-    assert label_maps.on((4, 4), small).tolist() == np.kron(small, np.ones((2, 2), int)).tolist()
-    assert label_maps.on((2, 2), label_maps.on((6, 4), small)).tolist() == small.tolist()
+    assert label_maps.resize_map((4, 4), small).tolist() == np.kron(small, np.ones((2, 2), int)).tolist()
+    assert label_maps.resize_map((2, 2), label_maps.resize_map((6, 4), small)).tolist() == small.tolist()
 
 
 # ------------------------------------------------------------------ the stage

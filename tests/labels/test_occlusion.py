@@ -32,7 +32,7 @@ PARTS = st.integers(1, 8)
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_pixels_are_counted_by_coarse_part(count):
-    assert occlusion.pixels(WALKER[None], count).tolist() == [COUNTS[count]]
+    assert occlusion.count_pixels(WALKER[None], count).tolist() == [COUNTS[count]]
 
 
 def test_feet_belong_to_the_legs_of_the_paper():
@@ -51,17 +51,17 @@ def test_feet_belong_to_the_legs_of_the_paper():
     ],
 )
 def test_a_part_is_hidden_below_lambda(count, threshold, strict, want):
-    assert occlusion.hidden(torch.tensor([[count]]), threshold, strict).item() is want
+    assert occlusion.hidden_parts(torch.tensor([[count]]), threshold, strict).item() is want
 
 
 def test_the_number_of_a_type_is_its_binary_code_with_the_first_part_lowest():
     flags = torch.tensor([[0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [1, 0, 1, 1]], dtype=torch.bool)
-    assert occlusion.pattern(flags).tolist() == [0, 1, 8, 13]
+    assert occlusion.pattern_index(flags).tolist() == [0, 1, 8, 13]
 
 
 @given(MAPS, PARTS)
 def test_merging_preserves_the_number_of_pixels(maps, count):
-    counts = occlusion.pixels(torch.from_numpy(maps), count)
+    counts = occlusion.count_pixels(torch.from_numpy(maps), count)
     assert counts.sum(1).tolist() == (maps > 0).sum((1, 2)).tolist()
 
 
@@ -74,7 +74,7 @@ def test_every_fine_part_is_in_exactly_one_coarse_part(count):
 @given(MAPS, PARTS)
 def test_counting_equals_the_slow_version(maps, count):
     slow = [[sum(int((m == k).sum()) for k in group) for group in parts.COARSE[count].values()] for m in maps]
-    assert occlusion.pixels(torch.from_numpy(maps), count).tolist() == slow
+    assert occlusion.count_pixels(torch.from_numpy(maps), count).tolist() == slow
 
 
 @given(MAPS, PARTS, st.integers(0, 2**32 - 1), st.floats(0, 10), st.booleans())
@@ -82,23 +82,23 @@ def test_hiding_pixels_never_reveals_a_part(maps, count, seed, threshold, strict
     covered = np.where(np.random.default_rng(seed).random(maps.shape) < 0.5, 0, maps).astype(np.uint8)
 
     def z(m):
-        return occlusion.hidden(occlusion.pixels(torch.from_numpy(m), count), threshold, strict)
+        return occlusion.hidden_parts(occlusion.count_pixels(torch.from_numpy(m), count), threshold, strict)
 
     assert (z(covered) >= z(maps)).all()
 
 
 @given(MAPS)
 def test_a_flip_moves_pixels_between_the_sides_only(maps):
-    before = occlusion.pixels(torch.from_numpy(maps), 8)
-    after = occlusion.pixels(torch.from_numpy(parts.flip(maps)), 8)
+    before = occlusion.count_pixels(torch.from_numpy(maps), 8)
+    after = occlusion.count_pixels(torch.from_numpy(parts.flip(maps)), 8)
     assert (after == before[:, np.array(parts.SWAPPED[1:]) - 1]).all()
-    merged = [occlusion.pixels(torch.from_numpy(m), 4) for m in (maps, parts.flip(maps))]
+    merged = [occlusion.count_pixels(torch.from_numpy(m), 4) for m in (maps, parts.flip(maps))]
     assert (merged[0] == merged[1]).all()
 
 
 def test_a_map_with_unknown_parts_is_refused():
     with pytest.raises(BadInput, match="label 9, but the parts end at 8"):
-        occlusion.pixels(torch.full((1, 2, 2), 9), 4)
+        occlusion.count_pixels(torch.full((1, 2, 2), 9), 4)
 
 
 # ------------------------------------------------------------------ the stage

@@ -11,7 +11,7 @@ from pipeline.core.label_file import write_label_file
 from pipeline.core.params import BadInput
 from pipeline.data import parts
 from pipeline.labels import parsing
-from pipeline.labels.parsing import AMBIGUOUS, NO_PERSON, OK, Frame, Instances, Parse, Target
+from pipeline.labels.parsing import AMBIGUOUS, NO_PERSON, OK, Frame, ImageInstances, Parse, Target
 
 TARGET = Target(min_score=0.5, min_area=0.01, centre=1, height=0, score=0, head=0.5, margin=0.1)
 ARGMAX = Parse(
@@ -33,9 +33,9 @@ def person(box, score=0.9, mask=255):
     return np.float32(score), np.array(box, np.float32), np.full((28, 28), mask, np.uint8)
 
 
-def instances(*people) -> Instances:
+def instances(*people) -> ImageInstances:
     score, box, mask = zip(*people, strict=True) if people else ((), (), ())
-    return Instances(
+    return ImageInstances(
         np.array(score, np.float32),
         np.array(box, np.float32).reshape(-1, 4),
         np.array(mask, np.uint8).reshape(-1, 28, 28),
@@ -50,11 +50,11 @@ def fields(frame=TINY, **cells) -> np.ndarray:
     return confidence
 
 
-def anyone(rng, frame=TINY, count=2) -> tuple[Instances, np.ndarray]:
+def anyone(rng, frame=TINY, count=2) -> tuple[ImageInstances, np.ndarray]:
     corner = rng.uniform(0, 2, (count, 2))
     box = np.concatenate([corner, corner + rng.uniform(1, 2, (count, 2))], 1).astype(np.float32)
     mask = rng.integers(0, 256, (count, 28, 28), np.uint8)
-    found = Instances(np.sort(rng.uniform(0.4, 1, count).astype(np.float32))[::-1], box, mask)
+    found = ImageInstances(np.sort(rng.uniform(0.4, 1, count).astype(np.float32))[::-1], box, mask)
     return found, rng.integers(0, 256, (36, *frame.cells), np.uint8)
 
 
@@ -70,17 +70,17 @@ def test_each_pixel_takes_its_strongest_part():
     confidence = np.zeros((8, 2, 2), np.float32)
     confidence[parts.HEAD - 1] = [[0.9, 0.4], [0.2, 0.0]]
     confidence[parts.TORSO - 1] = [[0.5, 0.6], [0.1, 0.0]]
-    assert parsing.strongest(confidence, whole, 0.3).tolist() == [[1, 4], [0, 0]]
+    assert parsing.argmax_parts(confidence, whole, 0.3).tolist() == [[1, 4], [0, 0]]
 
 
 def test_the_mask_multiplies_the_confidence_before_the_threshold():
     confidence = np.full((8, 2, 2), 0.5, np.float32)
     mask = np.array([[1.0, 0.6], [0.59, 0.0]], np.float32)
-    assert parsing.strongest(confidence, mask, 0.3).tolist() == [[1, 1], [0, 0]]
+    assert parsing.argmax_parts(confidence, mask, 0.3).tolist() == [[1, 1], [0, 0]]
 
 
 def test_a_field_cell_lies_on_its_pixel():
-    rows, columns = parsing.field_axes(Frame((3, 3), 2, (5, 5), (0, 0, 0, 0)), (5, 5))
+    rows, columns = parsing.field_sampling(Frame((3, 3), 2, (5, 5), (0, 0, 0, 0)), (5, 5))
     cell = np.zeros((3, 3), np.float32)
     cell[1, 2] = 1
     want = [[0, 0, 0, 0, 0], [0, 0, 0, 0.25, 0.5], [0, 0, 0, 0.5, 1], [0, 0, 0, 0.25, 0.5], [0, 0, 0, 0, 0]]
@@ -88,7 +88,7 @@ def test_a_field_cell_lies_on_its_pixel():
 
 
 def test_a_mask_fills_its_box_and_fades_by_half_a_cell_at_its_rim():
-    pasted = parsing.paste(
+    pasted = parsing.paste_mask(
         np.full((2, 2), 255, np.uint8), np.array([1.0, 1, 3, 3], np.float32), (4, 4), (4, 4)
     )
     assert pasted.tolist() == [[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
@@ -96,13 +96,13 @@ def test_a_mask_fills_its_box_and_fades_by_half_a_cell_at_its_rim():
 
 def test_boxes_are_in_pixels_of_the_crop_and_maps_on_the_grid():
     box = np.array([10.0, 20, 30, 60], np.float32)
-    pasted = parsing.paste(np.full((28, 28), 255, np.uint8), box, (80, 40), (8, 4))
+    pasted = parsing.paste_mask(np.full((28, 28), 255, np.uint8), box, (80, 40), (8, 4))
     assert (pasted > 0.5).nonzero()[0].tolist() == [2, 2, 3, 3, 4, 4, 5, 5]
     assert (pasted > 0.5).nonzero()[1].tolist() == [1, 2] * 4
 
 
 def test_keypoints_and_limbs_join_their_part_by_the_greatest():
-    grouped = parsing.group(fields(c0=(0, 0), c13=(0, 1), c14=(1, 0), c15=(1, 1)), "recommended")
+    grouped = parsing.part_confidences(fields(c0=(0, 0), c13=(0, 1), c14=(1, 0), c15=(1, 1)), "recommended")
     assert [k + 1 for k in range(8) if grouped[k].any()] == [
         parts.HEAD,
         parts.LEFT_LEG,
@@ -114,22 +114,22 @@ def test_keypoints_and_limbs_join_their_part_by_the_greatest():
 
 def test_the_limb_between_the_hips_favours_no_leg_unless_asked_to():
     hips = fields(c21=(0, 0))
-    assert [int(g.any()) for g in parsing.group(hips, "recommended")] == [0, 0, 0, 1, 0, 0, 0, 0]
-    assert [int(g.any()) for g in parsing.group(hips, "bpbreid")] == [0, 0, 0, 1, 1, 0, 0, 0]
+    assert [int(g.any()) for g in parsing.part_confidences(hips, "recommended")] == [0, 0, 0, 1, 0, 0, 0, 0]
+    assert [int(g.any()) for g in parsing.part_confidences(hips, "bpbreid")] == [0, 0, 0, 1, 1, 0, 0, 0]
 
 
 def test_the_limbs_from_ear_to_shoulder_are_no_head_unless_asked_to():
     ears = fields(c34=(0, 0), c35=(0, 1))
-    assert not parsing.group(ears, "recommended").any()
-    assert [int(g.any()) for g in parsing.group(ears, "bpbreid")] == [1, 0, 0, 0, 0, 0, 0, 0]
+    assert not parsing.part_confidences(ears, "recommended").any()
+    assert [int(g.any()) for g in parsing.part_confidences(ears, "bpbreid")] == [1, 0, 0, 0, 0, 0, 0, 0]
 
 
 def test_every_keypoint_belongs_to_one_part_and_every_channel_to_some():
-    for groups in parsing.GROUPS.values():
+    for groups in parsing.PART_CHANNELS.values():
         keypoints = [c for channels in groups for c in channels if c < 17]
         assert sorted(keypoints) == list(range(17))
-    assert set().union(*parsing.GROUPS["bpbreid"]) == set(range(36))
-    assert set().union(*parsing.GROUPS["recommended"]) == set(range(34))
+    assert set().union(*parsing.PART_CHANNELS["bpbreid"]) == set(range(36))
+    assert set().union(*parsing.PART_CHANNELS["recommended"]) == set(range(34))
 
 
 def test_a_part_that_wins_nowhere_with_certainty_is_hidden():
@@ -204,7 +204,7 @@ def test_a_close_call_is_marked_ambiguous_and_its_lead_kept():
 # ------------------------------------------------------------------ faults of the field's published script
 
 
-def arrays_of(people: list[Instances]) -> dict[str, np.ndarray]:
+def arrays_of(people: list[ImageInstances]) -> dict[str, np.ndarray]:
     room = max([len(p.score) for p in people] + [1])
     arrays = {
         "found": np.array([len(p.score) for p in people], np.int32),
@@ -258,7 +258,7 @@ def test_a_thin_limb_of_the_mask_survives_resampling():
     thin = np.zeros((28, 28), np.uint8)
     thin[:, 14] = 255  # one of 28 columns
     box = np.array([0.0, 0, 28, 28], np.float32)
-    pasted = parsing.paste(thin, box, (28, 28), (56, 56))
+    pasted = parsing.paste_mask(thin, box, (28, 28), (56, 56))
     assert pasted.max() >= 0.5 and pasted.sum() == pytest.approx(56 * 2, rel=0.05)
 
 
@@ -266,7 +266,7 @@ def test_the_pad_of_the_network_input_is_undone():
     grid = (16, 16)
     pixel = np.zeros((9, 9), np.float32)
     pixel[3, 4] = 1  # y = 3 * 2 - 1 = 5, x = 4 * 2 - 2 = 6 of the input
-    rows, columns = parsing.field_axes(Frame((9, 9), 2, (16, 16), (2, 1, 0, 0)), grid)
+    rows, columns = parsing.field_sampling(Frame((9, 9), 2, (16, 16), (2, 1, 0, 0)), grid)
     placed = rows @ pixel @ columns.T
     assert np.unravel_index(placed.argmax(), grid) == (5, 6) and placed.max() == 1
 
@@ -302,7 +302,8 @@ def slow_field(field, frame, grid):
 
 def slow_planes(confidence, frame, rule):
     grouped = [
-        np.max([confidence[c] / 255 for c in channels], 0) for channels in parsing.GROUPS[rule.grouping]
+        np.max([confidence[c] / 255 for c in channels], 0)
+        for channels in parsing.PART_CHANNELS[rule.grouping]
     ]
     return [slow_field(plane, frame, rule.grid) for plane in grouped]
 
@@ -325,7 +326,7 @@ def slow_fusion(confidence, mask, frame, rule):
 def test_pasting_equals_the_slow_version(rng):
     mask = rng.integers(0, 256, (4, 3), np.uint8)
     box = np.array([*rng.uniform(0, 5, 2), *rng.uniform(6, 12, 2)], np.float32)
-    fast = parsing.paste(mask, box, (12, 10), (6, 5))
+    fast = parsing.paste_mask(mask, box, (12, 10), (6, 5))
     assert fast == pytest.approx(slow_paste(mask, box, (12, 10), (6, 5)), abs=1e-5)
 
 
@@ -338,7 +339,7 @@ def test_fusion_equals_the_slow_version(rng):
     mask = rng.uniform(0, 1, (6, 4)).astype(np.float32)
     second, best = np.sort(slow_planes(confidence, frame, rule), 0)[-2:]
     assume((best - second).min() > 1e-6)  # equal parts are told apart by rounding alone
-    fast = parsing.fuse(parsing.group(confidence, rule.grouping), mask, frame, rule)
+    fast = parsing.fuse(parsing.part_confidences(confidence, rule.grouping), mask, frame, rule)
     assert (fast == slow_fusion(confidence, mask, frame, rule)).all()
 
 
@@ -348,7 +349,7 @@ def test_fusion_equals_the_slow_version(rng):
 @given(PEOPLE, st.booleans())
 def test_hiding_pixels_never_reveals_a_part(rng, fill):
     rule = dataclasses.replace(FILL if fill else ARGMAX, present=float(rng.uniform(0.2, 0.9)))
-    confidence = parsing.group(rng.integers(0, 256, (36, 2, 2), np.uint8), rule.grouping)
+    confidence = parsing.part_confidences(rng.integers(0, 256, (36, 2, 2), np.uint8), rule.grouping)
     mask = rng.uniform(0, 1, (4, 4)).astype(np.float32)
     covered = np.where(rng.random((4, 4)) < 0.5, 0, mask).astype(np.float32)
     before = set(np.unique(parsing.fuse(confidence, mask, TINY, rule)))
@@ -358,14 +359,14 @@ def test_hiding_pixels_never_reveals_a_part(rng, fill):
 @given(PEOPLE, st.booleans())
 def test_a_hidden_pixel_is_background(rng, fill):
     mask = np.where(rng.random((4, 4)) < 0.5, 0, 1).astype(np.float32)
-    confidence = parsing.group(rng.integers(0, 256, (36, 2, 2), np.uint8), "recommended")
+    confidence = parsing.part_confidences(rng.integers(0, 256, (36, 2, 2), np.uint8), "recommended")
     assert not parsing.fuse(confidence, mask, TINY, FILL if fill else ARGMAX)[mask == 0].any()
 
 
 @given(PEOPLE)
 def test_filling_changes_no_pixel_that_shows_a_part_already(rng):
     mask = rng.uniform(0, 1, (4, 4)).astype(np.float32)
-    confidence = parsing.group(rng.integers(0, 256, (36, 2, 2), np.uint8), "recommended")
+    confidence = parsing.part_confidences(rng.integers(0, 256, (36, 2, 2), np.uint8), "recommended")
     bare, filled = (parsing.fuse(confidence, mask, TINY, rule) for rule in (ARGMAX, FILL))
     assert (filled[bare > 0] == bare[bare > 0]).all()
 
@@ -444,7 +445,7 @@ def test_fields_with_another_number_of_confidences_are_refused(tmp_path):
     with pytest.raises(BadInput, match=r"fields\.h5: 17 confidences an image, but 36 are needed"):
         parser(tmp_path, [instances()], [np.zeros((17, 2, 2), np.uint8)])
     with pytest.raises(BadInput, match="17 confidences"):
-        parsing.group(np.zeros((17, 2, 2), np.uint8), "recommended")
+        parsing.part_confidences(np.zeros((17, 2, 2), np.uint8), "recommended")
 
 
 def test_a_map_with_unknown_parts_is_refused():

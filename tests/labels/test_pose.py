@@ -3,6 +3,7 @@
 import os
 import pickle
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from pipeline.core.files import sha256
 from pipeline.core.params import BadInput
 from pipeline.data import parts
 from pipeline.labels import pose
+from pipeline.labels.parsers import load_rows
 from pipeline.pretraining import pifpaf as pretraining
 from pipeline.synthetic.pictures import training_picture
 
@@ -40,7 +42,7 @@ def crops(pictures) -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def fields() -> pose.Fields:
+def fields() -> pose.FieldNetwork:
     return pose.load(GIVEN, EMBEDDED)
 
 
@@ -73,9 +75,9 @@ def test_crops_of_any_sizes_share_a_batch(fields, crops):
 
 
 def test_work_for_a_process_gives_rows_in_order(fields, crops):
-    work = pickle.loads(pickle.dumps(pose.Over(GIVEN, EMBEDDED, crops)))
-    assert work.grid() == fields.grid
-    assert np.abs(work()(2, 4)["confidence"].astype(int) - fields(crops[2:4])).max() <= 1
+    make = pickle.loads(pickle.dumps(partial(load_rows, pose.load, GIVEN, EMBEDDED, crops)))
+    assert pose.load(GIVEN, EMBEDDED).attrs == fields.grid._asdict()
+    assert np.abs(make()(2, 4)["confidence"].astype(int) - fields(crops[2:4])).max() <= 1
 
 
 # ------------------------------------------------------------------ where cells lie
@@ -111,12 +113,12 @@ PADS = {  # size of the crop: the pad to a multiple of 16 plus one, left, top, r
 
 @pytest.mark.parametrize("size", PADS)
 def test_a_crop_is_padded_to_a_multiple_of_the_stride_plus_one(size):
-    assert pose.grid(Sampled(), size) == pose.Grid(16, size, PADS[size])
+    assert pose.field_grid(Sampled(), size) == pose.Grid(16, size, PADS[size])
 
 
 @given(st.integers(1, 600), st.integers(1, 600))
 def test_the_first_and_the_last_cell_are_the_padded_corners(height, width):
-    left, top, right, bottom = pose.grid(Sampled(), (height, width)).pad
+    left, top, right, bottom = pose.field_grid(Sampled(), (height, width)).pad
     assert (height + top + bottom - 1) % 16 == 0 and (width + left + right - 1) % 16 == 0
     assert 0 <= bottom - top <= 1 and 0 <= right - left <= 1 and top + bottom < 16
 
@@ -125,15 +127,15 @@ def test_a_bright_pixel_lights_the_cell_at_its_place():
     """On a crop of 250 x 121, cell (2, 3) is at y = 32 - 3, x = 48 - 4."""
     crop = np.zeros((250, 121, 3), np.uint8)
     crop[29, 44] = 255
-    found = pose.Fields(Sampled(), (250, 121))([crop])
+    found = pose.FieldNetwork(Sampled(), (250, 121))([crop])
     assert found.shape == (1, 36, 17, 9)
     assert np.argwhere(found[0, NOSE] == 255).tolist() == [[2, 3]]
     assert (found == found[:, :1]).all()
 
 
 def test_the_stride_is_read_from_the_networks_heads():
-    assert pose.grid(pose.build(pose.SMALL), (256, 128)).stride == 8
-    assert pose.grid(pose.build("shufflenetv2k16"), (256, 128)).stride == 16
+    assert pose.field_grid(pose.build(pose.SMALL), (256, 128)).stride == 8
+    assert pose.field_grid(pose.build("shufflenetv2k16"), (256, 128)).stride == 16
 
 
 def test_keypoints_come_before_limbs_whatever_heads_follow():
@@ -224,7 +226,7 @@ def publish(tmp_path, monkeypatch):
 def test_a_published_checkpoint_loads_by_allow_list_and_gives_the_same_fields(publish, network, crops):
     path = publish({"model": network, "epoch": 0, "meta": {"args": {"lr": 1e-3}}})
     loaded = pose.load(replace(GIVEN, network="mobilenetv3small"), path)
-    assert (loaded(crops[:2]) == pose.Fields(network, GIVEN.size)(crops[:2])).all()
+    assert (loaded(crops[:2]) == pose.FieldNetwork(network, GIVEN.size)(crops[:2])).all()
 
 
 def test_a_published_name_fetches_its_checkpoint(publish, network, monkeypatch):
@@ -234,12 +236,14 @@ def test_a_published_name_fetches_its_checkpoint(publish, network, monkeypatch):
     )
     named = replace(GIVEN, network="mobilenetv3small:cocokp")
     assert pose.load(named, "").grid.stride == 16
-    assert pose.file(named, EMBEDDED) == Path(path) and pose.file(GIVEN, EMBEDDED) == Path(EMBEDDED)
+    assert pose.weights_file(named, EMBEDDED) == Path(path) and pose.weights_file(GIVEN, EMBEDDED) == Path(
+        EMBEDDED
+    )
 
 
 def test_one_param_puts_the_coco_network_in_place_of_the_named_one():
-    assert pose.on(GIVEN, "") == GIVEN
-    assert pose.on(GIVEN, "coco").network == "shufflenetv2k16:cocokp"
+    assert pose.select_network(GIVEN, "") == GIVEN
+    assert pose.select_network(GIVEN, "coco").network == "shufflenetv2k16:cocokp"
 
 
 class Evil:
@@ -289,7 +293,7 @@ def test_the_trainers_targets_for_limbs_are_openpifpafs_own(number):
     head = pose.build(pose.SMALL).head_metas[1]
     picture, blank = training_picture(5, number), torch.empty(3, 257, 129)
     people = [picture.keypoints, *(keypoints for _, keypoints in picture.others)]
-    annotations = [pretraining.annotation(points) for points in people if (points[:, 2] > 0).sum() >= 3]
+    annotations = [pretraining.to_annotation(points) for points in people if (points[:, 2] > 0).sum() >= 3]
     slow = openpifpaf.encoder.Caf(head)
-    fast = pretraining.Limbs(slow)(blank, annotations, {})
+    fast = pretraining.LimbTargets(slow)(blank, annotations, {})
     np.testing.assert_array_equal(fast.numpy(), slow(blank, annotations, {}).numpy())

@@ -67,7 +67,7 @@ def world(folder, found, truth, chosen=None, people=1, threshold=2.0, occluder=N
     status = np.where(chosen < 0, parsing.NO_PERSON, parsing.OK).astype(np.uint8)
     outcome = {"map": np.stack(found), "status": status, "instance": chosen, "margin": np.ones(n, np.float32)}
     write_label_file(folder / "parsing.h5", "parsing", outcome, own)
-    labels = occlusion.label(LabelFile(folder / "parsing.h5")["map"], RULE, threshold)
+    labels = occlusion.occlusion_labels(LabelFile(folder / "parsing.h5")["map"], RULE, threshold)
     names = {"parts": list(parts.COARSE[4])}
     write_label_file(folder / "occlusion.h5", "occlusion", labels, {**own, **names})
     known = truth is not None
@@ -81,7 +81,7 @@ def world(folder, found, truth, chosen=None, people=1, threshold=2.0, occluder=N
 
 def report(folder, found, truth, threshold=2.0, **options):
     index, labels = world(folder, found, truth, threshold=threshold, **options)
-    seen = statistics.survey(labels.parsing["map"], Images(folder / "images.h5"))
+    seen = statistics.survey_labels(labels.parsing["map"], Images(folder / "images.h5"))
     return metrics.report(index, labels, seen, RULE, threshold, SCORE)[0]
 
 
@@ -182,9 +182,9 @@ def test_maps_that_came_without_a_chosen_person_have_no_mask_to_score(tmp_path):
 
 def test_truth_of_another_grid_is_resized_to_that_of_the_labels():
     coarse = np.array([[1, 2], [3, 4]], np.uint8)
-    fine = metrics.nearest(coarse, (4, 4))
+    fine = metrics.resize_nearest(coarse, (4, 4))
     assert fine.tolist() == [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]
-    assert metrics.nearest(fine, (2, 2)).tolist() == coarse.tolist()
+    assert metrics.resize_nearest(fine, (2, 2)).tolist() == coarse.tolist()
 
 
 # ------------------------------------------------------------------ laws and the slow version
@@ -217,7 +217,10 @@ def test_iou_of_the_parts_equals_the_slow_version(seed):
 def test_counts_of_the_exact_map_are_those_of_equation_one(seed, count):
     maps = np.random.default_rng(seed).integers(0, 9, (2, 5, 4), np.uint8)
     fine = np.stack([np.bincount(m.ravel(), minlength=9)[1:] for m in maps])
-    assert metrics.merged(fine, count).tolist() == occlusion.pixels(torch.from_numpy(maps), count).tolist()
+    assert (
+        metrics.merge_parts(fine, count).tolist()
+        == occlusion.count_pixels(torch.from_numpy(maps), count).tolist()
+    )
 
 
 # ------------------------------------------------------------------ the stage

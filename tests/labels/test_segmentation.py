@@ -5,6 +5,7 @@ import os
 import pickle
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from urllib.error import URLError
@@ -23,7 +24,8 @@ from pipeline.core import params, weights
 from pipeline.core.params import BadInput
 from pipeline.data.index import resize_crop
 from pipeline.labels import segmentation
-from pipeline.labels.segmentation import Persons, detectron2, small, torchvision
+from pipeline.labels.parsers import load_rows
+from pipeline.labels.segmentation import Detections, detectron2, small, torchvision
 from pipeline.synthetic.pictures import training_picture
 
 ROOT = Path(__file__).parents[2]
@@ -52,11 +54,11 @@ def tensors() -> dict[str, torch.Tensor]:
 def fixed(monkeypatch):
     """A backend that finds two persons, known by hand, in every crop."""
 
-    def persons(resized: np.ndarray) -> list[Persons]:
+    def persons(resized: np.ndarray) -> list[Detections]:
         score = np.array([0.9, 0.6], np.float32)
         box = np.array([[0, 0, 128, 256], [32, 64, 64, 192]], np.float32)
         mask = np.stack([np.ones((28, 28)), np.full((28, 28), 0.25)]).astype(np.float32)
-        return [Persons(score, box, mask)] * len(resized)
+        return [Detections(score, box, mask)] * len(resized)
 
     monkeypatch.setattr(torchvision, "load", lambda settings, path: persons)
     return replace(GIVEN, size=(256, 128))
@@ -129,8 +131,8 @@ def test_a_resized_crop_keeps_its_mean():
 
 
 def test_work_for_a_process_gives_rows_in_order(segment, crops):
-    work = pickle.loads(pickle.dumps(segmentation.Over(SURE, EMBEDDED, crops)))
-    arrays = work()(2, 4)
+    make = pickle.loads(pickle.dumps(partial(load_rows, segmentation.load, SURE, EMBEDDED, crops)))
+    arrays = make()(2, 4)
     assert set(arrays) == {"found", "score", "box", "mask"}
     np.testing.assert_allclose(arrays["box"], segment(crops[2:4]).box, atol=0.02)
 
@@ -145,7 +147,7 @@ class Direct(nn.Module):
 @given(st.lists(st.floats(-5, 5), min_size=3, max_size=9))
 def test_merging_classes_leaves_the_probability_of_a_person_alone(logits):
     scores = torch.tensor([logits])
-    merged, _ = torchvision._PersonOrNot(Direct())(scores)
+    merged, _ = torchvision._PersonPredictor(Direct())(scores)
     assert torch.allclose(merged.softmax(1)[:, 1], scores.softmax(1)[:, torchvision.PERSON], atol=1e-6)
 
 
@@ -214,15 +216,15 @@ def test_a_missing_file_is_named():
 
 def test_weights_are_told_apart_by_the_hash_of_their_file(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
-    assert weights.fingerprint(segmentation.file(GIVEN, str(tmp_path / "a"))).startswith("ba7816bf")
+    assert weights.fingerprint(segmentation.weights_file(GIVEN, str(tmp_path / "a"))).startswith("ba7816bf")
 
 
 def test_one_param_puts_coco_networks_in_place_of_the_named_ones():
-    assert segmentation.on(GIVEN, "") == GIVEN
-    assert segmentation.on(GIVEN, "coco").network == "maskrcnn_resnet50_fpn_v2:COCO_V1"
-    assert segmentation.on(THEIRS, "coco").network == f"{ZOO}:zoo"
+    assert segmentation.select_network(GIVEN, "") == GIVEN
+    assert segmentation.select_network(GIVEN, "coco").network == "maskrcnn_resnet50_fpn_v2:COCO_V1"
+    assert segmentation.select_network(THEIRS, "coco").network == f"{ZOO}:zoo"
     with pytest.raises(BadInput, match=r"parsers = 'imagenet' is unknown\. Name coco"):
-        segmentation.on(GIVEN, "imagenet")
+        segmentation.select_network(GIVEN, "imagenet")
 
 
 WRONG = {
@@ -297,7 +299,7 @@ def test_the_file_of_a_published_network_is_the_one_whose_hash_is_recorded(hub, 
     name = "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth"
     (hub / name).write_bytes(b"abc")
     monkeypatch.setattr(weights, "verify", lambda path, algorithm: None)
-    found = segmentation.file(segmentation.on(GIVEN, "coco"), EMBEDDED)
+    found = segmentation.weights_file(segmentation.select_network(GIVEN, "coco"), EMBEDDED)
     assert found == hub / name and weights.fingerprint(found).startswith("ba7816bf")
 
 
@@ -477,9 +479,9 @@ def test_weights_that_the_zoo_never_published_are_refused(zoo, monkeypatch):
 
     monkeypatch.setattr(sys.modules["detectron2.model_zoo"], "get_checkpoint_url", lacking)
     with pytest.raises(BadInput, match=r"the zoo has no weights for mask_rcnn_R_50_FPN_3x\.yaml"):
-        detectron2.file(replace(THEIRS, network=f"{ZOO}:zoo"), "")
+        detectron2.weights_file(replace(THEIRS, network=f"{ZOO}:zoo"), "")
     with pytest.raises(BadInput, match=f"publishes no such weights. Name {ZOO}:zoo"):
-        detectron2.file(replace(THEIRS, network=f"{ZOO}:COCO_V1"), "")
+        detectron2.weights_file(replace(THEIRS, network=f"{ZOO}:COCO_V1"), "")
 
 
 def test_a_missing_zoo_file_says_where_such_files_are(zoo):

@@ -111,10 +111,10 @@ def batch():
 @pytest.mark.parametrize("count", range(1, 9))
 def test_1_and_2_every_grouping_counts_and_hides_parts_as_printed(count):
     maps = RNG(count).integers(0, 9, (4, 5, 4), np.uint8)
-    counts = occlusion.pixels(torch.from_numpy(maps), count)
+    counts = occlusion.count_pixels(torch.from_numpy(maps), count)
     assert counts.tolist() == [slow.pixels(one.tolist(), count) for one in maps]
     for threshold, strict in itertools.product([0.0, 2.0, 5.0, 5.5], [True, False]):
-        found = occlusion.hidden(counts, threshold, strict)
+        found = occlusion.hidden_parts(counts, threshold, strict)
         assert found.tolist() == [[slow.hidden(y, threshold, strict) for y in row] for row in counts.tolist()]
 
 
@@ -122,8 +122,12 @@ def test_1_and_2_every_grouping_counts_and_hides_parts_as_printed(count):
 @given(st.integers(0, 10**6), PIECES, st.integers(0, 9).map(float), st.integers(1, 9))
 def test_2_a_higher_lambda_hides_more_and_another_comparison_hides_what_it_meets(seed, count, low, more):
     counts = torch.from_numpy(RNG(seed).integers(0, 20, (3, count)))
-    assert (occlusion.hidden(counts, low, True) <= occlusion.hidden(counts, low + more, True)).all()
-    assert torch.equal(occlusion.hidden(counts, low, False), occlusion.hidden(counts, low + 1, True))
+    assert (
+        occlusion.hidden_parts(counts, low, True) <= occlusion.hidden_parts(counts, low + more, True)
+    ).all()
+    assert torch.equal(
+        occlusion.hidden_parts(counts, low, False), occlusion.hidden_parts(counts, low + 1, True)
+    )
 
 
 @pytest.mark.parametrize("count", range(1, 9))
@@ -133,9 +137,9 @@ def test_3_every_occlusion_type_has_an_embedding_of_its_own(count):
     # our table counts the first part lowest; the paper's has an axis for each part, the first outermost
     nested = table.view(*[2] * count, 2).permute(*reversed(range(count)), count)
     aloud = [slow.pattern_embedding(scalars(nested), z) for z in flags.tolist()]
-    agree(table[occlusion.pattern(flags)], aloud, table)
-    assert occlusion.pattern(flags).sort().values.tolist() == list(range(2**count))
-    assert occlusion.pattern(flags[:1] * 0).item() == 0
+    agree(table[occlusion.pattern_index(flags)], aloud, table)
+    assert occlusion.pattern_index(flags).sort().values.tolist() == list(range(2**count))
+    assert occlusion.pattern_index(flags[:1] * 0).item() == 0
 
 
 # ------------------------------------------------------------------ Eq. 4, 5: the sequence

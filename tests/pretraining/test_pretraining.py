@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.core import params
+from pipeline.core.cli import run_stage
 from pipeline.core.params import BadInput
 from pipeline.data import parts
 from pipeline.labels import pose, segmentation
@@ -58,7 +59,7 @@ CASES = {  # a keypoint (number, x, y, v) and the v that a network should learn
 @pytest.mark.parametrize("case", CASES)
 def test_what_a_network_should_make_of(case):
     given, learnt = CASES[case]
-    assert annotations.labelled(BODY, joint(*given))[given[0], 2] == learnt
+    assert annotations.label_keypoints(BODY, joint(*given))[given[0], 2] == learnt
 
 
 def test_the_second_round_of_the_pool_is_the_first_in_a_mirror():
@@ -109,13 +110,13 @@ VIT = vit_training.Pretrain(
 
 def test_the_encoder_learns_from_people_with_nothing_before_them():
     for number in range(3):
-        picture = vit_training.picture(5, number)
+        picture = vit_training.draw_picture(5, number)
         assert picture.occluder == 0 and (picture.visible == picture.whole).all()
 
 
 def test_a_patch_is_asked_only_for_what_its_part_tells():
     torch.manual_seed(0)
-    model, patch = vit_training.Namer(VIT), VIT.patch
+    model, patch = vit_training.GarmentClassifier(VIT), VIT.patch
     maps = torch.zeros(1, 256, 128, dtype=torch.uint8)
     maps[:, :patch, :patch] = parts.HEAD
     attribute = torch.zeros(1, len(ATTRIBUTES), dtype=torch.int64)
@@ -162,12 +163,15 @@ def test_a_short_training_of_pifpaf_writes_weights_that_fit():
     pose.load(given, "new.safetensors")([annotations.annotated_scene(5, 0, 2).image])
 
 
-def test_only_the_embedded_networks_can_be_pretrained():
-    with pytest.raises(BadInput, match=r"resnet: no embedded network. Name one of segmentation, pose, vit"):
-        pretrain.main("resnet", "x.safetensors")
+def test_only_the_embedded_networks_can_be_pretrained(capsys):
+    with pytest.raises(SystemExit):
+        run_stage(pretrain.main, ["resnet", "x.safetensors"])
+    said = capsys.readouterr().err
+    assert "argument network: invalid choice: 'resnet'" in said
+    assert all(network in said.partition("choose from")[2] for network in pretrain.MODULES)
 
 
-@pytest.mark.parametrize("network", pretrain.NETWORKS)
+@pytest.mark.parametrize("network", pretrain.MODULES)
 def test_a_misspelt_setting_of_a_training_is_named(network):
     text = (ROOT / "params.yaml").read_text()
     head, tail = text.split(f"  {network}:", 1) if network != "vit" else text.split("  vit: {", 1)

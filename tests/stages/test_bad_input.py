@@ -169,7 +169,7 @@ BAD = {
         MARKET,
         r"no folder query/.*The archive holds data/Market-1501-v15\.09\.15\.zip, data/readme\.txt",
     ),
-    "a RAR archive": (a_rar, INDEX, r"raw\.zip: a RAR archive.*Unpack it.*pipeline\.datasets pack"),
+    "a RAR archive": (a_rar, INDEX, r"raw\.zip: a RAR archive.*Unpack it.*pipeline\.indexing pack"),
     "names in an old encoding": (
         names_in_latin_1,
         INDEX,
@@ -188,7 +188,7 @@ BAD = {
     "an empty dataset": (an_empty_dataset, INDEX, r"bounding_box_train"),
     "no query folder": (no_query, INDEX, r"query"),
     "a name that does not parse": (images(**{"set/query/me.jpg": picture(8)}), INDEX, r"query/me\.jpg"),
-    "a folder for an archive": (a_folder, INDEX, r"raw\.zip.*pipeline\.datasets pack"),
+    "a folder for an archive": (a_folder, INDEX, r"raw\.zip.*pipeline\.indexing pack"),
     "labels of another index": (
         of_another_index,
         PARSE,

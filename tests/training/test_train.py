@@ -59,7 +59,7 @@ def folder(tmp_path, monkeypatch):
     write_packed("images.h5", "images", blobs, np.array([len(blob) for blob in blobs]), key)
     write_label_file("parsing.h5", "parsing", {"map": people.parsing}, key)
     rule = occlusion.Label(parts=4, strict=True)
-    labels = occlusion.label(LabelFile("parsing.h5")["map"], rule, 5.0)
+    labels = occlusion.occlusion_labels(LabelFile("parsing.h5")["map"], rule, 5.0)
     write_label_file("occlusion.h5", "occlusion", labels, key | {"parts": []})
     save_vit("vit.safetensors", toy.encoder(), {})
     pole("red", (200, 0, 0, 255))

@@ -24,15 +24,15 @@ from pipeline.data.index import SPLITS
 from pipeline.indexing.layout import COPIES, IMAGES
 from pipeline.labels import parsing
 from pipeline.labels.external import confidences, label_maps
-from pipeline.labels.external.folder import opened
+from pipeline.labels.external.folder import open_files
 
-TURNED = 1.2  # least ratio of the sides by which a label and its image lie across each other
-ENDINGS = {"bpbreid": (".npy",)}  # of a label's name, by source; all others' are:
-MAPS = (".png", ".npy")
+MAX_STRETCH = 1.2  # least ratio of the sides by which a label and its image lie across each other
+SUFFIXES = {"bpbreid": (".npy",)}  # of a label's name, by source; all others' are:
+MAP_SUFFIXES = (".png", ".npy")
 
 
 @dataclass(frozen=True, config=STRICT)
-class Folders:
+class SplitFolders:
     """Where the labels of each split lie: the last folders of a path, as in `query` or `pifpaf/query`."""
 
     train: str
@@ -41,35 +41,35 @@ class Folders:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Outside:
+class ExternalLabels:
     """Where a dataset's labels come from."""
 
     # bpbreid: confidences of 17 keypoints and 19 limbs.  Otherwise label maps, by their classes
     source: Literal["bpbreid", "lip", "cihp", "atr", "pascal", "bodypix", "classes"]
     path: str  # a folder, zip, tar or tar.gz; the file that dvc.yaml hands to the stage
-    folders: Folders
+    folders: SplitFolders
     missing: Literal["refuse", "nobody"]  # nobody: images without a label count as those without a person
     # source `classes`: the part, pair or `background` of class 0, 1, ...
     classes: list[str] | None = Field(default=None, min_length=1)
 
     def endings(self) -> tuple[str, ...]:
         """How the name of a label ends."""
-        return ENDINGS.get(self.source, MAPS)
+        return SUFFIXES.get(self.source, MAP_SUFFIXES)
 
     def named(self) -> list[str]:
         """What each class of the label maps shows; empty for confidences, which have no classes."""
         if self.source == "bpbreid" and self.classes is None:
             return []
-        return label_maps.named(self.source, self.classes)
+        return label_maps.class_parts(self.source, self.classes)
 
     def reader(self) -> Callable[[bytes, str], np.ndarray]:
         """Bytes of a label and its name -> an array; `Unusable` says what is wrong with them."""
         if self.source == "bpbreid":
-            return confidences.read
-        return partial(label_maps.read, classes=len(self.named()))
+            return confidences.read_confidences
+        return partial(label_maps.read_map, classes=len(self.named()))
 
 
-class Labelled(NamedTuple):
+class MatchedLabels(NamedTuple):
     """Every image accounted for."""
 
     names: list[str]  # of its label, an image a row; empty where it is missing
@@ -84,7 +84,9 @@ class Labelled(NamedTuple):
 # ------------------------------------------------------------------ which file is whose
 
 
-def match(index: pd.DataFrame, names: list[str], settings: Outside) -> tuple[list[list[str]], int]:
+def match_files(
+    index: pd.DataFrame, names: list[str], settings: ExternalLabels
+) -> tuple[list[list[str]], int]:
     """The labels that fit each image best, and how many files fit none.
 
     A label fits an image if it lies in the folder of its split, has its name (`x.npy`, `x.jpg.npy`,
@@ -94,7 +96,7 @@ def match(index: pd.DataFrame, names: list[str], settings: Outside) -> tuple[lis
     """
     by_image: dict[tuple[str, str], list[tuple[tuple[str, ...], str]]] = {}
     for name in names:
-        for split, inside, stem in _places(name, settings):
+        for split, inside, stem in _split_folders(name, settings):
             by_image.setdefault((split, stem), []).append((inside, name))
     fitting = []
     for key in index["key"]:
@@ -108,7 +110,7 @@ def match(index: pd.DataFrame, names: list[str], settings: Outside) -> tuple[lis
     return fitting, len(names) - len(used)
 
 
-def _places(name: str, settings: Outside) -> list[tuple[str, tuple[str, ...], str]]:
+def _split_folders(name: str, settings: ExternalLabels) -> list[tuple[str, tuple[str, ...], str]]:
     # a/query/b/x.jpg.npy -> [(query, (b,), x)], if `query` is the folder of the split `query`
     *folders, last = PurePosixPath(name).parts
     if not last.endswith(settings.endings()) or last.startswith("."):
@@ -133,18 +135,20 @@ def _stem(name: str) -> str:
 # ------------------------------------------------------------------ every image accounted for
 
 
-def account(index: pd.DataFrame, settings: Outside, rule: parsing.Parse, where: str) -> Labelled:
+def check_labels(
+    index: pd.DataFrame, settings: ExternalLabels, rule: parsing.Parse, where: str
+) -> MatchedLabels:
     """The label of every image, each one looked at.  `where` names the settings in params.yaml.
 
     Raises `BadInput` that lists the first missing, ambiguous and unusable ones and counts the rest.  With
     `missing: nobody`, labels are missing only where a whole split has none.
     """
     if settings.source == "bpbreid":
-        confidences.check(rule)
+        confidences.check_rule(rule)
     read, digest = settings.reader(), hashlib.sha256()
     faults: dict[str, list[str]] = {"missing": [], "more than one label": [], "unusable": []}
-    with opened(settings.path) as files:
-        fitting, ignored = match(index, files.names, settings)
+    with open_files(settings.path) as files:
+        fitting, ignored = match_files(index, files.names, settings)
         rows = index[["key", "height", "width"]].itertuples(index=False)
         shown = progress_bar(iterable=rows, total=len(index), desc="labels")
         for (key, *size), found in zip(shown, fitting, strict=True):
@@ -156,37 +160,37 @@ def account(index: pd.DataFrame, settings: Outside, rule: parsing.Parse, where: 
                 blob = files.read(found[0])
                 digest.update(hashlib.sha256(blob).digest())
                 try:
-                    _upright(read(blob, found[0]).shape[-2:], size)
-                except confidences.Unusable as error:
+                    _check_orientation(read(blob, found[0]).shape[-2:], size)
+                except confidences.InvalidLabel as error:
                     faults["unusable"].append(f"{found[0]}: {error}")
     if settings.missing == "nobody":
-        bare = _bare(index["key"], fitting)
+        bare = _unlabelled_splits(index["key"], fitting)
         faults["missing"] = [key for key in faults["missing"] if key.split("/")[0] in bare]
     if any(faults.values()):
         raise BadInput(
-            _complaint(settings, faults, len(index), where) + _sought(settings, faults, files.names)
+            _fault_report(settings, faults, len(index), where) + _search_report(settings, faults, files.names)
         )
     names = [found[0] if found else "" for found in fitting]
     digest.update("".join("01"[bool(name)] for name in names).encode())
-    return Labelled(names, digest.hexdigest(), ignored)
+    return MatchedLabels(names, digest.hexdigest(), ignored)
 
 
-def _upright(label: tuple[int, int], image: Sequence[int]) -> None:
+def _check_orientation(label: tuple[int, int], image: Sequence[int]) -> None:
     # a parser may make any picture square, but never lays it across
     (high, wide), (height, width) = label, image
-    if min(high / wide, width / height) > TURNED or min(wide / high, height / width) > TURNED:
-        raise confidences.Unusable(
+    if min(high / wide, width / height) > MAX_STRETCH or min(wide / high, height / width) > MAX_STRETCH:
+        raise confidences.InvalidLabel(
             f"{high} x {wide} (height x width), but its image is {height} x {width}: transposed or turned"
         )
 
 
-def _bare(keys: Iterable[str], fitting: list[list[str]]) -> set[str]:
+def _unlabelled_splits(keys: Iterable[str], fitting: list[list[str]]) -> set[str]:
     # splits without a single label: a folder that is misspelt, not images without a person
     labelled = {key.split("/")[0] for key, found in zip(keys, fitting, strict=True) if found}
     return {key.split("/")[0] for key in keys} - labelled
 
 
-def _sought(settings: Outside, faults: dict[str, list[str]], names: list[str]) -> str:
+def _search_report(settings: ExternalLabels, faults: dict[str, list[str]], names: list[str]) -> str:
     splits = [split for split in SPLITS if any(key.startswith(f"{split}/") for key in faults["missing"])]
     if not splits:
         return ""
@@ -199,7 +203,7 @@ def _sought(settings: Outside, faults: dict[str, list[str]], names: list[str]) -
     )
 
 
-def _complaint(settings: Outside, faults: dict[str, list[str]], images: int, where: str) -> str:
+def _fault_report(settings: ExternalLabels, faults: dict[str, list[str]], images: int, where: str) -> str:
     lines = []
     for kind, found in faults.items():
         if found:
@@ -217,7 +221,7 @@ def _complaint(settings: Outside, faults: dict[str, list[str]], images: int, whe
     )
 
 
-def describe(labelled: Labelled) -> str:
+def describe(labelled: MatchedLabels) -> str:
     """How many labels were found, for people."""
     images, missing = len(labelled.names), labelled.missing
     return (
@@ -229,11 +233,11 @@ def describe(labelled: Labelled) -> str:
 # ------------------------------------------------------------------ labels -> maps
 
 
-class Adopter:
+class LabelConverter:
     """Makes the parsing map of any range of rows from their labels; built anew in each worker."""
 
-    def __init__(self, names: list[str], sizes: np.ndarray, settings: Outside, rule: parsing.Parse):
-        self.files = opened(settings.path)
+    def __init__(self, names: list[str], sizes: np.ndarray, settings: ExternalLabels, rule: parsing.Parse):
+        self.files = open_files(settings.path)
         self.names, self.sizes, self.settings, self.rule = names, sizes, settings, rule
         self.read = settings.reader()
 
@@ -260,5 +264,5 @@ class Adopter:
         if self.settings.source == "bpbreid":
             height, width = self.sizes[row].tolist()
             return confidences.fuse(label, (height, width), self.rule)
-        codes = label_maps.table(self.settings.source, self.settings.classes)[label]
-        return label_maps.on(self.rule.grid, label_maps.sided(codes))
+        codes = label_maps.class_codes(self.settings.source, self.settings.classes)[label]
+        return label_maps.resize_map(self.rule.grid, label_maps.assign_sides(codes))

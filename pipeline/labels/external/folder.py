@@ -24,7 +24,7 @@ class Folder:
         pass
 
 
-def opened(path: str) -> Folder | Archive:
+def open_files(path: str) -> Folder | Archive:
     """The files of a folder, zip, tar or tar.gz.  Raises `BadInput` if it is missing or damaged."""
     if not Path(path).exists():
         raise BadInput(

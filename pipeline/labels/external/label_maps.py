@@ -14,10 +14,10 @@ from PIL import Image
 
 from pipeline.core.params import BadInput
 from pipeline.data import parts
-from pipeline.data.index import UNDECODABLE, decode_error
-from pipeline.labels.external.confidences import Unusable, array
+from pipeline.data.index import DECODE_ERRORS, decode_error
+from pipeline.labels.external.confidences import InvalidLabel, load_array
 
-GROUND, HEAD, TORSO, ARMS, LEGS, FEET = "background", "head", "torso", "arms", "legs", "feet"
+BACKGROUND, HEAD, TORSO, ARMS, LEGS, FEET = "background", "head", "torso", "arms", "legs", "feet"
 LEFT_ARM, RIGHT_ARM, LEFT_LEG, RIGHT_LEG = "left arm", "right arm", "left leg", "right leg"
 LEFT_FOOT, RIGHT_FOOT = "left foot", "right foot"
 _SIDED = (LEFT_ARM, RIGHT_ARM, LEFT_LEG, RIGHT_LEG, LEFT_FOOT, RIGHT_FOOT)
@@ -25,26 +25,26 @@ _SIDED = (LEFT_ARM, RIGHT_ARM, LEFT_LEG, RIGHT_LEG, LEFT_FOOT, RIGHT_FOOT)
 # the part of class 0, 1, ...; each line names the source's classes in its order
 CLASSES: dict[str, tuple[str, ...]] = {
     "lip": (
-        GROUND, HEAD, HEAD, ARMS, HEAD,  # background, hat, hair, glove, sunglasses
+        BACKGROUND, HEAD, HEAD, ARMS, HEAD,  # background, hat, hair, glove, sunglasses
         TORSO, TORSO, TORSO, FEET, LEGS,  # upper clothes, dress, coat, socks, trousers
         TORSO, TORSO, LEGS, HEAD, *_SIDED,  # jumpsuit, scarf, skirt, face; then arms, legs, shoes
     ),
     "cihp": (
-        GROUND, HEAD, HEAD, ARMS, HEAD,  # as LIP, but
+        BACKGROUND, HEAD, HEAD, ARMS, HEAD,  # as LIP, but
         TORSO, TORSO, TORSO, FEET, LEGS,
         TORSO, TORSO, LEGS, HEAD, *_SIDED,  # the skin of the torso instead of the jumpsuit
     ),
     "atr": (
-        GROUND, HEAD, HEAD, HEAD, TORSO,  # background, hat, hair, sunglasses, upper clothes
+        BACKGROUND, HEAD, HEAD, HEAD, TORSO,  # background, hat, hair, sunglasses, upper clothes
         LEGS, LEGS, TORSO, TORSO,  # skirt, trousers, dress, belt
         LEFT_FOOT, RIGHT_FOOT, HEAD, LEFT_LEG, RIGHT_LEG, LEFT_ARM, RIGHT_ARM,  # shoes, face, legs, arms
-        GROUND, TORSO,  # bag, scarf
+        BACKGROUND, TORSO,  # bag, scarf
     ),
     # background, head, torso, upper and lower arms, upper and lower legs (feet with them)
-    "pascal": (GROUND, HEAD, TORSO, ARMS, ARMS, LEGS, LEGS),
+    "pascal": (BACKGROUND, HEAD, TORSO, ARMS, ARMS, LEGS, LEGS),
     # its 24 parts count from 1 here, as 0 is background
     "bodypix": (
-        GROUND, HEAD, HEAD,  # background, left and right of the face
+        BACKGROUND, HEAD, HEAD,  # background, left and right of the face
         LEFT_ARM, LEFT_ARM, RIGHT_ARM, RIGHT_ARM,  # upper arms, front and back
         LEFT_ARM, LEFT_ARM, RIGHT_ARM, RIGHT_ARM, LEFT_ARM, RIGHT_ARM,  # lower arms, front and back; hands
         TORSO, TORSO,  # front and back
@@ -53,7 +53,13 @@ CLASSES: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
-CODES = {GROUND: 0, **{name: label for label, name in enumerate(parts.FINE, 1)}, ARMS: 9, LEGS: 10, FEET: 11}
+CODES = {
+    BACKGROUND: 0,
+    **{name: label for label, name in enumerate(parts.FINE, 1)},
+    ARMS: 9,
+    LEGS: 10,
+    FEET: 11,
+}
 # pair -> left, right part that its pixels take; left, right parts that show the side
 SIDES = {
     CODES[ARMS]: (parts.LEFT_ARM, parts.RIGHT_ARM, (parts.LEFT_ARM,), (parts.RIGHT_ARM,)),
@@ -68,7 +74,7 @@ SIDES = {
 }  # fmt: skip
 
 
-def named(source: str, classes: list[str] | None) -> list[str]:
+def class_parts(source: str, classes: list[str] | None) -> list[str]:
     """What each class of a source shows: background, one of the eight parts, or a pair of them.
 
     `classes` are the user's own, for the source `classes` alone.  Raises `BadInput` for an unknown name.
@@ -87,36 +93,38 @@ def named(source: str, classes: list[str] | None) -> list[str]:
     return list(names)
 
 
-def table(source: str, classes: list[str] | None) -> UInt8[np.ndarray, "classes"]:
+def class_codes(source: str, classes: list[str] | None) -> UInt8[np.ndarray, "classes"]:
     """The code of each class; see `named`."""
-    return np.array([CODES[name] for name in named(source, classes)], np.uint8)
+    return np.array([CODES[name] for name in class_parts(source, classes)], np.uint8)
 
 
-def read(blob: bytes, name: str, classes: int) -> UInt8[np.ndarray, "h w"]:
+def read_map(blob: bytes, name: str, classes: int) -> UInt8[np.ndarray, "h w"]:
     """The class of each pixel, below `classes`.  A palette's colours are left out of account.
 
     Raises `Unusable` for anything else.
     """
-    found = array(blob) if name.endswith(".npy") else _picture(blob)
+    found = load_array(blob) if name.endswith(".npy") else _read_picture(blob)
     if found.ndim != 2 or 0 in found.shape:
-        raise Unusable(f"shape {found.shape}, not (h, w): one class a pixel is needed, no colours or scores")
+        raise InvalidLabel(
+            f"shape {found.shape}, not (h, w): one class a pixel is needed, no colours or scores"
+        )
     if found.dtype.kind not in "uib":
-        raise Unusable(f"{found.dtype}, not whole numbers")
+        raise InvalidLabel(f"{found.dtype}, not whole numbers")
     if found.min() < 0 or found.max() >= classes:
         wrong = found.min() if found.min() < 0 else found.max()
-        raise Unusable(f"class {int(wrong)}, but the source has 0 to {classes - 1}")
+        raise InvalidLabel(f"class {int(wrong)}, but the source has 0 to {classes - 1}")
     return found.astype(np.uint8)
 
 
-def _picture(blob: bytes) -> np.ndarray:
+def _read_picture(blob: bytes) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(blob)) as picture:
             return np.array(picture)  # of a palette: its numbers
-    except UNDECODABLE as error:
-        raise Unusable(f"no complete picture{decode_error(error)}") from None
+    except DECODE_ERRORS as error:
+        raise InvalidLabel(f"no complete picture{decode_error(error)}") from None
 
 
-def sided(codes: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+def assign_sides(codes: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
     """Parts 0 to 8 where `codes` may hold pairs: every pixel of a pair takes a side."""
     label = codes.copy()
     for code, (left, right, *shown) in SIDES.items():
@@ -128,16 +136,16 @@ def sided(codes: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
 
 def _is_left(pair: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     if left.any() and right.any():
-        return _distance(left) < _distance(right)
+        return _distance_to(left) < _distance_to(right)
     columns = np.arange(pair.shape[1])
     middle = (pair.sum(0) * columns).sum() / pair.sum()
     return np.broadcast_to(columns > middle, pair.shape)
 
 
-def _distance(shown: np.ndarray) -> np.ndarray:
+def _distance_to(shown: np.ndarray) -> np.ndarray:
     return cv2.distanceTransform((~shown).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
 
-def on(grid: tuple[int, int], label: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "H W"]:
+def resize_map(grid: tuple[int, int], label: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "H W"]:
     """A label map on a grid (height, width), by the nearest pixel; both cover the same picture."""
     return cv2.resize(label, grid[::-1], interpolation=cv2.INTER_NEAREST_EXACT)

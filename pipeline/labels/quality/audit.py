@@ -14,7 +14,7 @@ from pipeline.data.index import Images
 from pipeline.labels import parsing
 from pipeline.labels.quality import metrics, plots, statistics
 
-CLOSE = "Closest calls"  # the sheet that shows boxes
+CLOSE_CALLS = "Closest calls"  # the sheet that shows boxes
 
 
 class Audit(NamedTuple):
@@ -33,11 +33,11 @@ class Audit(NamedTuple):
 # ------------------------------------------------------------------ which images are shown
 
 
-def chosen(audit: Audit, count: int) -> dict[str, tuple[str, Integer[np.ndarray, "n"]]]:
+def select_rows(audit: Audit, count: int) -> dict[str, tuple[str, Integer[np.ndarray, "n"]]]:
     """Title -> a line about it, and rows: at random, the worst or the oddest, close calls, nobody found."""
     labels, agreement = audit.labels, audit.agreement
     margin, status = labels.parsing["margin"][:], labels.parsing["status"][:]
-    found = {"At random": ("A bit of everything.", plots.shuffled(len(status)))}
+    found = {"At random": ("A bit of everything.", plots.random_order(len(status)))}
     someone = status != parsing.NO_PERSON
     if agreement is not None:
         iou = agreement.image_iou()
@@ -46,12 +46,12 @@ def chosen(audit: Audit, count: int) -> dict[str, tuple[str, Integer[np.ndarray,
     found["Oddest"] = ("Maps least like the others: parts lie where they seldom do.", odd)
     close = np.argsort(np.where(np.isfinite(margin) & someone, margin, np.inf), kind="stable")
     close = close[np.isfinite(margin[close]) & someone[close]]
-    found[CLOSE] = ("Least lead of the target (white box) over the second person (red).", close)
+    found[CLOSE_CALLS] = ("Least lead of the target (white box) over the second person (red).", close)
     found["Nobody found"] = ("All background; left out of losses on the maps.", np.flatnonzero(~someone))
     return {title: (line, rows[:count]) for title, (line, rows) in found.items() if len(rows)}
 
 
-def boxed(audit: Audit, i: int) -> UInt8[np.ndarray, "H W 3"]:
+def draw_boxes(audit: Audit, i: int) -> UInt8[np.ndarray, "H W 3"]:
     """An image with the boxes of the persons found in it: the target's white, the others' red."""
     image, found = audit.images[i].copy(), int(audit.labels.instances["found"][i])
     scale = plots.TILE[0] / image.shape[0]

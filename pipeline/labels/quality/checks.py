@@ -30,7 +30,7 @@ class Finding(NamedTuple):
     text: str
 
 
-def findings(report: dict[str, Any], seen: statistics.Survey, patterns: pd.DataFrame) -> list[Finding]:
+def check_labels(report: dict[str, Any], seen: statistics.Survey, patterns: pd.DataFrame) -> list[Finding]:
     """What is wrong with a label set or wants a look, the worst first."""
     found = [
         *_low(report["fit"]["own"] / max(report["fit"]["other"], 1e-9), FIT,

@@ -83,7 +83,7 @@ def confusion(truth: UInt8[np.ndarray, "H W"], found: UInt8[np.ndarray, "H W"]) 
     return np.bincount(pairs, minlength=LABELS**2).reshape(LABELS, LABELS)
 
 
-def nearest(picture: UInt8[np.ndarray, "h w"], grid: tuple[int, int]) -> UInt8[np.ndarray, "H W"]:
+def resize_nearest(picture: UInt8[np.ndarray, "h w"], grid: tuple[int, int]) -> UInt8[np.ndarray, "H W"]:
     """A label map on another grid, by the nearest pixel."""
     rows, columns = (
         ((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(grid, picture.shape, strict=True)
@@ -99,8 +99,8 @@ def compare(index: pd.DataFrame, labels: Labels) -> Agreement:
     unknown = np.where(labels.parsing["status"][:] == parsing.NO_PERSON, 0, np.nan)  # a label made elsewhere
     table, iou, wrong = np.zeros((len(index), LABELS, LABELS), np.int64), np.zeros(len(index)), []
     for i in progress_bar(iterable=range(len(index)), desc="score"):
-        table[i] = confusion(nearest(labels.truth["map"][i], grid), labels.parsing["map"][i])
-        person = nearest(labels.truth["person"][i], grid) > 0
+        table[i] = confusion(resize_nearest(labels.truth["map"][i], grid), labels.parsing["map"][i])
+        person = resize_nearest(labels.truth["person"][i], grid) > 0
         each = instance_iou(labels.instances, i, tuple(sizes[i]), person)
         iou[i] = each[chosen[i]] if chosen[i] >= 0 else unknown[i]
         wrong.append(chosen[i] >= 0 and iou[i] < each.max() / 2)
@@ -113,7 +113,9 @@ def instance_iou(
     """IoU of each found person's mask (above 0.5) with the target's true one."""
     each = []
     for i in range(int(instances["found"][row])):
-        mask = parsing.paste(instances["mask"][row][i], instances["box"][row][i], size, person.shape) > 0.5
+        mask = (
+            parsing.paste_mask(instances["mask"][row][i], instances["box"][row][i], size, person.shape) > 0.5
+        )
         each.append((mask & person).sum() / max((mask | person).sum(), 1))
     return np.array(each, np.float64)
 
@@ -121,15 +123,17 @@ def instance_iou(
 # ------------------------------------------------------------------ flags
 
 
-def merged(fine: Integer[np.ndarray, "N 8"], count: int) -> Int[np.ndarray, "N C"]:
+def merge_parts(fine: Integer[np.ndarray, "N 8"], count: int) -> Int[np.ndarray, "N C"]:
     """Pixels of the C coarse parts from those of the K fine ones: y(c) of Eq. 1."""
     columns = [fine[:, np.array(labels) - 1].sum(1) for labels in parts.COARSE[count].values()]
     return np.stack(columns, 1).astype(np.int64)
 
 
-def flags(counts: Integer[np.ndarray, "N C"], threshold: float, strict: bool) -> Bool[np.ndarray, "N C"]:
+def hidden_flags(
+    counts: Integer[np.ndarray, "N C"], threshold: float, strict: bool
+) -> Bool[np.ndarray, "N C"]:
     """l_c of Eq. 2 for pixel counts."""
-    return occlusion.hidden(torch.from_numpy(counts), threshold, strict).numpy()
+    return occlusion.hidden_parts(torch.from_numpy(counts), threshold, strict).numpy()
 
 
 def balanced_accuracy(truth: Bool[np.ndarray, "N"], guess: Bool[np.ndarray, "N"]) -> float:
@@ -176,7 +180,7 @@ def counts(
     status = labels.parsing["status"][:]
     hidden = labels.occlusion["occluded"][:].astype(bool)
     names = list(parts.COARSE[rule.parts])
-    before = flags(labels.occlusion["pixels"][:], score.reference, rule.strict)
+    before = hidden_flags(labels.occlusion["pixels"][:], score.reference, rule.strict)
     patterns, number = np.unique(hidden.astype(int), axis=0, return_counts=True)
     return {
         "images": len(status),
@@ -185,7 +189,7 @@ def counts(
         "hidden": {name: int(column.sum()) for name, column in zip(names, hidden.T, strict=True)},
         "changed": int((hidden != before).sum()),  # against the reference lambda
         "patterns": {"".join(map(str, p)): int(n) for p, n in zip(patterns, number, strict=True)},
-        "unseen": statistics.unseen(statistics.patterns(index, hidden.astype(int))),
+        "unseen": statistics.unseen_patterns(statistics.count_patterns(index, hidden.astype(int))),
         "shown": {k: _plain(v) for k, v in zip(parts.FINE, (seen.pixels > 0).mean(0), strict=True)},
         "repeated": seen.repeated,
         "fit": {"own": _plain(seen.fit[0]), "other": _plain(seen.fit[1])},
@@ -204,7 +208,7 @@ def accuracy(
     `all` is every image, `occluded` the queries with an occluder.
     """
     names = list(parts.COARSE[rule.parts])
-    truth = flags(merged(agreement.table.sum(2)[:, 1:], rule.parts), threshold, rule.strict)
+    truth = hidden_flags(merge_parts(agreement.table.sum(2)[:, 1:], rule.parts), threshold, rule.strict)
     guess = labels.occlusion["occluded"][:].astype(bool)
     occluded = (index["split"] == "query").to_numpy() & (labels.truth["occluder"][:] > 0)
     shown = agreement.table.sum((1, 2)) > agreement.table[:, 0].sum(1)  # the target is visible at all

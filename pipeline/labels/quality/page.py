@@ -12,10 +12,10 @@ from jaxtyping import Float, Integer, UInt8
 
 from pipeline.data import parts
 from pipeline.labels.quality import plots, statistics
-from pipeline.labels.quality.audit import CLOSE, Audit, boxed, chosen
-from pipeline.labels.quality.checks import Finding, findings
+from pipeline.labels.quality.audit import CLOSE_CALLS, Audit, draw_boxes, select_rows
+from pipeline.labels.quality.checks import Finding, check_labels
 
-HEAT = (256, 128)  # height, width of a picture of places
+HEAT_SIZE = (256, 128)  # height, width of a picture of places
 STYLE = """
 :root { --ink: #1d2329; --dim: #66707a; --line: #e3e6e9; --bar: #4878a8; --wrong: #b3261e; --look: #9a6700; }
 * { box-sizing: border-box }
@@ -64,19 +64,19 @@ class Section(NamedTuple):
 
 def render(audit: Audit, histograms: bytes, pictures: int) -> str:
     """The audit as one HTML document.  `histograms` is the PNG of y(c) with lambda drawn in."""
-    patterns = statistics.patterns(audit.index, audit.labels.occlusion["occluded"][:])
+    patterns = statistics.count_patterns(audit.index, audit.labels.occlusion["occluded"][:])
     iou = None if audit.agreement is None else audit.agreement.image_iou()
     below = f"A part left of the dashed line, λ = {audit.threshold:g} pixels, counts as hidden."
-    drawn = f'<img class="wide" alt="histograms of y(c)" src="{_uri(histograms, "png")}">'
+    drawn = f'<img class="wide" alt="histograms of y(c)" src="{_data_uri(histograms, "png")}">'
     sections = [
         Section("Where each part lies", "How often a pixel shows it.", _places(audit)),
         Section("Pixels of each part, y(c)", below, drawn),
         Section("Occlusion types", "Types in no training image are marked.", _types(audit.report, patterns)),
         *([_truth(audit.report)] if audit.agreement is not None else []),
-        *(_sheet(audit, iou, title, *what) for title, what in chosen(audit, pictures).items()),
+        *(_sheet(audit, iou, title, *what) for title, what in select_rows(audit, pictures).items()),
     ]
     links = " ".join(f'<a href="#{s.anchor()}">{escape(s.title)}</a>' for s in sections)
-    body = [_head(audit), _findings(findings(audit.report, audit.seen, patterns)), f"<nav>{links}</nav>"]
+    body = [_head(audit), _findings(check_labels(audit.report, audit.seen, patterns)), f"<nav>{links}</nav>"]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f"<title>Labels of {escape(audit.name)}</title>"
@@ -116,18 +116,18 @@ def _findings(found: list[Finding]) -> str:
 def _places(audit: Audit) -> str:
     shown = (audit.seen.pixels > 0).mean(0)
     figures = [
-        _figure(plots.encoded(heat(audit.seen.place[k], plots.COLOURS[k]), ".png"), "png",
-                f"<b>{name}</b><br>in {shown[k - 1]:.1%} of images", HEAT[1])
+        _figure(plots.encode_image(heat_map(audit.seen.place[k], plots.COLOURS[k]), ".png"), "png",
+                f"<b>{name}</b><br>in {shown[k - 1]:.1%} of images", HEAT_SIZE[1])
         for k, name in enumerate(parts.FINE, 1)
     ]  # fmt: skip
     return f'<div class="tiles places">{"".join(figures)}</div>'
 
 
-def heat(share: Float[np.ndarray, "H W"], colour: UInt8[np.ndarray, "3"]) -> UInt8[np.ndarray, "T S 3"]:
+def heat_map(share: Float[np.ndarray, "H W"], colour: UInt8[np.ndarray, "3"]) -> UInt8[np.ndarray, "T S 3"]:
     """Shares from white, 0, to the colour, the greatest."""
     strength = (share / max(share.max(), 1e-9))[..., None]
     picture = (255 * (1 - strength * 0.92) + colour * strength * 0.92).round().astype(np.uint8)
-    return cv2.resize(picture, HEAT[::-1], interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(picture, HEAT_SIZE[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def _types(report: dict[str, Any], patterns: pd.DataFrame) -> str:
@@ -184,13 +184,13 @@ def _sheet(
     audit: Audit, iou: Float[np.ndarray, "N"] | None, title: str, line: str, rows: Integer[np.ndarray, "n"]
 ) -> Section:
     beside = "Image, true map, map." if audit.labels.scored else "Image and map."
-    figures = "".join(_tile(audit, int(i), iou, title == CLOSE) for i in rows)
+    figures = "".join(_tile(audit, int(i), iou, title == CLOSE_CALLS) for i in rows)
     return Section(title, f"{line} {beside}", f'{_legend()}<div class="tiles">{figures}</div>')
 
 
 def _tile(audit: Audit, i: int, iou: Float[np.ndarray, "N"] | None, close: bool) -> str:
-    image = boxed(audit, i) if close else audit.images[i]
-    maps = plots.maps(audit.labels, i)
+    image = draw_boxes(audit, i) if close else audit.images[i]
+    maps = plots.label_maps(audit.labels, i)
     picture = plots.panels(image, maps)
     z = "".join(map(str, audit.labels.occlusion["occluded"][i]))
     facts = [f"z = {z}"]
@@ -199,13 +199,13 @@ def _tile(audit: Audit, i: int, iou: Float[np.ndarray, "N"] | None, close: bool)
     if np.isfinite(margin := float(audit.labels.parsing["margin"][i])):
         facts.append(f"lead {margin:.2f}")
     caption = f"{escape(audit.index['key'][i])}<br>{' · '.join(facts)}"
-    return _figure(plots.encoded(picture, ".jpg"), "jpeg", caption, plots.TILE[1] * (1 + len(maps)))
+    return _figure(plots.encode_image(picture, ".jpg"), "jpeg", caption, plots.TILE[1] * (1 + len(maps)))
 
 
 def _figure(data: bytes, kind: str, caption: str, width: int) -> str:
-    image = f'<img alt="" width="{width}" src="{_uri(data, kind)}">'
+    image = f'<img alt="" width="{width}" src="{_data_uri(data, kind)}">'
     return f'<figure style="width:{width}px">{image}<figcaption>{caption}</figcaption></figure>'
 
 
-def _uri(data: bytes, kind: str) -> str:
+def _data_uri(data: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -33,7 +33,7 @@ def draw(
 
     A tile is the image, the true map if there is one, and the map; worst are those of least part IoU.
     """
-    random = shuffled(len(labels.parsing["map"]))[: score.pictures]
+    random = random_order(len(labels.parsing["map"]))[: score.pictures]
     iou = None if agreement is None else agreement.image_iou()
     sheet(folder / "labels.png", [_tile(images, labels, int(i), iou) for i in random], score.columns)
     names = labels.occlusion.attrs["parts"]
@@ -49,15 +49,15 @@ def _tile(
     z = "".join(map(str, labels.occlusion["occluded"][i]))
     status = ("", " no person", " ambiguous")[int(labels.parsing["status"][i])]
     share = "" if iou is None else f" IoU {iou[i]:.2f}"
-    return tile(images[i], maps(labels, i), f"{i} z={z}{share}{status}")
+    return tile(images[i], label_maps(labels, i), f"{i} z={z}{share}{status}")
 
 
-def shuffled(count: int) -> Integer[np.ndarray, "N"]:
+def random_order(count: int) -> Integer[np.ndarray, "N"]:
     """All rows in an order that shows a bit of everything, always the same."""
     return np.random.default_rng(statistics.SHUFFLE).permutation(count)
 
 
-def maps(labels: metrics.Labels, i: int) -> list[UInt8[np.ndarray, "H W"]]:
+def label_maps(labels: metrics.Labels, i: int) -> list[UInt8[np.ndarray, "H W"]]:
     """What belongs beside an image: its true map if there is one, and its map."""
     return [*([labels.truth["map"][i]] if labels.scored else []), labels.parsing["map"][i]]
 
@@ -120,10 +120,10 @@ def histograms(
 
 
 def _save(path: str | Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
-    Path(path).write_bytes(encoded(picture, ".png"))
+    Path(path).write_bytes(encode_image(picture, ".png"))
 
 
-def encoded(picture: UInt8[np.ndarray, "h w 3"], ending: str) -> bytes:
+def encode_image(picture: UInt8[np.ndarray, "h w 3"], ending: str) -> bytes:
     """The bytes of a picture file, `.png` or `.jpg`."""
     done, data = cv2.imencode(ending, np.ascontiguousarray(picture[..., ::-1]))
     assert done

@@ -20,7 +20,7 @@ from pipeline.data.index import Images
 
 LABELS = len(parts.SWAPPED)
 SAMPLE = 200  # images that `fit` looks at
-SMALL = (64, 32)  # height, width at which it does
+FIT_SIZE = (64, 32)  # height, width at which it does
 SHUFFLE = 0  # seeds the choice of images, here and on every sheet of pictures
 
 
@@ -37,14 +37,16 @@ class Survey(NamedTuple):
     fit: tuple[float, float]  # share of an image's colour variance explained by its own map, by another's
 
 
-def survey(maps: Dataset, images: Images | Sequence[Picture]) -> Survey:
+def survey_labels(maps: Dataset, images: Images | Sequence[Picture]) -> Survey:
     """Look at every map twice and at some of the images."""
     pixels, place, repeated = _places(maps)
     seen = np.log((place * len(maps) + 1) / (len(maps) + LABELS))
     rows, columns = np.indices(maps.shape[1:])
     odd = np.array([-seen[maps[i], rows, columns].mean() for i in range(len(maps))])
     some = np.random.default_rng(SHUFFLE).permutation(len(maps))[:SAMPLE].tolist()
-    return Survey(pixels, place, repeated, odd, fit([images[i] for i in some], [maps[i] for i in some]))
+    return Survey(
+        pixels, place, repeated, odd, colour_fit([images[i] for i in some], [maps[i] for i in some])
+    )
 
 
 def _places(maps: Dataset) -> tuple[np.ndarray, np.ndarray, int]:
@@ -65,20 +67,20 @@ def _places(maps: Dataset) -> tuple[np.ndarray, np.ndarray, int]:
 # ------------------------------------------------------------------ do maps and images belong together?
 
 
-def fit(pictures: Sequence[Picture], maps: Sequence[UInt8[np.ndarray, "H W"]]) -> tuple[float, float]:
+def colour_fit(pictures: Sequence[Picture], maps: Sequence[UInt8[np.ndarray, "H W"]]) -> tuple[float, float]:
     """Mean share of colour variance that each image's own map explains, and that the next image's explains.
 
     In [0, 1].  The first is well above the second if labels and images belong together.
     """
-    size = SMALL[::-1]
+    size = FIT_SIZE[::-1]
     small = [cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in pictures]
     coarse = [cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT) for label in maps]
-    own = [explained(*pair) for pair in zip(small, coarse, strict=True)]
-    other = [explained(*pair) for pair in zip(small, coarse[1:] + coarse[:1], strict=True)]
+    own = [explained_variance(*pair) for pair in zip(small, coarse, strict=True)]
+    other = [explained_variance(*pair) for pair in zip(small, coarse[1:] + coarse[:1], strict=True)]
     return float(np.mean(own)), float(np.mean(other))
 
 
-def explained(picture: UInt8[np.ndarray, "H W 3"], label: UInt8[np.ndarray, "H W"]) -> float:
+def explained_variance(picture: UInt8[np.ndarray, "H W 3"], label: UInt8[np.ndarray, "H W"]) -> float:
     """Share of an image's colour variance that lies between the parts of a map; 0 for an even image."""
     colours, where = picture.reshape(-1, 3).astype(np.float64), label.ravel()
     colours = colours - colours.mean(0)
@@ -91,7 +93,7 @@ def explained(picture: UInt8[np.ndarray, "H W 3"], label: UInt8[np.ndarray, "H W
 # ------------------------------------------------------------------ occlusion types
 
 
-def patterns(index: pd.DataFrame, hidden: Integer[np.ndarray, "N C"]) -> pd.DataFrame:
+def count_patterns(index: pd.DataFrame, hidden: Integer[np.ndarray, "N C"]) -> pd.DataFrame:
     """Images of each occlusion type z in each split, the most frequent first; written z_0 z_1 ..."""
     names = pd.Series(["".join(map(str, row)) for row in hidden.astype(int)], name="z")
     table = pd.crosstab(names, index["split"].to_numpy())
@@ -99,7 +101,7 @@ def patterns(index: pd.DataFrame, hidden: Integer[np.ndarray, "N C"]) -> pd.Data
     return table.iloc[np.lexsort((table.index, -table.sum(axis=1).to_numpy()))]
 
 
-def unseen(table: pd.DataFrame) -> dict[str, int]:
+def unseen_patterns(table: pd.DataFrame) -> dict[str, int]:
     """Occlusion types of query and gallery that training never saw, and how many images have them."""
     new = table[table["train"] == 0]
     return {z: int(count) for z, count in new.sum(axis=1).items()}

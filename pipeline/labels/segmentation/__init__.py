@@ -4,7 +4,7 @@ The stage `segment` runs it once over all images and keeps every instance: which
 what counts as visible, is decided later, from the cached file.
 
 Unusual here:
-- Every crop is resized to one size, so that any sizes share a batch and none is padded for another's sake.
+- Every crop is resized to one size, so that crops of any sizes share a batch without padding.
 - Masks stay as the network gives them, 28 x 28 and soft, inside boxes in pixels of the original crop.
 """
 
@@ -21,14 +21,15 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.core.params import STRICT
 from pipeline.core.weights import choose_network
-from pipeline.data.index import Crop, Images, resize_crop
+from pipeline.data.index import Crop, resize_crop
 
+KIND = "instances"  # of the label file
 # what `parsers: coco` means
-COCO = {
+COCO_NETWORKS = {
     "torchvision": "maskrcnn_resnet50_fpn_v2:COCO_V1",
     "detectron2": "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x:zoo",
 }
-MASK = 28  # cells a side, of every Mask R-CNN's mask head
+MASK_SIZE = 28  # height and width in cells of every Mask R-CNN's masks
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -43,44 +44,43 @@ class Segment:
     weights: str  # the file that dvc.yaml hands to the stage; not read if the network names published weights
     device: Literal["cpu", "cuda"]
     size: tuple[int, int]  # height, width in pixels to which every crop is resized
-    batch: int = Field(ge=1)
-    processes: int = Field(ge=1)  # that share the images, one a GPU; no result depends on it
+    batch: int = Field(ge=1)  # crops
     proposals: int = Field(ge=1)  # boxes that reach the heads
     instances: int = Field(ge=1)  # kept in each image, the highest scores
-    score_floor: float = Field(ge=0, lt=1)  # instances scored lower are not kept
+    score_floor: float = Field(ge=0, lt=1)  # instances with lower scores are dropped
 
 
 class Instances(NamedTuple):
-    """The persons in each of B crops, the highest score first; rows past `found` are 0."""
+    """The persons in each of B crops, at most M, the highest score first; unused rows are 0."""
 
-    found: Int[np.ndarray, "B"]
-    score: Float[np.ndarray, "B M"]
+    found: Int[np.ndarray, "B"]  # how many persons
+    score: Float[np.ndarray, "B M"]  # in [0, 1]
     box: Float[np.ndarray, "B M 4"]  # x0, y0, x1, y1 in pixels of the original crop
     mask: UInt8[np.ndarray, "B M 28 28"]  # round(255 probability), inside the box
 
 
-class Persons(NamedTuple):
-    """What a backend finds in one resized crop, the highest score first."""
+class Detections(NamedTuple):
+    """The N persons that a backend detects in one resized crop, the highest score first."""
 
-    score: Float[np.ndarray, "N"]
-    box: Float[np.ndarray, "N 4"]  # in pixels of the resized crop
+    score: Float[np.ndarray, "N"]  # in [0, 1]
+    box: Float[np.ndarray, "N 4"]  # x0, y0, x1, y1 in pixels of the resized crop
     mask: Float[np.ndarray, "N 28 28"]  # probabilities
 
 
-Backend = Callable[[UInt8[np.ndarray, "B h w 3"]], list[Persons]]
+Backend = Callable[[UInt8[np.ndarray, "B h w 3"]], list[Detections]]
 
 
-def on(params: Segment, parsers: str) -> Segment:
-    """The same with COCO's network if the param `parsers` is `coco`; the backend stays."""
-    return replace(params, network=choose_network(params.network, parsers, COCO[params.backend]))
+def select_network(params: Segment, parsers: str) -> Segment:
+    """`params` with COCO's network of its backend if the param `parsers` is `coco`."""
+    return replace(params, network=choose_network(params.network, parsers, COCO_NETWORKS[params.backend]))
 
 
-def file(params: Segment, weights: str) -> Path:
-    """The file of weights that the network will read, downloaded if it is a published one.
+def weights_file(params: Segment, path: str) -> Path:
+    """The file of the network's weights: `path`, or the published file, downloaded on first use.
 
     Raises `BadInput` that says where to put it if it is out of reach or not the published file.
     """
-    return _backend(params).file(params, weights)
+    return _backend(params).weights_file(params, path)
 
 
 def _backend(params: Segment) -> ModuleType:
@@ -91,49 +91,49 @@ def _backend(params: Segment) -> ModuleType:
     return backend
 
 
-def load(params: Segment, weights: str) -> Callable[[Sequence[Crop]], Instances]:
-    """The network, ready for batches of RGB crops of any sizes; what it finds in one depends on it alone.
+def load(params: Segment, path: str) -> "InstanceNetwork":
+    """The network with its weights, ready for batches of RGB crops of any sizes.
 
     Raises `BadInput` if the weights do not fit the network, or if the backend is not installed.
     """
-    network = _backend(params).load(params, weights)
-
-    def segment(crops: Sequence[Crop]) -> Instances:
-        return _gather(network(resize_crop(crops, params.size)), crops, params)
-
-    return segment
+    return InstanceNetwork(_backend(params).load(params, path), params)
 
 
 def libraries(params: Segment) -> tuple[str, ...]:
-    """The packages that shape what is found.  Raises `BadInput` if the backend is not installed."""
+    """The packages that shape the result.  Raises `BadInput` if the backend is not installed."""
     if params.backend == "detectron2":
-        _backend(params).installed()
+        _backend(params).check_installed()
     return ("torch", params.backend)
 
 
-def _gather(persons: list[Persons], crops: Sequence[Crop], params: Segment) -> Instances:
+class InstanceNetwork:
+    """RGB crops of any sizes -> their person instances; those of a crop depend on that crop alone."""
+
+    def __init__(self, backend: Backend, params: Segment):
+        self.backend, self.params = backend, params
+        self.attrs = {}  # readers of the instances need to know nothing more
+
+    def __call__(self, crops: Sequence[Crop]) -> Instances:
+        return _to_instances(self.backend(resize_crop(crops, self.params.size)), crops, self.params)
+
+    def arrays(self, crops: Sequence[Crop]) -> dict[str, np.ndarray]:
+        """The arrays of instances.h5, one row per crop."""
+        return self(crops)._asdict()
+
+
+def _to_instances(batch: list[Detections], crops: Sequence[Crop], params: Segment) -> Instances:
     count, most = len(crops), params.instances
-    kept = Instances(
+    instances = Instances(
         np.zeros(count, np.int32),
         np.zeros((count, most), np.float32),
         np.zeros((count, most, 4), np.float32),
-        np.zeros((count, most, MASK, MASK), np.uint8),
+        np.zeros((count, most, MASK_SIZE, MASK_SIZE), np.uint8),
     )
-    for i, (found, crop) in enumerate(zip(persons, crops, strict=True)):
-        n = kept.found[i] = min(len(found.score), most)
-        across, down = crop.shape[1] / params.size[1], crop.shape[0] / params.size[0]
-        kept.score[i, :n] = found.score[:n]
-        kept.box[i, :n] = found.box[:n] * np.array([across, down, across, down], np.float32)
-        kept.mask[i, :n] = np.rint(found.mask[:n] * 255)
-    return kept
-
-
-class Over:
-    """The work of the stage, handed to worker processes: (start, stop) -> the arrays of these images."""
-
-    def __init__(self, params: Segment, weights: str, images: Images | Sequence[Crop]):
-        self.params, self.weights, self.images = params, weights, images
-
-    def __call__(self) -> Callable[[int, int], dict[str, np.ndarray]]:
-        segment = load(self.params, self.weights)
-        return lambda start, stop: segment([self.images[i] for i in range(start, stop)])._asdict()
+    for i, (detections, crop) in enumerate(zip(batch, crops, strict=True)):
+        n = instances.found[i] = min(len(detections.score), most)
+        scale_x, scale_y = crop.shape[1] / params.size[1], crop.shape[0] / params.size[0]
+        scale = np.array([scale_x, scale_y, scale_x, scale_y], np.float32)
+        instances.score[i, :n] = detections.score[:n]
+        instances.box[i, :n] = detections.box[:n] * scale
+        instances.mask[i, :n] = np.rint(detections.mask[:n] * 255)
+    return instances

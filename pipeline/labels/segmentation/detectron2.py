@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline.core import distributed, weights
 from pipeline.core.files import DeferredErrorFile, disk_full_as_error
 from pipeline.core.params import BadInput
-from pipeline.labels.segmentation import Backend, Persons, Segment
+from pipeline.labels.segmentation import Backend, Detections, Segment
 
 PERSON = 0  # in detectron2's COCO classes
 INSTALL = (
@@ -31,10 +31,14 @@ INSTALL = (
 REMEDY = (
     "Let segment.network and segment.weights in params.yaml name a config of the zoo and its own weights."
 )
-OUTDATED = ("pixel_mean", "pixel_std", "anchor_generator.cell_anchors")  # constants that old files carry
+OUTDATED_TENSORS = (
+    "pixel_mean",
+    "pixel_std",
+    "anchor_generator.cell_anchors",
+)  # constants that old files carry
 
 
-def installed() -> None:
+def check_installed() -> None:
     """Raise `BadInput` that says how to get detectron2 if it is not there."""
     try:
         version("detectron2")
@@ -52,17 +56,17 @@ def load(params: Segment, path: str) -> Backend:
     except ImportError as error:
         raise BadInput(INSTALL.format(error)) from None
     config = get_cfg()
-    config.merge_from_file(str(_zoo(Path(detectron2.__file__).parent, params.network)))
+    config.merge_from_file(str(_zoo_config(Path(detectron2.__file__).parent, params.network)))
     config.MODEL.DEVICE = str(distributed.local_device(params.device))
     config.MODEL.RPN.PRE_NMS_TOPK_TEST = 2 * params.proposals
     config.MODEL.RPN.POST_NMS_TOPK_TEST = params.proposals
     config.MODEL.ROI_HEADS.SCORE_THRESH_TEST = params.score_floor
     network = build_model(config).eval()
-    _fill(network, DetectionCheckpointer, str(file(params, path)))
-    return _Run(network, config.INPUT.FORMAT)
+    _load_checkpoint(network, DetectionCheckpointer, str(weights_file(params, path)))
+    return _Detector(network, config.INPUT.FORMAT)
 
 
-def file(params: Segment, path: str) -> Path:
+def weights_file(params: Segment, path: str) -> Path:
     """The file of the network's weights: `path`, or the zoo's own, downloaded on first use."""
     try:
         import detectron2
@@ -70,7 +74,7 @@ def file(params: Segment, path: str) -> Path:
     except ImportError as error:
         raise BadInput(INSTALL.format(error)) from None
     name, _, published = params.network.partition(":")
-    config = _zoo(Path(detectron2.__file__).parent, params.network)
+    config = _zoo_config(Path(detectron2.__file__).parent, params.network)
     if not published:
         return Path(path)
     try:
@@ -82,7 +86,7 @@ def file(params: Segment, path: str) -> Path:
         ) from None
 
 
-def _zoo(package: Path, network: str) -> Path:
+def _zoo_config(package: Path, network: str) -> Path:
     name, _, published = network.partition(":")
     if published not in ("", "zoo"):
         raise BadInput(
@@ -102,9 +106,9 @@ def _zoo(package: Path, network: str) -> Path:
     return path
 
 
-def _fill(network: torch.nn.Module, checkpointer: Any, path: str) -> None:
-    tensors = _pickled(Path(path)) if path.endswith(".pkl") else weights.read(path)
-    tensors = {name: t for name, t in tensors.items() if not any(old in name for old in OUTDATED)}
+def _load_checkpoint(network: torch.nn.Module, checkpointer: Any, path: str) -> None:
+    tensors = _read_zoo_pickle(Path(path)) if path.endswith(".pkl") else weights.read(path)
+    tensors = {name: t for name, t in tensors.items() if not any(old in name for old in OUTDATED_TENSORS)}
     weights.check_shapes(network.state_dict(), tensors, path, REMEDY)
     with TemporaryDirectory() as folder:  # what was checked is what is loaded
         checked = Path(folder) / "checked.pth"
@@ -113,7 +117,7 @@ def _fill(network: torch.nn.Module, checkpointer: Any, path: str) -> None:
         checkpointer(network).load(str(checked))
 
 
-class _Arrays(pickle.Unpickler):
+class _ArrayUnpickler(pickle.Unpickler):
     """Reads a pickle of numpy arrays and refuses anything else."""
 
     # the names of numpy 1 and 2; bytes are spelt as encoded text in the oldest protocol
@@ -129,7 +133,7 @@ class _Arrays(pickle.Unpickler):
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
-def _pickled(path: Path) -> dict[str, Tensor]:
+def _read_zoo_pickle(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise BadInput(
             f"{path}: no such file of weights. Download it from detectron2's model zoo (MODEL_ZOO.md)."
@@ -137,7 +141,7 @@ def _pickled(path: Path) -> dict[str, Tensor]:
     weights.verify(path, "md5")  # the digits that the zoo puts into a file's name
     try:
         with open(path, "rb") as file:
-            held = _Arrays(file, encoding="latin1").load()
+            held = _ArrayUnpickler(file, encoding="latin1").load()
     except (pickle.UnpicklingError, EOFError, ValueError, IndexError) as error:
         raise BadInput(f"{path}: no checkpoint of detectron2's zoo ({error}). Download it again.") from None
     if not isinstance(held, dict) or not isinstance(held.get("model"), dict):
@@ -145,18 +149,18 @@ def _pickled(path: Path) -> dict[str, Tensor]:
     return {name: torch.as_tensor(np.asarray(values)) for name, values in held["model"].items()}
 
 
-class _Run:
+class _Detector:
     def __init__(self, network: torch.nn.Module, order: str):
         self.network, self.order = network, order
 
     @torch.inference_mode()
-    def __call__(self, crops: UInt8[np.ndarray, "B h w 3"]) -> list[Persons]:
+    def __call__(self, crops: UInt8[np.ndarray, "B h w 3"]) -> list[Detections]:
         pixels = torch.from_numpy(crops[..., ::-1].copy() if self.order == "BGR" else crops)
         batch = [{"image": image} for image in pixels.permute(0, 3, 1, 2).float()]  # 0 to 255: it normalises
         found = self.network.inference(batch, do_postprocess=False)
         return [self._persons(instances) for instances in found]
 
-    def _persons(self, instances: Any) -> Persons:
+    def _persons(self, instances: Any) -> Detections:
         people = instances[instances.pred_classes == PERSON]
         arrays = (people.scores, people.pred_boxes.tensor, people.pred_masks[:, 0])
-        return Persons(*(a.cpu().numpy() for a in arrays))
+        return Detections(*(a.cpu().numpy() for a in arrays))

@@ -22,36 +22,38 @@ CHANNELS = 64  # of the pyramid
 MASK_CHANNELS = 48
 ANCHORS = ((24,), (48,), (96,), (144,), (192,))  # pixels, one size a level
 RATIOS = (1.0, 2.0, 3.0)  # height to width: people stand
-MASK = 28
+MASK_SIZE = 28
 
 
 def build(**settings: object) -> MaskRCNN:
     """The network, with random weights, for background and person; `settings` go to its `MaskRCNN`."""
-    backbone = BackboneWithFPN(_body(), {f"stage{i}": str(i) for i in range(4)}, list(WIDTHS), CHANNELS)
+    backbone = BackboneWithFPN(
+        _backbone_body(), {f"stage{i}": str(i) for i in range(4)}, list(WIDTHS), CHANNELS
+    )
     return MaskRCNN(
         backbone,
         rpn_anchor_generator=AnchorGenerator(ANCHORS, (RATIOS,) * len(ANCHORS)),
         box_roi_pool=MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2),
         box_head=TwoMLPHead(CHANNELS * 7 * 7, 128),
         box_predictor=FastRCNNPredictor(128, 2),
-        mask_roi_pool=MultiScaleRoIAlign(["0"], MASK, 1),
+        mask_roi_pool=MultiScaleRoIAlign(["0"], MASK_SIZE, 1),
         mask_head=MaskRCNNHeads(CHANNELS, (MASK_CHANNELS,) * 3, 2),
         mask_predictor=nn.Conv2d(MASK_CHANNELS, 2, 1),
         **settings,
     )
 
 
-def _body() -> nn.Sequential:
+def _backbone_body() -> nn.Sequential:
     stages: OrderedDict[str, nn.Module] = OrderedDict(stem=Conv2dNormActivation(3, 32, 3, 2))
     before = 32
     for i, (width, blocks) in enumerate(zip(WIDTHS, BLOCKS, strict=True)):
         stages[f"stage{i}"] = nn.Sequential(
-            _halving(before, width), *(BasicBlock(width, width) for _ in range(blocks - 1))
+            _downsampling_block(before, width), *(BasicBlock(width, width) for _ in range(blocks - 1))
         )
         before = width
     return nn.Sequential(stages)
 
 
-def _halving(before: int, after: int) -> BasicBlock:
+def _downsampling_block(before: int, after: int) -> BasicBlock:
     shortcut = nn.Sequential(nn.Conv2d(before, after, 1, 2, bias=False), nn.BatchNorm2d(after))
     return BasicBlock(before, after, 2, shortcut)

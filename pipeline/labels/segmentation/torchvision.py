@@ -17,7 +17,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from pipeline.core import distributed, weights
 from pipeline.core.params import BadInput
-from pipeline.labels.segmentation import Backend, Persons, Segment, small
+from pipeline.labels.segmentation import Backend, Detections, Segment, small
 
 SMALL = "small"
 PERSON = 1  # in COCO's classes, and the small network's only one
@@ -33,17 +33,17 @@ def load(params: Segment, path: str) -> Backend:
         "rpn_post_nms_top_n_test": params.proposals,
     }
     network = _build(name, settings)
-    path = file(params, path)
+    path = weights_file(params, path)
     remedy = "Let segment.network and segment.weights in params.yaml name a network and its own weights."
     weights.load_strict(network, weights.read(path), path, remedy)
-    network.roi_heads.box_predictor = _PersonOrNot(network.roi_heads.box_predictor)
-    return _Run(network.eval().to(distributed.local_device(params.device)))
+    network.roi_heads.box_predictor = _PersonPredictor(network.roi_heads.box_predictor)
+    return _Detector(network.eval().to(distributed.local_device(params.device)))
 
 
-def file(params: Segment, path: str) -> Path:
+def weights_file(params: Segment, path: str) -> Path:
     """The file of the network's weights: `path`, or the published one, downloaded on first use."""
     name, _, published = params.network.partition(":")
-    return weights.download(_url(name, published)) if published else Path(path)
+    return weights.download(_weights_url(name, published)) if published else Path(path)
 
 
 def _build(name: str, settings: dict[str, Any]) -> MaskRCNN:
@@ -58,7 +58,7 @@ def _build(name: str, settings: dict[str, Any]) -> MaskRCNN:
     return models.get_model(name, weights=None, weights_backbone=None, **settings)
 
 
-def _url(name: str, published: str) -> str:
+def _weights_url(name: str, published: str) -> str:
     known = {} if name == SMALL else models.get_model_weights(name).__members__
     if published not in known:
         raise BadInput(
@@ -68,7 +68,7 @@ def _url(name: str, published: str) -> str:
     return known[published].url
 
 
-class _PersonOrNot(nn.Module):
+class _PersonPredictor(nn.Module):
     """A box predictor whose softmax over two classes gives the first one's probability for a person."""
 
     def __init__(self, predictor: nn.Module):
@@ -81,12 +81,12 @@ class _PersonOrNot(nn.Module):
         return torch.stack([others, logits[:, PERSON]], 1), boxes[:, : 4 * (PERSON + 1)]
 
 
-class _Run:
+class _Detector:
     def __init__(self, network: MaskRCNN):
         self.network = network
 
     @torch.inference_mode()
-    def __call__(self, crops: UInt8[np.ndarray, "B h w 3"]) -> list[Persons]:
+    def __call__(self, crops: UInt8[np.ndarray, "B h w 3"]) -> list[Detections]:
         net, device = self.network, next(self.network.parameters()).device
         source = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2)
         pixels = torch.empty(source.shape, device=device).copy_(source).div_(255)  # from here in place
@@ -98,6 +98,6 @@ class _Run:
         proposals, _ = net.rpn(images, features)
         found, _ = net.roi_heads(features, proposals, images.image_sizes)
         return [
-            Persons(*(f[n].cpu().numpy() for n in ("scores", "boxes")), f["masks"][:, 0].cpu().numpy())
+            Detections(*(f[n].cpu().numpy() for n in ("scores", "boxes")), f["masks"][:, 0].cpu().numpy())
             for f in found
         ]
