@@ -1,4 +1,15 @@
-"""Stage `draw`: what `evaluate` found -> CMC curves, mAP of each occlusion type, rankings."""
+"""Stage `draw`: the ranking of each query -> CMC curves, mAP of each occlusion type, sheets of rankings.
+
+Reads:
+    index      index.parquet, one row per image
+    images     images.h5, the encoded images
+    parsing    parsing.h5, one parsing map per image
+    queries    queries.parquet, the AP and the nearest gallery images of each query
+Writes:
+    out        folder of figures
+
+Params: draw.
+"""
 
 import sys
 

@@ -1,4 +1,17 @@
-"""Stage `evaluate`: features -> CMC, mAP and mINP; of all queries, the occluded ones, each occlusion type."""
+"""Stage `evaluate`: embeddings -> CMC, mAP and mINP: of all queries, the occluded ones, each occlusion type.
+
+Reads:
+    index      index.parquet, one row per image
+    features   features.h5, the embeddings of queries and gallery
+    labels     occlusion.h5, the occlusion labels of each image
+    truth      truth.h5, exact part maps if there are any; they group the queries
+Writes:
+    metrics    metrics.json, the scores
+    queries    queries.parquet, the AP and the nearest gallery images of each query
+    curves     cmc.csv, a CMC curve per system
+
+Params: evaluate.
+"""
 
 import json
 import sys

@@ -1,4 +1,10 @@
-"""By hand, no stage of the DAG: `python -m stages.export models/trained model.onnx`."""
+"""Export a trained model to ONNX.  Run by hand; no stage of the DAG.
+
+Reads:
+    trained    folder of the trained model, models/trained
+Writes:
+    out        the ONNX file
+"""
 
 import sys
 from pathlib import Path

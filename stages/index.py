@@ -1,4 +1,16 @@
-"""Stage `index`: one archive of person crops -> a row an image, the pictures in one file, the truth."""
+"""Stage `index`: an archive of person crops -> one row per image, the images in one file, the truth.
+
+Takes:
+    layout     how the archive is laid out, a file of pipeline/indexing/layouts, such as market1501
+Reads:
+    archive    archive of the dataset, .zip or .tar
+Writes:
+    index      index.parquet, one row per image
+    images     images.h5, the encoded images
+    truth      truth.h5, exact part maps and keypoints if the archive holds them
+
+Params: index, datasets, parse_on, labels_from, workers.
+"""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,10 @@
-"""Stage `render`: params -> the embedded dataset of rendered pedestrians, with its truth, as one archive."""
+"""Stage `render`: params -> the embedded dataset of rendered pedestrians, with its truth, as one archive.
+
+Writes:
+    out        .zip archive
+
+Params: render, workers.
+"""
 
 import sys
 

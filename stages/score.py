@@ -1,4 +1,18 @@
-"""Stage `score`: cached labels, and the truth if there is one -> label metrics, pictures, an audit page."""
+"""Stage `score`: cached labels, and the truth if there is one -> label metrics, figures, an audit page.
+
+Reads:
+    index       index.parquet, one row per image
+    images      images.h5, the encoded images
+    instances   instances.h5, the person instances of each image
+    parsing     parsing.h5, one parsing map per image
+    occlusions  occlusion.h5, the occlusion labels of each image
+    truth       truth.h5, exact part maps if there are any
+Writes:
+    out         labels.json, the scores of the labels
+    figures     folder of figures, with audit.html
+
+Params: lambda, label, score.
+"""
 
 import json
 import sys
@@ -14,16 +28,9 @@ from pipeline.labels.quality import audit, metrics, page, plots, statistics
 
 
 def main(
-    index: str,
-    images: str,
-    instances: str,
-    parsing: str,
-    occlusions: str,
-    truth: str,
-    out: str,
-    figures: str,
-    config: str = "params.yaml",
-) -> None:
+    index: str, images: str, instances: str, parsing: str, occlusions: str, truth: str,
+    out: str, figures: str, config: str = "params.yaml",
+) -> None:  # fmt: skip
     score = params.read(config, "score", metrics.Score)
     label = params.read(config, "label", occlusion.Label)
     threshold = params.read(config, "lambda", params.Amount)
@@ -32,7 +39,7 @@ def main(
     kinds = {instances: "instances", parsing: "parsing", occlusions: "occlusion", truth: "truth"}
     labels = metrics.Labels(*(LabelFile(path, kind, own) for path, kind in kinds.items()))
     pictures = Images(images, own)
-    seen = statistics.survey(labels.parsing["map"], pictures)
+    seen = statistics.survey_labels(labels.parsing["map"], pictures)
     report, agreement = metrics.report(table, labels, seen, label, threshold, score)
     name = Path(index).parent.name
     shown = audit.Audit(name, table, pictures, labels, seen, report, agreement, threshold)

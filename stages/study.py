@@ -132,8 +132,12 @@ def seeds(word: str) -> range:
 
 def main(words: list[str]) -> None:
     """Do to each named study what the first word says."""
-    parser = argparse.ArgumentParser(prog="python -m stages.study")
-    parser.add_argument("verb", choices=["queue", "run", "show"])
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.study",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("verb", choices=["queue", "run", "show"], help="what to do, as above")
     parser.add_argument("names", nargs="+", help="studies, such as table5")
     parser.add_argument("--seeds", type=seeds, default=range(1, 4), help="how many; 3 are 1, 2, 3 (default)")
     parser.add_argument("--row", type=int, help="run: this row alone, counted from 1")

@@ -1,29 +1,32 @@
-"""Datasets by hand: files in, files out.
+"""Pack a folder into the one file that DVC watches, or unpack a dataset's images.  Run by hand.
 
-python -m pipeline.indexing pack FOLDER ARCHIVE.zip    a loose folder becomes the one file DVC watches
-python -m pipeline.indexing unpack DATASET FOLDER      the indexed images as files, for a parser elsewhere
+Takes:
+    command    which of the two
+Reads:
+    source     pack: folder of images; unpack: folder of the indexed dataset, such as data/market1501
+Writes:
+    target     pack: .zip archive; unpack: folder of the images, named by their keys
+
+    python -m pipeline.indexing pack market1501 data/raw/market1501.zip
+    python -m pipeline.indexing unpack data/market1501 images
 """
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 from pipeline.core.cli import run_stage
-from pipeline.core.params import BadInput, plural
+from pipeline.core.params import plural
 from pipeline.indexing import archive, unpacking
 
 
-def main(command: str, source: str, target: str) -> None:
-    """Do what `command` says and tell how much it was."""
+def main(command: Literal["pack", "unpack"], source: str, target: str) -> None:
+    """Pack or unpack, and print how many files."""
     if command == "pack":
         count = archive.pack(source, target)
         print(f"{target}: {plural(count, 'file')} of {source}, {Path(target).stat().st_size / 1e6:.1f} MB")
-    elif command == "unpack":
-        print(f"{target}: {plural(unpacking.unpack(source, target), 'image')} of {source}")
     else:
-        raise BadInput(
-            f"{command}: no such command. There are: pack FOLDER ARCHIVE.zip, and unpack DATASET FOLDER, "
-            "such as unpack data/market1501 /tmp/market1501"
-        )
+        print(f"{target}: {plural(unpacking.unpack(source, target), 'image')} of {source}")
 
 
 if __name__ == "__main__":
