@@ -1,8 +1,8 @@
-"""Augmentation of a training batch: one geometry for both views of an image.
+"""Augmentation of a training batch: the two views of an image share one geometry.
 
-The holistic view is the image flipped, padded and cropped; the occluded view is the same pixels with an
-obstacle pasted.  Parsing map and occlusion type z of each view are counted on that view: the map is flipped
-with its sides swapped, padded and pasted pixels become background, and only then are the parts counted.
+The holistic view is the image flipped, padded and cropped.  The occluded view is the same pixels with an
+obstacle pasted.  Each view has a parsing map and an occlusion type z of its own: the map is flipped with left
+and right parts swapped, padded and pasted pixels become background, and then the parts' pixels are counted.
 """
 
 from collections.abc import Sequence
@@ -13,126 +13,92 @@ import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 
-from pipeline.batches.views import Batch, ImageSet, make_view
+from pipeline.batches.views import Batch, ImageSet, View
 from pipeline.data import obstacles, parts
 from pipeline.data.obstacles import Obstacle, Obstacles
-
-# ------------------------------------------------------------------ how they are shown
-
-
-def flip_and_shift(picture: np.ndarray, mirrored: bool, down: int, right: int, shown: np.ndarray) -> None:
-    """Draw a picture into `shown`, zeros of its shape: mirrored or as it is, then moved inside its frame.
-
-    That is to pad it with zeros and to crop it to the same size.
-    """
-    height, width = picture.shape[:2]
-    if abs(down) >= height or abs(right) >= width:
-        return
-    to_y, from_y = _shift_slices(down, height)
-    to_x, from_x = _shift_slices(right, width)
-    if mirrored:
-        _, from_x = _shift_slices(-right, width)
-        cv2.flip(picture[from_y, from_x], 1, shown[to_y, to_x])
-    else:
-        shown[to_y, to_x] = picture[from_y, from_x]
-
-
-def _shift_slices(by: int, length: int) -> tuple[slice, slice]:
-    # where what stays in the frame goes, and where it was
-    return slice(max(by, 0), length + min(by, 0)), slice(max(-by, 0), length - max(by, 0))
+from pipeline.labels import occlusion
 
 
 class FlipCrop(NamedTuple):
-    """How an image is shown: mirrored or not, then moved by so many pixels inside its frame."""
+    """Geometry of one image: flipped or not, then shifted inside its frame, which is to pad and to crop."""
 
-    mirrored: bool
-    down: int
+    flipped: bool
+    down: int  # pixels
     right: int
 
 
-def sample_flip_crop(mirror: float, pad: int, rng: np.random.Generator) -> FlipCrop:
-    """Mirrored with probability `mirror`, padded by `pad` pixels and cropped at random."""
-    mirrored = rng.random() < mirror
-    return FlipCrop(mirrored, *rng.integers(-pad, pad + 1, 2).tolist())
-
-
-def apply_flip_crop(
-    image: UInt8[np.ndarray, "H W 3"],
-    parsing: UInt8[np.ndarray, "H W"],
-    how: FlipCrop,
-    shown: tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]],
-) -> None:
-    """Draw an image and its parsing map into `shown`, two arrays of zeros.
-
-    What was a left arm is a right arm in a mirror.
-    """
-    mirrored, down, right = how
-    flip_and_shift(image, mirrored, down, right, shown[0])
-    flip_and_shift(parts.flip(parsing) if mirrored else parsing, False, down, right, shown[1])
-
-
-def augment(
-    images: UInt8[np.ndarray, "N H W 3"],
-    parsing: UInt8[np.ndarray, "N H W"],
-    rows: Int[np.ndarray, "B"],
-    mirror: float,
-    pad: int,
-    rng: np.random.Generator,
-) -> tuple[UInt8[np.ndarray, "B H W 3"], UInt8[np.ndarray, "B H W"]]:
-    """Some images and their parsing maps, each flipped, padded and cropped at random."""
-    shown = tuple(np.zeros((len(rows), *whole.shape[1:]), np.uint8) for whole in (images, parsing))
-    for row, image, labels in zip(rows.tolist(), *shown, strict=True):
-        apply_flip_crop(images[row], parsing[row], sample_flip_crop(mirror, pad, rng), (image, labels))
-    return shown
-
-
 class Augmentation(NamedTuple):
-    """What chance decides for a pair of views."""
+    """Everything random about the two views of one image."""
 
-    turn: FlipCrop
+    flip_crop: FlipCrop
     obstacle: Obstacle | None
-    place: tuple[int, int]  # of the obstacle: top, left
+    position: tuple[int, int]  # of the obstacle: top, left
+
+
+# ------------------------------------------------------------------ sampling
+
+
+def sample_flip_crop(flip: float, pad: int, rng: np.random.Generator) -> FlipCrop:
+    """A flip with probability `flip`, and a random crop after padding by `pad` pixels."""
+    flipped = rng.random() < flip
+    return FlipCrop(flipped, *rng.integers(-pad, pad + 1, 2).tolist())
 
 
 def sample_augmentations(
-    pictures: ImageSet,
-    rows: np.ndarray,
-    mirror: float,
+    image_set: ImageSet,
+    rows: Int[np.ndarray, "B"],
+    flip: float,
     pad: int,
     params: Obstacles,
     cutouts: Sequence[Obstacle],
     rng: np.random.Generator,
 ) -> list[Augmentation]:
-    """What chance decides for each image of a batch; an obstacle comes from an image of another identity."""
-    size = pictures.parsing.shape[1:]
-    chances = []
+    """One augmentation per image of a batch.  Obstacles are cut from images of other identities."""
+    size = image_set.parsing.shape[1:]
+    augmentations = []
     for row in rows.tolist():
-        donor = _other_identity(pictures.pid, row, rng)
-        how, obstacle, place = sample_flip_crop(mirror, pad, rng), None, (0, 0)
+        donor = _other_identity(image_set.pid, row, rng)
+        flip_crop, obstacle, position = sample_flip_crop(flip, pad, rng), None, (0, 0)
         if rng.random() < params.probability:
-            obstacle = obstacles.draw(params, pictures.image[donor], pictures.parsing[donor], cutouts, rng)
-            place = obstacles.place(obstacle, *size, rng)
-        chances.append(Augmentation(how, obstacle, place))
-    return chances
+            image, parsing = image_set.image[donor], image_set.parsing[donor]
+            obstacle = obstacles.sample_obstacle(params, image, parsing, cutouts, rng)
+            position = obstacles.sample_position(obstacle, *size, rng)
+        augmentations.append(Augmentation(flip_crop, obstacle, position))
+    return augmentations
 
 
-def training_batch(pictures: ImageSet, rows: np.ndarray, chances: Sequence[Augmentation]) -> Batch:
-    """A training batch of what was drawn."""
-    size = pictures.parsing.shape[1:]
+def _other_identity(pid: np.ndarray, row: int, rng: np.random.Generator) -> int:
+    # a random row of another identity; any row after 20 attempts, as in a set of one identity
+    for _ in range(20):
+        donor = int(rng.integers(len(pid)))
+        if pid[donor] != pid[row]:
+            break
+    return donor
+
+
+# ------------------------------------------------------------------ applying
+
+
+def training_batch(
+    image_set: ImageSet, rows: Int[np.ndarray, "B"], augmentations: Sequence[Augmentation]
+) -> Batch:
+    """The training batch of these rows: both views of every image, with its augmentation applied."""
+    size = image_set.parsing.shape[1:]
     image, occluded = np.zeros((2, len(rows), *size, 3), np.uint8)
     parsing, covered = np.zeros((len(rows), *size), np.uint8), np.zeros((len(rows), *size), bool)
-    for n, (row, chance) in enumerate(zip(rows.tolist(), chances, strict=True)):
-        apply_flip_crop(pictures.image[row], pictures.parsing[row], chance.turn, (image[n], parsing[n]))
-        if chance.obstacle is None:
+    for n, (row, augmentation) in enumerate(zip(rows.tolist(), augmentations, strict=True)):
+        flip_crop, obstacle, position = augmentation
+        apply_flip_crop(image_set.image[row], image_set.parsing[row], flip_crop, out=(image[n], parsing[n]))
+        if obstacle is None:
             occluded[n] = image[n]
         else:
-            occluded[n], covered[n] = obstacles.paste(image[n], chance.obstacle, *chance.place)
+            occluded[n], covered[n] = obstacles.paste(image[n], obstacle, *position)
     return Batch(
-        holistic=make_view(image, parsing, pictures),
-        occluded=make_view(occluded, parsing * ~covered, pictures),
+        holistic=_view(image, parsing, image_set),
+        occluded=_view(occluded, parsing * ~covered, image_set),
         covered=torch.from_numpy(covered),
-        camid=torch.from_numpy(pictures.camid[rows]),
-        pid=torch.from_numpy(pictures.pid[rows]),
+        camid=torch.from_numpy(image_set.camid[rows]),
+        pid=torch.from_numpy(image_set.pid[rows]),
     )
 
 

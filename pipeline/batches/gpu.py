@@ -1,7 +1,9 @@
-"""The training set in a GPU's memory: views are made there, byte for byte as `batches` makes them.
+"""The training set in a GPU's memory, where views are made byte for byte as `augment` makes them.
 
-The processor still draws what chance decides and cuts the obstacles; of a batch only these travel.
+The CPU still samples the augmentations and cuts the obstacles.  Only these travel with each batch.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,63 +18,63 @@ from pipeline.labels import occlusion
 MEMORY_SHARE = 0.25  # of the GPU's free memory, at most
 
 
-def to_gpu(pictures: ImageSet, device: torch.device) -> "GPUImageSet | None":
-    """The pictures in a GPU's memory; none on a CPU, or where there is too little room."""
+def image_set_on_gpu(image_set: ImageSet, device: torch.device) -> "GPUImageSet | None":
+    """The image set in a GPU's memory; `None` for a CPU, or if it exceeds `MEMORY_SHARE`."""
     if device.type == "cpu":
         return None
     free, _ = torch.cuda.mem_get_info(device)
-    fits = pictures.image.nbytes + pictures.parsing.nbytes <= MEMORY_SHARE * free
-    return GPUImageSet(pictures, device) if fits else None
+    fits = image_set.image.nbytes + image_set.parsing.nbytes <= MEMORY_SHARE * free
+    return GPUImageSet(image_set, device) if fits else None
 
 
 class GPUImageSet:
-    """Pictures that lie on a device."""
+    """An `ImageSet` whose arrays are tensors on a device."""
 
-    def __init__(self, pictures: ImageSet, device: torch.device):
-        parts.check(pictures.parsing)
-        arrays = (pictures.image, pictures.parsing, pictures.camid, pictures.pid)
+    def __init__(self, image_set: ImageSet, device: torch.device):
+        parts.check(image_set.parsing)
+        arrays = (image_set.image, image_set.parsing, image_set.camid, image_set.pid)
         self.image, self.parsing, self.camid, self.pid = (torch.from_numpy(a).to(device) for a in arrays)
-        self.device, self.threshold = device, pictures.threshold
+        self.device, self.threshold = device, image_set.threshold
         self.swapped = torch.tensor([range(len(parts.SWAPPED)), parts.SWAPPED]).to(device, torch.uint8)
-        coarse = parts.COARSE[pictures.hidden.shape[1]].values()
-        belongs = [[label in merged for merged in coarse] for label in range(len(parts.SWAPPED))]
-        self.belongs = torch.tensor(belongs).to(device, torch.float32)  # fine label -> coarse part
+        coarse = parts.COARSE[image_set.hidden.shape[1]].values()
+        membership = [[label in fine for fine in coarse] for label in range(len(parts.SWAPPED))]
+        self.membership = torch.tensor(membership).to(device, torch.float32)  # fine label -> coarse part
 
-    def pairs(self, rows: Int[np.ndarray, "B"], chances: list[Augmentation]) -> Batch:
-        """A training batch, as `augment.training_batch` makes it."""
+    def training_batch(self, rows: Int[np.ndarray, "B"], augmentations: Sequence[Augmentation]) -> Batch:
+        """The training batch of these rows, as `augment.training_batch` makes it."""
         size = self.parsing.shape[1:]
         pasted, covered = np.zeros((len(rows), *size, 3), np.uint8), np.zeros((len(rows), *size), bool)
-        for n, chance in enumerate(chances):
-            if chance.obstacle is not None:
-                pasted[n], covered[n] = obstacles.paste(pasted[n], chance.obstacle, *chance.place)
-        turns = np.array([chance.turn for chance in chances], np.int64)
-        arrays = (rows, turns, pasted, covered)
-        which, turn, obstacle, hides = (to_device(torch.from_numpy(a), self.device) for a in arrays)
-        image, parsing = self._turned(which, *turn.unbind(1))
+        for n, (_, obstacle, position) in enumerate(augmentations):
+            if obstacle is not None:
+                pasted[n], covered[n] = obstacles.paste(pasted[n], obstacle, *position)
+        flip_crops = np.array([augmentation.flip_crop for augmentation in augmentations], np.int64)
+        arrays = (rows, flip_crops, pasted, covered)
+        row, flip_crop, obstacle, cover = (to_device(torch.from_numpy(a), self.device) for a in arrays)
+        image, parsing = self._flip_crop(row, *flip_crop.unbind(1))
         return Batch(
             holistic=self._view(image, parsing),
-            occluded=self._view(torch.where(hides[..., None], obstacle, image), parsing * ~hides),
-            covered=hides,
-            camid=self.camid[which],
-            pid=self.pid[which],
+            occluded=self._view(torch.where(cover[..., None], obstacle, image), parsing * ~cover),
+            covered=cover,
+            camid=self.camid[row],
+            pid=self.pid[row],
         )
 
-    def _turned(
+    def _flip_crop(
         self,
         rows: Int[Tensor, "B"],
-        mirrored: Int[Tensor, "B"],
+        flipped: Int[Tensor, "B"],
         down: Int[Tensor, "B"],
         right: Int[Tensor, "B"],
     ) -> tuple[UInt8[Tensor, "B H W 3"], UInt8[Tensor, "B H W"]]:
-        """Images and their labels, mirrored or not, then moved inside their frames."""
+        """Images and parsing maps, flipped or not, then shifted inside their frames."""
         height, width = self.parsing.shape[1:]
-        y, inside_y = _sources(height, down)
-        x, inside_x = _sources(width, right)
-        x = torch.where(mirrored[:, None] > 0, width - 1 - x, x)
-        place = rows[:, None, None], y[:, :, None], x[:, None]
+        y, inside_y = _source_indices(height, down)
+        x, inside_x = _source_indices(width, right)
+        x = torch.where(flipped[:, None] > 0, width - 1 - x, x)
+        source = rows[:, None, None], y[:, :, None], x[:, None]
         inside = inside_y[:, :, None] & inside_x[:, None]
-        labels = self.swapped[mirrored[:, None, None], self.parsing[place].long()]
-        return self.image[place] * inside[..., None], labels * inside
+        labels = self.swapped[flipped[:, None, None], self.parsing[source].long()]
+        return self.image[source] * inside[..., None], labels * inside
 
     def _view(self, image: UInt8[Tensor, "B H W 3"], maps: UInt8[Tensor, "B H W"]) -> View:
         fine = torch.stack([(maps == k).flatten(1).sum(1) for k in range(len(self.membership))], 1)
@@ -82,7 +84,7 @@ class GPUImageSet:
         )
 
 
-def _sources(length: int, moved: Int[Tensor, "B"]) -> tuple[Int[Tensor, "B n"], Bool[Tensor, "B n"]]:
-    """Where the rows or columns of moved pictures come from, and whether that lies inside."""
-    source = torch.arange(length, device=moved.device) - moved[:, None]
+def _source_indices(length: int, shift: Int[Tensor, "B"]) -> tuple[Int[Tensor, "B n"], Bool[Tensor, "B n"]]:
+    """Index of the row or column that each one of a shifted image comes from, and whether it exists."""
+    source = torch.arange(length, device=shift.device) - shift[:, None]
     return source.clamp(0, length - 1), (source >= 0) & (source < length)

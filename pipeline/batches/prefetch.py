@@ -1,4 +1,4 @@
-"""Batches prepared in a thread while the one before is used."""
+"""Prefetching: a thread prepares the next batches while one is used."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -8,13 +8,14 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def prefetch(made: Iterator[T], count: int = 2) -> Iterator[T]:
-    """The same batches in the same order, the next `count` of them made while one is used.
+def prefetch(batches: Iterator[T], count: int = 2) -> Iterator[T]:
+    """The same batches in the same order, prepared up to `count` ahead.
 
-    One thread makes them all, so that whatever they draw is drawn in their order.
+    A single thread prepares them all, so that random numbers are drawn in the order of the batches.  An error
+    in `batches` is raised where its batch is asked for.
     """
     with ThreadPoolExecutor(1) as thread:
-        coming = deque(thread.submit(next, made, None) for _ in range(count))
-        while (batch := coming.popleft().result()) is not None:
-            coming.append(thread.submit(next, made, None))
+        queue = deque(thread.submit(next, batches, None) for _ in range(count))
+        while (batch := queue.popleft().result()) is not None:
+            queue.append(thread.submit(next, batches, None))
             yield batch

@@ -5,17 +5,16 @@ from jaxtyping import Int
 
 from pipeline.core.params import BadInput
 
-# ------------------------------------------------------------------ which images
-
 
 def pk_batches(
     pid: Int[np.ndarray, "N"], identities: int, images: int, rng: np.random.Generator
-) -> list[np.ndarray]:
-    """One epoch of batches of P identities x K images: a list of rows for each batch.
+) -> list[Int[np.ndarray, "B"]]:
+    """One epoch of batches of P = `identities` x K = `images`: the rows of each batch.
 
-    Each identity's images are shuffled and cut into chunks of K (an identity with fewer is drawn with
-    replacement; a rest is left for the next epoch); batches take a chunk of each of P identities while
-    P identities have one.  Raises `BadInput` if the set has fewer than P identities.
+    Each identity's images are shuffled and cut into chunks of K.  An identity with fewer than K images is
+    sampled with replacement; a rest smaller than K is left out of the epoch.  A batch takes one chunk from
+    each of P random identities, until fewer than P identities have a chunk left.
+    Raises `BadInput` if the set has fewer than P identities.
     """
     chunks = {int(i): _chunks(np.flatnonzero(pid == i), images, rng) for i in np.unique(pid)}
     if len(chunks) < identities:
@@ -25,8 +24,8 @@ def pk_batches(
         )
     batches = []
     while len(chunks) >= identities:
-        chosen = rng.permutation(sorted(chunks))[:identities]
-        batches.append(np.concatenate([chunks[i].pop() for i in chosen]))
+        sampled = rng.permutation(sorted(chunks))[:identities]
+        batches.append(np.concatenate([chunks[i].pop() for i in sampled]))
         chunks = {i: c for i, c in chunks.items() if c}
     return batches
 

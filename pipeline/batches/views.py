@@ -1,15 +1,15 @@
-"""From cached labels to batches: images of one size, their parsing maps and their occlusion types z.
+"""From images and cached labels to batches: one image size, parsing maps, occlusion types z.
 
 Unusual here:
-- Training images are decoded once into one array of bytes (a memory-mapped scratch file if large).
-- Images are resized many at a time and written straight into the batch: fresh memory costs more than both.
-- The threshold of Eq. 2 is read back from the labels (the least count that they call visible), so that
-  training depends on the labels alone, and equal labels leave the model as it is.
+- Training images are decoded once, into one array of bytes (a memory-mapped scratch file if it is large).
+- Images are resized many at a time, straight into that array: fresh memory costs more than the resizing.
+- The threshold of Eq. 2 is read back from the labels (the least count that they call visible).  Training
+  therefore depends on the labels alone, and equal labels give an equal model.
 """
 
+import dataclasses
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +25,30 @@ from pipeline.core.label_file import LabelFile
 from pipeline.core.params import BadInput
 from pipeline.core.workers import progress_bar
 from pipeline.data.index import Images
-from pipeline.labels import occlusion
 
 IN_MEMORY = 4 << 30  # bytes; larger sets live in a memory-mapped scratch file
-DECODE_BATCH = 64  # pictures decoded, then resized
+DECODE_BATCH = 64  # images decoded, then resized together
 
 
-@dataclass(frozen=True)
+# ------------------------------------------------------------------ a batch
+
+
+@dataclasses.dataclass(frozen=True)
 class View:
-    """What a network is shown of B images."""
+    """B images as the network's input."""
 
     image: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]  # bytes, or colours in [-1, 1]
     parsing: UInt8[Tensor, "B H W"]  # 0 background, 1..K the parts
     hidden: Bool[Tensor, "B C"]  # z, the occlusion type
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Batch:
-    """B images, as they are and, in training, occluded."""
+    """B images: their holistic view and, in training, their occluded view."""
 
     holistic: View
-    camid: Int[Tensor, "B"]  # 0-based; -1 unknown
-    pid: Int[Tensor, "B"]  # training: the identity's number from 0; otherwise as in the index
+    camid: Int[Tensor, "B"]  # from 0; -1 unknown
+    pid: Int[Tensor, "B"]  # in training, identities numbered from 0; otherwise as in the index
     occluded: View | None = None
     covered: Bool[Tensor, "B H W"] | None = None  # pixels that the obstacle covers
 
@@ -55,43 +57,62 @@ class Batch:
         return _to_device(self, device)
 
 
-def to_device(part: Tensor, device: torch.device | str) -> Tensor:
-    """A tensor on another device; a GPU fetches it by itself, while the next one is made."""
-    there = torch.device(device)
-    return (part.pin_memory() if there.type == "cuda" else part).to(there, non_blocking=True)
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor on another device; the copy to a GPU is asynchronous, from pinned memory."""
+    target = torch.device(device)
+    return (tensor.pin_memory() if target.type == "cuda" else tensor).to(target, non_blocking=True)
 
 
 def _to_device(value: Any, device: torch.device | str) -> Any:
-    # a batch or view with every tensor on another device
-    held = {f.name: getattr(value, f.name) for f in fields(value)}
-    for name, part in held.items():
-        if part is not None:
-            held[name] = _to_device(part, device) if isinstance(part, View) else to_device(part, device)
-    return replace(value, **held)
+    # a Batch or a View with every tensor on another device
+    members = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    for name, member in members.items():
+        if member is not None:
+            move = _to_device if isinstance(member, View) else to_device
+            members[name] = move(member, device)
+    return dataclasses.replace(value, **members)
 
 
-@dataclass(frozen=True)
+def normalise(image: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+    """Bytes to colours in [-1, 1]: mean and standard deviation 0.5, as the ViT's weights expect."""
+    return (image.contiguous().float() / 127.5).sub_(1)
+
+
+# ------------------------------------------------------------------ decoded images and their labels
+
+
+@dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """Decoded images of one size and their labels, row by row."""
+    """Decoded images of one size with their labels; row i of every array is image i."""
 
     image: UInt8[np.ndarray, "N H W 3"]
     parsing: UInt8[np.ndarray, "N H W"]
     hidden: Bool[np.ndarray, "N C"]  # z as cached
     camid: Int[np.ndarray, "N"]
     pid: Int[np.ndarray, "N"]
-    threshold: float  # a part with fewer pixels counts as hidden
+    threshold: float  # pixels of H x W; a part with fewer is hidden
 
     def __len__(self) -> int:
         return len(self.image)
 
 
-def label_threshold(pixels: Int[np.ndarray, "N C"], hidden: np.ndarray) -> float:
-    """The least y(c) that the labels call visible: hidden means fewer pixels than this (Eq. 2).
+def training_set(
+    index: pd.DataFrame, images: Images, parsing: LabelFile, labels: LabelFile, size: tuple[int, int]
+) -> ImageSet:
+    """The training images of known identities, which are numbered from 0.
 
-    Departs: lambda is read back from its labels; on every labelled image the two agree.
+    Raises `BadInput` if the index has none.
     """
-    seen = pixels[hidden == 0]
-    return float(seen.min()) if len(seen) else float("inf")
+    rows = training_rows(index)
+    if not len(rows):
+        raise BadInput("index: no training images. Let `train_on` name a dataset with a training split.")
+    image_set = read_images(index, images, parsing, labels, rows, size)
+    return dataclasses.replace(image_set, pid=np.unique(image_set.pid, return_inverse=True)[1])
+
+
+def training_rows(index: pd.DataFrame) -> Int[np.ndarray, "N"]:
+    """Rows of the training images of known identities, which leaves out distractors and junk."""
+    return np.flatnonzero((index["split"] == "train") & (index["pid"] > 0))
 
 
 def read_images(
@@ -102,25 +123,25 @@ def read_images(
     rows: np.ndarray,
     size: tuple[int, int],
 ) -> ImageSet:
-    """Decode the given rows of the index, resized to `size` (height, width), with their labels.
+    """The images of `rows`, decoded and resized to `size` (height, width), with their labels.
 
-    Colours are resized bicubically, parsing maps by nearest neighbour.  Nothing random comes before: an image
-    is the same whenever it is read.
+    Colours are resized bicubically, parsing maps by nearest neighbour.  Nothing is random: an image is the
+    same every time it is read.
     """
-    picture = _new_array((len(rows), *size, 3))
+    image = _new_array((len(rows), *size, 3))
     maps = _new_array((len(rows), *size))
     stored = parsing["map"]
     with progress_bar(total=len(rows), desc="decode", disable=len(rows) < 500) as bar:
         for start in range(0, len(rows), DECODE_BATCH):
-            some = np.s_[start : start + DECODE_BATCH]
-            resize_images([images[int(row)] for row in rows[some]], picture[some])
-            for row, resized in zip(rows[some], maps[some], strict=True):
+            block = np.s_[start : start + DECODE_BATCH]
+            resize_images([images[int(row)] for row in rows[block]], out=image[block])
+            for row, resized in zip(rows[block], maps[block], strict=True):
                 resized[:] = resize_labels(np.asarray(stored[int(row)]), size)
-            bar.update(len(maps[some]))
+            bar.update(len(maps[block]))
     pixels, hidden = labels["pixels"][:], labels["occluded"][:]
     grid = stored.shape[1:]
     return ImageSet(
-        image=picture,
+        image=image,
         parsing=maps,
         hidden=hidden[rows].astype(bool),
         camid=index["camid"].to_numpy(np.int64)[rows],
@@ -129,37 +150,14 @@ def read_images(
     )
 
 
-def resize_images(
-    pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]], resized: UInt8[np.ndarray, "N H W 3"]
-) -> None:
-    """Write pictures into `resized`, each as `resize_colours` makes it; those of one size cost less."""
-    alike: dict[tuple[int, ...], list[int]] = {}
-    for number, picture in enumerate(pictures):
-        alike.setdefault(picture.shape, []).append(number)
-    for numbers in alike.values():
-        resized[numbers] = resize_image(np.stack([pictures[n] for n in numbers]), resized.shape[1:3])
+def label_threshold(pixels: Int[np.ndarray, "N C"], hidden: np.ndarray) -> float:
+    """The least y(c) that the labels call visible: a part with fewer pixels is hidden (Eq. 2).
 
-
-def resize_image(
-    picture: UInt8[np.ndarray, "*N h w 3"], size: tuple[int, int]
-) -> UInt8[np.ndarray, "*N H W 3"]:
-    """A picture, or several, resized bicubically to (height, width); as it is if it has that size.
-
-    As Pillow does it, but for a level or two where rounding differs, in a fraction of the time.
+    Infinite if the labels call no part visible.
+    Departs: lambda is read back from its labels.  On every labelled image the two agree.
     """
-    *several, height, width, _ = picture.shape
-    if (height, width) == tuple(size):
-        return picture
-    plane = torch.from_numpy(np.require(picture, requirements="CW")).view(-1, height, width, 3)
-    made = F.interpolate(plane.permute(0, 3, 1, 2), tuple(size), mode="bicubic", antialias=True)
-    return made.permute(0, 2, 3, 1).numpy().reshape(*several, *size, 3)
-
-
-def resize_labels(parsing: UInt8[np.ndarray, "h w"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W"]:
-    """A parsing map resized to (height, width): the nearest label; as it is if it has that size."""
-    if parsing.shape == tuple(size):
-        return parsing
-    return np.asarray(Image.fromarray(parsing).resize((size[1], size[0]), Image.Resampling.NEAREST))
+    visible = pixels[hidden == 0]
+    return float(visible.min()) if len(visible) else float("inf")
 
 
 def _new_array(shape: tuple[int, ...]) -> np.ndarray:
@@ -171,54 +169,57 @@ def _new_array(shape: tuple[int, ...]) -> np.ndarray:
         return np.memmap(file, np.uint8, "w+", shape=shape)
 
 
-def training_set(
-    index: pd.DataFrame, images: Images, parsing: LabelFile, labels: LabelFile, size: tuple[int, int]
-) -> ImageSet:
-    """The training images that show somebody, identities numbered from 0.
+# ------------------------------------------------------------------ resizing
 
-    Raises `BadInput` if the index has none.
+
+def resize_images(images: Sequence[UInt8[np.ndarray, "_ _ 3"]], out: UInt8[np.ndarray, "N H W 3"]) -> None:
+    """Write images into `out`, each as `resize_image` makes it; images of one size are resized together."""
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for n, image in enumerate(images):
+        by_shape.setdefault(image.shape, []).append(n)
+    for rows in by_shape.values():
+        out[rows] = resize_image(np.stack([images[n] for n in rows]), out.shape[1:3])
+
+
+def resize_image(
+    image: UInt8[np.ndarray, "*N h w 3"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "*N H W 3"]:
+    """One image or several, resized bicubically to (height, width); unchanged if that is its size.
+
+    Equals Pillow's resizing but for a level or two of rounding, in a fraction of the time.
     """
-    rows = training_rows(index)
-    if not len(rows):
-        raise BadInput("index: no training images. Let `train_on` name a dataset with a training split.")
-    pictures = read_images(index, images, parsing, labels, rows, size)
-    return replace(pictures, pid=np.unique(pictures.pid, return_inverse=True)[1])
+    *leading, height, width, _ = image.shape
+    if (height, width) == tuple(size):
+        return image
+    planes = torch.from_numpy(np.require(image, requirements="CW")).view(-1, height, width, 3)
+    resized = F.interpolate(planes.permute(0, 3, 1, 2), tuple(size), mode="bicubic", antialias=True)
+    return resized.permute(0, 2, 3, 1).numpy().reshape(*leading, *size, 3)
 
 
-def training_rows(index: pd.DataFrame) -> Int[np.ndarray, "N"]:
-    """Rows of the training images that show somebody."""
-    return np.flatnonzero((index["split"] == "train") & (index["pid"] > 0))
+def resize_labels(parsing: UInt8[np.ndarray, "h w"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W"]:
+    """A parsing map resized by nearest neighbour to (height, width); unchanged if that is its size."""
+    if parsing.shape == tuple(size):
+        return parsing
+    return np.asarray(Image.fromarray(parsing).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
-def make_view(
-    image: UInt8[np.ndarray, "B H W 3"], parsing: UInt8[np.ndarray, "B H W"], pictures: ImageSet
-) -> View:
-    """Images and their own parsing maps as a view, z counted on those maps."""
-    maps = torch.from_numpy(parsing)
-    counts = occlusion.pixels(maps, pictures.hidden.shape[1])
-    hidden = occlusion.hidden(counts, pictures.threshold, strict=True)
-    return View(torch.from_numpy(image).permute(0, 3, 1, 2), maps, hidden)
+# ------------------------------------------------------------------ evaluation batches
 
 
-def normalise(image: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
-    """Bytes to colours in [-1, 1]: mean and standard deviation 0.5, as the ViT's weights expect."""
-    return (image.contiguous().float() / 127.5).sub_(1)
-
-
-def eval_batch(pictures: ImageSet, rows: np.ndarray | slice = np.s_[:]) -> Batch:
-    """An evaluation batch: the images as they are, z as cached."""
-    own = View(
-        torch.from_numpy(pictures.image[rows]).permute(0, 3, 1, 2),
-        torch.from_numpy(pictures.parsing[rows]),
-        torch.from_numpy(pictures.hidden[rows]),
+def eval_batch(image_set: ImageSet, rows: np.ndarray | slice = np.s_[:]) -> Batch:
+    """The evaluation batch of these rows: images without augmentation, z as cached."""
+    view = View(
+        torch.from_numpy(image_set.image[rows]).permute(0, 3, 1, 2),
+        torch.from_numpy(image_set.parsing[rows]),
+        torch.from_numpy(image_set.hidden[rows]),
     )
-    return Batch(own, torch.from_numpy(pictures.camid[rows]), torch.from_numpy(pictures.pid[rows]))
+    return Batch(view, torch.from_numpy(image_set.camid[rows]), torch.from_numpy(image_set.pid[rows]))
 
 
-def eval_batches(pictures: ImageSet, size: int) -> Iterator[Batch]:
-    """All pictures in order, `size` at a time, as they are."""
-    for start in range(0, len(pictures), size):
-        yield eval_batch(pictures, np.s_[start : start + size])
+def eval_batches(image_set: ImageSet, size: int) -> Iterator[Batch]:
+    """Evaluation batches of all images in order, `size` at a time."""
+    for start in range(0, len(image_set), size):
+        yield eval_batch(image_set, np.s_[start : start + size])
 
 
 def stream_eval_batches(
@@ -230,6 +231,6 @@ def stream_eval_batches(
     size: tuple[int, int],
     count: int,
 ) -> Iterator[Batch]:
-    """The given rows in order, `count` at a time, as they are; holds no more than one batch."""
+    """Evaluation batches of `rows` in order, `count` at a time; only one batch is in memory."""
     for start in range(0, len(rows), count):
         yield eval_batch(read_images(index, images, parsing, labels, rows[start : start + count], size))

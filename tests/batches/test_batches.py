@@ -1,4 +1,4 @@
-"""Batches: which images, in which two views, with which labels."""
+"""Batches: the identity sampler, the two views, their labels, and the evaluation batches."""
 
 import io
 from collections import Counter
@@ -15,8 +15,8 @@ from PIL import Image
 from pipeline.batches import views
 from pipeline.batches.augment import (
     _other_identity,
-    augment,
-    flip_and_shift,
+    apply_flip_shift,
+    random_flip_crop,
     sample_augmentations,
     training_batch,
 )
@@ -46,8 +46,8 @@ RNG = np.random.default_rng
 def test_a_batch_holds_p_identities_with_k_images_each(identities, images, seed):
     pid = np.repeat(np.arange(5), [1, 3, 4, 8, 9])
     for rows in pk_batches(pid, identities, images, RNG(seed)):
-        drawn = Counter(pid[rows].tolist())
-        assert len(drawn) == identities and set(drawn.values()) == {images}
+        images_of = Counter(pid[rows].tolist())
+        assert len(images_of) == identities and set(images_of.values()) == {images}
 
 
 def test_an_epoch_repeats_no_image_of_an_identity_with_enough_of_them():
@@ -61,33 +61,33 @@ def test_too_few_identities_are_an_error_that_names_the_parameter():
         pk_batches(np.array([0, 0, 1]), 3, 1, RNG(0))
 
 
-def test_a_mirrored_person_has_its_sides_swapped_and_one_mirrored_twice_is_as_before():
+def test_a_flip_swaps_left_and_right_parts_and_two_flips_are_the_identity():
     people, every = toy.people(), np.arange(16)
-    image, parsing = augment(people.image, people.parsing, every, 1.0, 0, RNG(0))
+    image, parsing = random_flip_crop(people.image, people.parsing, every, 1.0, 0, RNG(0))
     assert (image == people.image[:, :, ::-1]).all()
     assert (parsing == parts.RIGHT_ARM)[people.parsing[..., ::-1] == parts.LEFT_ARM].all()
-    again, labels = augment(image, parsing, every, 1.0, 0, RNG(0))
+    again, labels = random_flip_crop(image, parsing, every, 1.0, 0, RNG(0))
     assert (again == people.image).all() and (labels == people.parsing).all()
 
 
 @settings(max_examples=50)
 @given(st.booleans(), st.integers(-9, 9), st.integers(-9, 9), st.sampled_from([(8, 6), (8, 6, 3)]))
-def test_a_shift_moves_every_pixel_of_the_mirrored_picture_and_pads_with_zeros(mirrored, down, right, shape):
-    picture = RNG(0).integers(1, 255, shape).astype(np.uint8)
-    slow, fast = np.zeros_like(picture), np.zeros_like(picture)
+def test_a_shift_moves_every_pixel_of_the_flipped_image_and_pads_with_zeros(flipped, down, right, shape):
+    image = RNG(0).integers(1, 255, shape).astype(np.uint8)
+    slow, fast = np.zeros_like(image), np.zeros_like(image)
     for y in range(8):
         for x in range(6):
             if 0 <= y - down < 8 and 0 <= x - right < 6:
-                slow[y, x] = (picture[:, ::-1] if mirrored else picture)[y - down, x - right]
-    flip_and_shift(picture, mirrored, down, right, fast)
+                slow[y, x] = (image[:, ::-1] if flipped else image)[y - down, x - right]
+    apply_flip_shift(image, flipped, down, right, fast)
     assert (fast == slow).all()
 
 
 @given(st.integers(0, 2**32 - 1))
 def test_an_image_and_its_parsing_map_move_alike(seed):
     person = np.zeros((1, 64, 32), np.uint8)
-    person[:, 8:40, 12:20] = parts.TORSO  # which is a torso in the mirror too
-    image, parsing = augment(np.stack([person] * 3, 3), person, np.array([0]), 0.5, 4, RNG(seed))
+    person[:, 8:40, 12:20] = parts.TORSO  # a torso in the flipped image too
+    image, parsing = random_flip_crop(np.stack([person] * 3, 3), person, np.array([0]), 0.5, 4, RNG(seed))
     assert (image == parsing[..., None]).all() and parsing.any()
 
 
@@ -128,29 +128,29 @@ def test_the_same_seed_draws_the_same_batch():
     assert (toy.batch(seed=3).occluded.image != toy.batch(seed=4).occluded.image).any()
 
 
-def test_batches_made_ahead_are_the_same_in_the_same_order_and_no_more_than_two_ahead():
-    made, used = [], []
+def test_prefetched_batches_are_the_same_in_the_same_order_and_no_more_than_two_ahead():
+    prepared, used = [], []
 
-    def drawn():
+    def batches():
         for number in range(6):
-            made.append(number)
+            prepared.append(number)
             yield replace(toy.batch(), pid=torch.full((16,), number))
 
-    for batch in prefetch(drawn()):
+    for batch in prefetch(batches()):
         used.append(int(batch.pid[0]))
-        assert len(made) <= len(used) + 2
-    assert made == used == list(range(6))
+        assert len(prepared) <= len(used) + 2
+    assert prepared == used == list(range(6))
 
 
-def test_an_error_while_a_batch_is_made_reaches_the_one_who_wants_it():
-    def drawn():
+def test_an_error_while_a_batch_is_prepared_reaches_its_consumer():
+    def batches():
         yield toy.batch()
         raise BadInput("no second batch")
 
-    coming = prefetch(drawn())
-    next(coming)
+    prefetched = prefetch(batches())
+    next(prefetched)
     with pytest.raises(BadInput, match="no second batch"):
-        next(coming)
+        next(prefetched)
 
 
 def test_colours_run_from_minus_one_to_one():
@@ -167,12 +167,12 @@ def test_the_threshold_is_read_back_from_the_labels(wanted):
 
 
 class Stored:
-    """The files of a few people, as the stages before training leave them."""
+    """Files of a few people, as the stages before training write them."""
 
     def __init__(self, people, folder):
         png = [io.BytesIO() for _ in people.image]
-        for file, picture in zip(png, people.image, strict=True):
-            Image.fromarray(picture).save(file, "PNG")
+        for file, image in zip(png, people.image, strict=True):
+            Image.fromarray(image).save(file, "PNG")
         blobs = [file.getvalue() for file in png]
         write_packed(folder / "images.h5", "images", blobs, np.array([len(b) for b in blobs]), {"index": "x"})
         counts = occlusion.count_pixels(torch.from_numpy(people.parsing), 4).numpy().astype(np.int32)
@@ -193,29 +193,28 @@ class Stored:
 def test_training_images_are_decoded_once_with_identities_numbered_from_zero(tmp_path):
     people = toy.people()
     stored = Stored(people, tmp_path)
-    found = stored.read()
-    assert (found.image == people.image).all() and (found.parsing == people.parsing).all()
-    assert (found.pid == people.pid).all() and found.threshold == stored.counts.min()
+    images = stored.read()
+    assert (images.image == people.image).all() and (images.parsing == people.parsing).all()
+    assert (images.pid == people.pid).all() and images.threshold == stored.counts.min()
 
 
 def test_images_and_maps_of_another_size_are_resized_and_the_threshold_with_them(tmp_path):
     people = toy.people()
     stored = Stored(people, tmp_path)
-    found, own = stored.read((32, 16)), stored.read()
-    assert found.image.shape == (16, 32, 16, 3) and found.threshold == own.threshold / 4
-    whole = np.asarray(Image.fromarray(people.image[0]).resize((16, 32), Image.Resampling.BICUBIC))
-    assert np.abs(found.image[0].astype(int) - whole).max() <= 2 and set(found.parsing[0].ravel()) <= set(
-        range(9)
-    )
+    small, full = stored.read((32, 16)), stored.read()
+    assert small.image.shape == (16, 32, 16, 3) and small.threshold == full.threshold / 4
+    pillow = np.asarray(Image.fromarray(people.image[0]).resize((16, 32), Image.Resampling.BICUBIC))
+    assert np.abs(small.image[0].astype(int) - pillow).max() <= 2
+    assert set(small.parsing[0].ravel()) <= set(range(9))
 
 
 @pytest.mark.parametrize("size", [(40, 20), (64, 32)])
-def test_pictures_resized_together_are_the_same_as_each_alone(size):
+def test_images_resized_together_are_the_same_as_each_alone(size):
     shapes = [(40, 20), (64, 32), (33, 21), (40, 20), (128, 64), (40, 20)]
-    pictures = [RNG(n).integers(0, 256, (*shape, 3), np.uint8) for n, shape in enumerate(shapes)]
-    together = np.empty((len(pictures), *size, 3), np.uint8)
-    resize_images(pictures, together)
-    assert (together == [resize_image(picture, size) for picture in pictures]).all()
+    images = [RNG(n).integers(0, 256, (*shape, 3), np.uint8) for n, shape in enumerate(shapes)]
+    together = np.empty((len(images), *size, 3), np.uint8)
+    resize_images(images, together)
+    assert (together == [resize_image(image, size) for image in images]).all()
 
 
 def test_junk_distractors_and_test_images_are_not_trained_on(tmp_path):
@@ -231,18 +230,18 @@ def test_a_large_set_lives_in_a_scratch_file_without_a_name(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(views, "IN_MEMORY", 10)
     people = toy.people()
-    found = Stored(people, tmp_path).read()
-    assert isinstance(found.image, np.memmap) and (found.image == people.image).all()
+    images = Stored(people, tmp_path).read()
+    assert isinstance(images.image, np.memmap) and (images.image == people.image).all()
     assert list((tmp_path / ".scratch").iterdir()) == []
 
 
 def test_evaluation_batches_come_in_order_as_they_are(tmp_path):
     people = toy.people()
     stored = Stored(people, tmp_path)
-    found = list(
+    streamed = list(
         stream_eval_batches(stored.index, stored.images, *stored.labels, np.arange(3, 16), toy.SIZE, 5)
     )
-    assert [len(b.pid) for b in found] == [5, 5, 3] and found[0].occluded is None
-    assert (torch.cat([b.holistic.image for b in found]) == eval_batch(people).holistic.image[3:]).all()
-    again = list(eval_batches(people, 7))
-    assert [len(b.pid) for b in again] == [7, 7, 2]
+    assert [len(b.pid) for b in streamed] == [5, 5, 3] and streamed[0].occluded is None
+    assert (torch.cat([b.holistic.image for b in streamed]) == eval_batch(people).holistic.image[3:]).all()
+    batches = list(eval_batches(people, 7))
+    assert [len(b.pid) for b in batches] == [7, 7, 2]
