@@ -10,9 +10,11 @@ Unusual here:
 - A camera may be unknown (-1); it then hides nothing from a query.
 """
 
-from pipeline.ranking.comparison import Metric, distances
+from pipeline.model.average_precision import Rule
+from pipeline.model.distance import Metric
+from pipeline.ranking.comparison import distances
 from pipeline.ranking.embedded import Embedded, Stored
-from pipeline.ranking.protocol import Ranking, Rule, rank_distances
+from pipeline.ranking.protocol import Ranking, rank_distances
 from pipeline.ranking.reranking import Rerank, rerank, rerank_distances
 from pipeline.ranking.search import rank
 from pipeline.ranking.summary import cmc, scores

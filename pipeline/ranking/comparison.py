@@ -7,19 +7,19 @@ Unusual here:
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.core.params import BadInput, check_choice
+from pipeline.core.params import BadInput
+from pipeline.model import distance as distance_module
 from pipeline.model.compute import float32_matmul
+from pipeline.model.distance import Metric, check_embeddings, check_finite
 from pipeline.ranking import kernels
-from pipeline.ranking.embedded import Embedded, Features, Stored, refuse_some, take
+from pipeline.ranking.embedded import Embedded, Features, Stored, take
 
-Metric = Literal["euclidean", "squared", "cosine"]
 QUERIES_AT_ONCE, GALLERY_AT_ONCE = (
     {"cpu": 1024, "cuda": 2048},
     {"cpu": 512, "cuda": 1024},
@@ -30,34 +30,21 @@ ROW_MULTIPLE, COLUMN_MULTIPLE = (
 )  # numbers of them in a product are multiples: each size is prepared anew
 
 
-def distances(query: Embedded, gallery: Embedded, metric: Metric | Any = "euclidean") -> Float[Tensor, "Q G"]:
-    """Distance of every query to every gallery image: the mean over the parts that both show.
+def distances(query: Embedded, gallery: Embedded, metric: Metric | str = "euclidean") -> Float[Tensor, "Q G"]:
+    """`model.distance.distances` of every query to every gallery image, in one matrix on the CPU.
 
-    sum_p v_p^q v_p^g D_p / sum_p v_p^q v_p^g, OGFR's Eq. 25, where the global feature is a part with v = 1
-    (the D_g and the + 1 there).  D_p is the Euclidean distance, in [0, 2], its square, or 1 - the cosine,
-    which is half the square.  Two images that show no common part are infinitely far apart.  A gate of the
-    query weighs the gallery's channels before they are scaled.
-    Departs: parts are scaled to length 1 first, or long ones would decide.
     Raises `BadInput` for another metric, other parts or channels, and features that are not finite.
     """
-    check_choice("metric", metric, Metric)
     check_compatible(query, gallery)
-    result = torch.empty(len(query), len(gallery))
+    tensors = {}
+    for name, images in (("query", query), ("gallery", gallery)):
+        rows = np.arange(len(images))
+        tensors[name] = take(images.parts, rows), take(images.visibility, rows)
+        check_embeddings(name, *tensors[name])
+    gate = None if query.gate is None else take(query.gate, np.arange(len(query)))
+    (q, q_visibility), (g, g_visibility) = tensors["query"], tensors["gallery"]
     with float32_matmul("default"):
-        room, desk = (
-            TileBuffer(gallery, GALLERY_AT_ONCE["cpu"]),
-            Workspace(QUERIES_AT_ONCE["cpu"], GALLERY_AT_ONCE["cpu"], "cpu"),
-        )
-        for a in range(0, len(query), QUERIES_AT_ONCE["cpu"]):
-            panel = QueryBlock(query, np.arange(a, min(a + QUERIES_AT_ONCE["cpu"], len(query))), "cpu")
-            for b in range(0, len(gallery), GALLERY_AT_ONCE["cpu"]):
-                tile = GalleryBlock(
-                    gallery, np.arange(b, min(b + GALLERY_AT_ONCE["cpu"], len(gallery))), "cpu", room
-                )
-                result[a : a + len(panel.visibility), b : b + len(tile.rows)] = block_distances(
-                    panel, tile, metric, desk
-                )
-    return result
+        return distance_module.distances(q, g, q_visibility, g_visibility, metric, gate)
 
 
 def round_up(count: int, step: int) -> int:
@@ -121,7 +108,7 @@ class QueryBlock:
         shown, self.visibility = _shown("query", query, rows, ROW_MULTIPLE)
         if query.gate is not None:
             gate = take(query.gate, rows)
-            _finite("query gate", rows, gate)
+            check_finite("query gate", gate, rows)
             shown = [_gated(part, gate[part.places, p]) for p, part in enumerate(shown)]
         self.parts = [_on(part, device) for part in shown]
         self.visibility = self.visibility.to(device)
@@ -132,13 +119,13 @@ def _shown(
 ) -> tuple[list[_Part], Float[Tensor, "n P"]]:
     """The parts that some images show, in `room` if it is given, and all their visibilities."""
     visibility = take(images.visibility, rows)
-    _finite(f"{name} visibility", rows, visibility)
+    check_finite(f"{name} visibility", visibility, rows)
     source, places = _within_reach(images.parts, rows, None if room is None else room.images)
     counts = [round_up(count, step) for count in (visibility != 0).sum(0).tolist()]
     units = _zeros(sum(counts), source.shape[2]) if room is None else room.shown[: sum(counts)]
     lengths, first = torch.zeros(visibility.shape), np.cumsum([0, *counts[:-1]])
     kernels.unit(source.numpy(), places, visibility.numpy(), first, units.numpy(), lengths.numpy())
-    _finite(f"{name} features", rows, lengths)
+    check_finite(f"{name} features", lengths, rows)
     parts = []
     for p, features in enumerate(units.split(counts)):
         some = visibility[:, p].nonzero().flatten()
@@ -166,11 +153,6 @@ def _within_reach(
     return source.detach().cpu(), rows
 
 
-def _finite(what: str, rows: Int[np.ndarray, "n"], values: Float[Tensor, "n *rest"]) -> None:
-    good = values.flatten(1).sum(1).isfinite().numpy()
-    refuse_some(what, rows, good, "values that are NaN or infinite")
-
-
 class Workspace:
     """Where one thread puts the distances of a panel to a tile, and the products that they are made of."""
 
@@ -180,7 +162,7 @@ class Workspace:
 
 
 def block_distances(
-    panel: QueryBlock, tile: GalleryBlock, metric: Metric, desk: Workspace
+    panel: QueryBlock, tile: GalleryBlock, metric: str, desk: Workspace
 ) -> Float[Tensor, "n w"]:
     """Distances of a panel's queries to a tile's images; they lie on the desk until it is used again."""
     total = _of_shape(desk.total, len(panel.visibility), len(tile.rows)).zero_()
@@ -199,7 +181,7 @@ def _of_shape(room: Float[Tensor, "most"], rows: int, columns: int) -> Float[Ten
     return room[: rows * columns].view(rows, columns)
 
 
-def _fold(total: Tensor, part: _Part, product: Tensor, shown: _Part, metric: Metric) -> None:
+def _fold(total: Tensor, part: _Part, product: Tensor, shown: _Part, metric: str) -> None:
     weights = part.weights / 2 if metric == "cosine" else part.weights
     rooted = metric == "euclidean"
     if total.device.type == "cpu" and part.gate is None:

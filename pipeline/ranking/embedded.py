@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int, Int64
+from jaxtyping import Float32, Int, Int64
 from torch import Tensor
 
 from pipeline.core.label_file import Dataset
-from pipeline.core.params import BadInput, plural
+from pipeline.core.params import BadInput
+from pipeline.model.distance import check_images
 
 Array = Any  # numpy's, PyTorch's, a list or a column of a table; what is none is refused in words
 TEXT = (
@@ -126,7 +127,7 @@ def visibility_of(given: Array) -> Float32[Tensor, "n P"]:
     if found.ndim != 2:
         raise BadInput(f"visibility of {tuple(found.shape)}: give (images, parts).")
     inside = (found >= 0) & (found <= 1)  # no NaN is
-    refuse_some("visibility", np.arange(len(found)), inside.all(1).numpy(), "values that are not in [0, 1]")
+    check_images("visibility", inside.all(1).numpy(), "values that are not in [0, 1]")
     return found
 
 
@@ -142,17 +143,6 @@ def numbers_of(name: str, given: Array) -> Int64[np.ndarray, "n"]:
             f"{'below 0 where the camera is unknown' if name == 'camid' else '0 for a distractor'}."
         )
     return found.astype(np.int64)
-
-
-def refuse_some(what: str, rows: np.ndarray, good: Bool[np.ndarray, "n"], fault: str) -> None:
-    """Raises `BadInput` that tells how many images are faulty and which is the first, unless all are good."""
-    bad = rows[~good]
-    if len(bad):
-        raise BadInput(
-            f"{what}: {fault} in {len(bad)} of {plural(len(rows), 'image')} looked at, the first is image "
-            f"{bad.min()}. Leave these out, or correct them; if a model made them, train it again with a "
-            "smaller train.lr."
-        )
 
 
 def _real(name: str, given: Array) -> Float32[Tensor, "*shape"]:

@@ -19,7 +19,7 @@ from pipeline.core.params import BadInput
 from pipeline.core.workers import num_cores, progress_bar
 from pipeline.model.compute import float32_matmul
 from pipeline.ranking import kernels
-from pipeline.ranking.comparison import Metric, QueryBlock
+from pipeline.ranking.comparison import QueryBlock
 from pipeline.ranking.embedded import Embedded
 from pipeline.ranking.protocol import empty_top
 from pipeline.ranking.search import MB, Task, fitting, for_each_tile, refuse, spans, worker_threads
@@ -53,7 +53,7 @@ def neighbours(
     query: Embedded,
     gallery: Embedded,
     k: int,
-    metric: Metric = "euclidean",
+    metric: str = "euclidean",
     memory: int = 256,
     device: str | torch.device = "cpu",
     workers: int = 0,

@@ -1,15 +1,14 @@
 """The protocol of Market-1501: which gallery images count for a query, and what their ranks are worth."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
 from pipeline.core.params import check_choice, check_count
+from pipeline.model.average_precision import Rule, average_precision
 from pipeline.ranking import kernels
 
-Rule = Literal["rectangular", "trapezoid"]
 _ROWS = 64  # of a matrix that are judged at a time: they stay in the processor's cache
 
 
@@ -82,7 +81,7 @@ class Ranking:
     top: Int[np.ndarray, "Q top"]  # nearest gallery images, by position; -1 where there are no more
     at: Float32[np.ndarray, "Q top"]  # their distances; infinite where there are no more
     found: "Matches"
-    rule: Rule  # of the average precision
+    rule: str  # of the average precision
 
     @property
     def valid(self) -> Bool[np.ndarray, "Q"]:
@@ -103,7 +102,7 @@ def score_queries(
     hits: RaggedRows,
     ranks: Int[np.ndarray, "n"],
     nearest: tuple[Float32[np.ndarray, "Q top"], Int[np.ndarray, "Q top"]],
-    rule: Rule,
+    rule: str,
     order: Int[np.ndarray, "Q"],
     kept: Int[np.ndarray, "G"],
 ) -> Ranking:
@@ -111,24 +110,15 @@ def score_queries(
 
     Query i of the lists stands at order[i], image j at kept[j]; an image below 0 is none.  `nearest` are
     distances and images.
-
-    Average precision is the mean of the precisions at the matches (`rectangular`, what the Python evaluators
-    compute), or of the means of the precisions at and just before each (`trapezoid`, the area under the
-    curve, which Market-1501's own Matlab script computes; before rank 1 the precision is 1).
     """
     first, matches, owner = hits.first, hits.lengths, hits.owner
     found = np.flatnonzero(matches)
     by_rank = np.lexsort((ranks, owner))
     ranks, images = ranks[by_rank], hits.rows[by_rank]
-    number = np.arange(len(ranks)) - first[owner]  # matches before this one
-    precision = (number + 1) / ranks
-    if rule == "trapezoid":
-        before = np.where(ranks > 1, number / np.maximum(ranks - 1, 1), 1.0)
-        precision = (precision + before) / 2
-    ap, inp = np.full(len(matches), np.nan), np.full(len(matches), np.nan)
+    ap, precision = average_precision(ranks, matches, rule)
+    inp = np.full(len(matches), np.nan)
     earliest = np.zeros(len(matches), np.int32)
     if len(found):
-        ap[found] = np.add.reduceat(precision, first[found]) / matches[found]
         inp[found] = matches[found] / ranks[first[found + 1] - 1]
         earliest[found] = ranks[first[found]]
     back = np.argsort(order)
@@ -144,7 +134,7 @@ def rank_distances(
     query_camid: Int[np.ndarray, "Q"],
     gallery_pid: Int[np.ndarray, "G"],
     gallery_camid: Int[np.ndarray, "G"],
-    rule: Rule | Any = "rectangular",
+    rule: Rule | str = "rectangular",
     top: int = 0,
 ) -> Ranking:
     """Rank by a matrix of distances that somebody else computed, by the same protocol as `rank`.

@@ -16,19 +16,18 @@ at least these.  Where two images show no common part, the distance is infinite 
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float32, Int
 from pydantic import Field, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass as parameters
-from torch import Tensor
 
 from pipeline.core.distributed import parse_device
 from pipeline.core.params import STRICT, BadInput, check_choice, check_count
+from pipeline.model.distance import Metric, distances
 from pipeline.ranking import reciprocal
-from pipeline.ranking.comparison import Metric
 from pipeline.ranking.embedded import Embedded, take
 from pipeline.ranking.neighbours import Neighbours, neighbours
 from pipeline.ranking.protocol import IdentityIndex, RaggedRows, Ranking, score_queries
@@ -58,7 +57,7 @@ def rerank(
     gallery: Embedded,
     ranking: Ranking,
     options: Rerank,
-    metric: Metric | Any = "euclidean",
+    metric: Metric | str = "euclidean",
     memory: int = 256,
     device: str | torch.device = "cpu",
     workers: int = 0,
@@ -80,14 +79,27 @@ def rerank(
     k = max(options.k1 + 1, options.k2)
     found = neighbours(query, gallery, k, metric, memory, where, workers, title)
 
-    def pairs(one: Int[np.ndarray, "n"], other: Int[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
-        rows, places = np.unique(np.stack([one, other]), return_inverse=True)
-        left, right = rows[rows < len(query)], kept[rows[rows >= len(query)] - len(query)]
-        parts = torch.cat([take(query.parts, left), take(gallery.parts, right)])
-        seen = torch.cat([take(query.visibility, left), take(gallery.visibility, right)])
-        return paired(parts, seen, torch.from_numpy(places.reshape(2, -1)), metric).numpy()
-
+    pairs = pair_distances(query, gallery, kept, metric)
     return _reordered(ranking, found, pairs, kept, len(gallery), options)
+
+
+def pair_distances(query: Embedded, gallery: Embedded, kept: Int[np.ndarray, "kept"], metric: str) -> Pairs:
+    """A function that computes the distances of pairs of images.
+
+    They are numbered as by `neighbours`: queries, then the images `kept` of the gallery.
+    """
+
+    def pairs(one: Int[np.ndarray, "n"], other: Int[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
+        numbers, places = np.unique(np.stack([one, other]), return_inverse=True)
+        queries = numbers[numbers < len(query)]
+        images = kept[numbers[len(queries) :] - len(query)]
+        parts = torch.cat([take(query.parts, queries), take(gallery.parts, images)])
+        visibility = torch.cat([take(query.visibility, queries), take(gallery.visibility, images)])
+        left, right = places.reshape(2, -1, 1)  # for each pair a query and a gallery of one image
+        table = distances(parts[left], parts[right], visibility[left], visibility[right], metric)
+        return table.flatten().numpy()
+
+    return pairs
 
 
 def rerank_distances(
@@ -132,21 +144,6 @@ def _fitting(ranking: Ranking, queries: int, images: int, depth: int) -> None:
         )
     if listed < depth:
         raise BadInput(f"a ranking of the nearest {listed}: re-ranking {depth} wants as many listed.")
-
-
-def paired(
-    parts: Float[Tensor, "m P D"], seen: Float[Tensor, "m P"], places: Int[Tensor, "2 n"], metric: Metric
-) -> Float[Tensor, "n"]:
-    """The distance of `distances` between pairs of these images."""
-    unit = torch.nn.functional.normalize(parts, dim=2)
-    one, other = places
-    total, weight = torch.zeros(len(one)), torch.zeros(len(one))
-    for p in range(parts.shape[1]):
-        square = (unit[one, p] - unit[other, p]).square().sum(1)
-        distance = square.sqrt() if metric == "euclidean" else square / (2 if metric == "cosine" else 1)
-        both = seen[one, p] * seen[other, p]
-        total, weight = total + both * distance, weight + both
-    return (total / weight).masked_fill(weight == 0, torch.inf)
 
 
 # ------------------------------------------------------------------ descriptions

@@ -19,7 +19,7 @@ from functools import cached_property, partial
 from itertools import pairwise
 from queue import SimpleQueue
 from threading import Lock
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -29,7 +29,9 @@ from tqdm import tqdm
 from pipeline.core.distributed import parse_device
 from pipeline.core.params import BadInput, check_choice, check_count
 from pipeline.core.workers import num_cores, progress_bar
+from pipeline.model.average_precision import Rule
 from pipeline.model.compute import float32_matmul
+from pipeline.model.distance import Metric
 from pipeline.ranking import kernels
 from pipeline.ranking.comparison import (
     COLUMN_MULTIPLE,
@@ -37,7 +39,6 @@ from pipeline.ranking.comparison import (
     QUERIES_AT_ONCE,
     ROW_MULTIPLE,
     GalleryBlock,
-    Metric,
     QueryBlock,
     TileBuffer,
     Workspace,
@@ -46,7 +47,7 @@ from pipeline.ranking.comparison import (
     round_up,
 )
 from pipeline.ranking.embedded import Embedded, Stored
-from pipeline.ranking.protocol import IdentityIndex, Ranking, Rule, empty_top, mask_junk, score_queries
+from pipeline.ranking.protocol import IdentityIndex, Ranking, empty_top, mask_junk, score_queries
 
 MB = 2**20
 
@@ -54,8 +55,8 @@ MB = 2**20
 def rank(
     query: Embedded,
     gallery: Embedded,
-    metric: Metric | Any = "euclidean",
-    rule: Rule | Any = "rectangular",
+    metric: Metric | str = "euclidean",
+    rule: Rule | str = "rectangular",
     memory: int = 256,
     top: int = 0,
     device: str | torch.device = "cpu",
@@ -102,7 +103,7 @@ def worker_threads(count: int) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(before)
 
 
-def _ranking(task: "Task", order: Int[np.ndarray, "Q"], found: list["BlockResult"], rule: Rule) -> Ranking:
+def _ranking(task: "Task", order: Int[np.ndarray, "Q"], found: list["BlockResult"], rule: str) -> Ranking:
     hits = task.cast.split(task.query.pid[order], task.query.camid[order])[0]
     ranks = np.concatenate([answer.ranks for answer in found]) if found else np.ones(0, np.int64)
     best, who = empty_top(0, task.top)
@@ -120,7 +121,7 @@ class Task:
 
     query: Embedded
     gallery: Embedded
-    metric: Metric
+    metric: str
     top: int
     device: torch.device
     workers: int

@@ -4,14 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
 from pipeline.batches.views import ImageSet, eval_batches
 from pipeline.core.params import BadInput
 from pipeline.methods.base import Method
-from pipeline.model import losses
+from pipeline.model.average_precision import average_precision
+from pipeline.model.distance import distances
 
 
 def hold_out(
@@ -53,35 +52,25 @@ def score(method: Method, pictures: ImageSet, batch: int, device: torch.device) 
     method.eval()
     seen = [method.embed(b.to(device)) for b in eval_batches(pictures, batch)]
     method.train()
-    gap = distances(torch.cat([e.parts for e in seen]), torch.cat([e.visibility for e in seen]))
-    return average_precision(gap.cpu().numpy(), pictures.pid, pictures.camid)
+    parts, visibility = torch.cat([e.parts for e in seen]), torch.cat([e.visibility for e in seen])
+    distance = distances(parts, parts, visibility, visibility)  # an embedding's gate is left out
+    return mean_average_precision(distance.cpu().numpy(), pictures.pid, pictures.camid)
 
 
-def distances(parts: Float[Tensor, "N P D"], visibility: Float[Tensor, "N P"]) -> Float[Tensor, "N N"]:
-    """Distance of every image to every other: the mean over the parts that both show (Eq. 25 of OGFR).
-
-    Infinite where they show none in common; an embedding's gate is left out.
-    """
-    features = F.normalize(parts.float(), dim=-1).transpose(0, 1)
-    weight = (visibility[:, None] * visibility).permute(2, 0, 1)  # P N N
-    total = (losses.pairwise_distances(features, features) * weight).sum(0)
-    return (total / weight.sum(0)).nan_to_num(nan=torch.inf)
-
-
-def average_precision(
-    gap: Float[np.ndarray, "N N"], pid: Int[np.ndarray, "N"], camid: Int[np.ndarray, "N"]
+def mean_average_precision(
+    distance: Float[np.ndarray, "N N"], pid: Int[np.ndarray, "N"], camid: Int[np.ndarray, "N"]
 ) -> float:
     """Mean over the images that have a match on another camera, or on one unknown; 0 if none has.
 
     An image is compared neither with itself nor with others of its person and camera.
     """
-    found = []
+    ranks = []
     for i in range(len(pid)):
         match = pid == pid[i]
         junk = match & (camid == camid[i]) & (camid >= 0)
         junk[i] = True
-        order = np.argsort(gap[i][~junk], kind="stable")
-        ranks = np.flatnonzero(match[~junk][order]) + 1
-        if len(ranks):
-            found.append(np.mean(np.arange(1, len(ranks) + 1) / ranks))
-    return float(np.mean(found)) if found else 0.0
+        order = np.argsort(distance[i][~junk], kind="stable")
+        ranks.append(np.flatnonzero(match[~junk][order]) + 1)
+    matches = np.array([len(row) for row in ranks])
+    ap, _ = average_precision(np.concatenate(ranks), matches)
+    return float(np.mean(ap[matches > 0])) if matches.any() else 0.0

@@ -130,33 +130,58 @@ def test_a_gate_that_is_not_finite_is_refused():
 # ------------------------------------------------------------------ the distance
 
 
-def test_the_distance_is_the_mean_over_the_parts_that_both_show():
+def blockwise(query, gallery, metric="euclidean"):
+    """The same distances by the blocks that ranking compares: three queries with four images at a time."""
+    table, workspace = torch.empty(len(query), len(gallery)), comparison.Workspace(3, 4, "cpu")
+    buffer = comparison.TileBuffer(gallery, 4)
+    for rows in np.split(np.arange(len(query)), range(3, len(query), 3)):
+        block = comparison.QueryBlock(query, rows, "cpu")
+        for columns in np.split(np.arange(len(gallery)), range(4, len(gallery), 4)):
+            tile = comparison.GalleryBlock(gallery, columns, "cpu", buffer)
+            table[np.ix_(rows, columns)] = comparison.block_distances(block, tile, metric, workspace)
+    return table
+
+
+BY_EITHER = pytest.mark.parametrize("compared", [distances, blockwise])
+
+
+@BY_EITHER
+def test_the_distance_is_the_mean_over_the_parts_that_both_show(compared):
     # right angles: sqrt 2; the same: 0; part 0 is the global one
     query = embedded([[[1, 0], [1, 0], [1, 0]]], visibility=[[1, 1, 0]])
     gallery = embedded([[[0, 2], [3, 0], [1, 0]]] * 2, visibility=[[1, 1, 1], [1, 0, 1]])
-    torch.testing.assert_close(distances(query, gallery), torch.tensor([[2**0.5 / 2, 2**0.5]]))
-    torch.testing.assert_close(distances(query, gallery, "squared"), torch.tensor([[1.0, 2.0]]))
+    torch.testing.assert_close(compared(query, gallery), torch.tensor([[2**0.5 / 2, 2**0.5]]))
+    torch.testing.assert_close(compared(query, gallery, "squared"), torch.tensor([[1.0, 2.0]]))
 
 
-def test_with_everything_visible_the_distance_is_the_plain_mean():
+@BY_EITHER
+def test_with_everything_visible_the_distance_is_the_plain_mean(compared):
     torch.manual_seed(0)
     q, g = torch.randn(3, 5, 4), torch.randn(7, 5, 4)
     unit_q, unit_g = q / q.norm(dim=2, keepdim=True), g / g.norm(dim=2, keepdim=True)
     wanted = (unit_q[:, None] - unit_g[None]).norm(dim=3).mean(2)
-    torch.testing.assert_close(distances(embedded(q), embedded(g)), wanted)
+    torch.testing.assert_close(compared(embedded(q), embedded(g)), wanted)
 
 
-def test_images_that_show_no_common_part_are_infinitely_far_apart():
+@BY_EITHER
+def test_images_that_show_no_common_part_are_infinitely_far_apart(compared):
     query = embedded(torch.ones(1, 2, 3), visibility=[[1, 0]])
-    assert distances(query, embedded(torch.ones(1, 2, 3), visibility=[[0, 1]])).item() == math.inf
+    assert compared(query, embedded(torch.ones(1, 2, 3), visibility=[[0, 1]])).item() == math.inf
 
 
-def test_the_length_of_features_does_not_matter():
+@BY_EITHER
+def test_what_a_hidden_part_holds_does_not_matter(compared):
+    parts = torch.tensor([[[1.0, 0], [nan, 0]]])
+    hides, shows = embedded(parts, visibility=[[1, 0]]), embedded(torch.ones(1, 2, 2))
+    for pair in ((hides, shows), (shows, hides)):
+        assert compared(*pair).item() == pytest.approx((2 - 2**0.5) ** 0.5)
+
+
+@BY_EITHER
+def test_the_length_of_features_does_not_matter(compared):
     torch.manual_seed(0)
     q, g = torch.randn(2, 3, 4), torch.randn(5, 3, 4)
-    torch.testing.assert_close(
-        distances(embedded(5 * q), embedded(g / 7)), distances(embedded(q), embedded(g))
-    )
+    torch.testing.assert_close(compared(embedded(5 * q), embedded(g / 7)), compared(embedded(q), embedded(g)))
 
 
 def slow_distance(q, vq, g, vg, gate, metric):
@@ -171,19 +196,20 @@ def slow_distance(q, vq, g, vg, gate, metric):
     return total / weight if weight else math.inf
 
 
+@BY_EITHER
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10**6), st.booleans(), st.sampled_from(["euclidean", "squared"]))
-def test_distances_equal_the_formula_in_a_loop(seed, gated, metric):
+@given(seed=st.integers(0, 10**6), gated=st.booleans(), metric=st.sampled_from(["euclidean", "squared"]))
+def test_distances_equal_the_formula_in_a_loop(compared, seed, gated, metric):
     rng = np.random.default_rng(seed)
     q, g, gate = rng.normal(size=(3, 4, 5)), rng.normal(size=(6, 4, 5)), rng.random((3, 4, 5))
     vq, vg = (rng.choice([0, 0.5, 1], (n, 4)) for n in (3, 6))
     gates = torch.tensor(gate, dtype=torch.float32) if gated else None
-    found = distances(embedded(q, visibility=vq, gate=gates), embedded(g, visibility=vg), metric)
+    table = compared(embedded(q, visibility=vq, gate=gates), embedded(g, visibility=vg), metric)
     wanted = [
         [slow_distance(q[i], vq[i], g[j], vg[j], gate[i] if gated else None, metric) for j in range(6)]
         for i in range(3)
     ]
-    np.testing.assert_allclose(found, wanted, atol=2e-3)
+    np.testing.assert_allclose(table, wanted, atol=2e-3)
 
 
 # ------------------------------------------------------------------ against a slow twin
@@ -441,15 +467,17 @@ def test_the_callers_settings_come_back(request, monkeypatch):
 @pytest.mark.parametrize("metric", ["euclidean", "squared", "cosine"])
 def test_the_compiled_pass_equals_that_of_other_devices(metric, monkeypatch):
     query, gallery = crowd(9, 0), crowd(20, 1)
-    found = distances(query, gallery, metric)
+    table = blockwise(query, gallery, metric)
+    torch.testing.assert_close(table, distances(query, gallery, metric), rtol=0, atol=0)  # exact features
     monkeypatch.setattr(kernels, "fold", None)
     every = embedded(query.parts, query.pid, query.camid, query.visibility, torch.ones(9, 3, 16))
-    torch.testing.assert_close(distances(every, gallery, metric), found)
+    torch.testing.assert_close(blockwise(every, gallery, metric), table)
 
 
-def test_the_cosine_distance_is_one_minus_the_cosine():
-    found = distances(embedded(on_an_arc([0])), embedded(on_an_arc([0, 60, 180])), "cosine")
-    torch.testing.assert_close(found, torch.tensor([[0, 0.5, 2.0]]))
+@BY_EITHER
+def test_the_cosine_distance_is_one_minus_the_cosine(compared):
+    table = compared(embedded(on_an_arc([0])), embedded(on_an_arc([0, 60, 180])), "cosine")
+    torch.testing.assert_close(table, torch.tensor([[0, 0.5, 2.0]]))
 
 
 # ------------------------------------------------------------------ the scores

@@ -181,10 +181,12 @@ def test_the_distance_of_a_pair_is_computed_once(monkeypatch):
 
 @pytest.mark.parametrize("metric", ["euclidean", "squared", "cosine"])
 def test_pairs_are_as_far_apart_as_in_the_matrix(metric):
-    images = crowd(9, 0)
-    places = torch.tensor([[0, 3, 8, 8], [1, 3, 2, 8]])
-    found = reranking.paired(images.parts, images.visibility, places, metric)
-    torch.testing.assert_close(found, distances(images, images, metric)[tuple(places)])
+    query, gallery = crowd(4, 0), crowd(5, 1)
+    pairs = reranking.pair_distances(query, gallery, np.arange(5), metric)
+    everyone = together(query, gallery)
+    one, other = np.array([0, 3, 8, 8, 4]), np.array([1, 3, 2, 8, 7])
+    wanted = distances(everyone, everyone, metric)[one, other]
+    torch.testing.assert_close(torch.from_numpy(pairs(one, other)), wanted)
 
 
 def test_files_blocks_and_workers_change_nothing(tmp_path, monkeypatch):

@@ -1,0 +1,99 @@
+"""The distance between two sets of embeddings, the same for every method (OGFR's Eq. 25)."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pipeline.core.params import BadInput, check_choice, plural
+
+Metric = Literal["euclidean", "squared", "cosine"]
+
+
+def distances(
+    query: Float[Tensor, "*B Q P D"],
+    gallery: Float[Tensor, "*B G P D"],
+    query_visibility: Float[Tensor, "*B Q P"],
+    gallery_visibility: Float[Tensor, "*B G P"],
+    metric: Metric | str = "euclidean",
+    gate: Float[Tensor, "*B Q P D"] | None = None,
+) -> Float[Tensor, "*B Q G"]:
+    """Distance of every query to every gallery image: the mean over the parts that both show.
+
+    sum_p v_p^q v_p^g D_p / sum_p v_p^q v_p^g, where the global feature is a part with v = 1 (D_g and the + 1
+    of Eq. 25).  D_p is the Euclidean distance, in [0, 2], its square, or 1 - the cosine, which is half the
+    square.  Infinite where two images show no common part.  Features of a part without visibility are not
+    looked at.  A query's `gate` is multiplied into the gallery's channels before these are scaled.
+    Departs: parts are scaled to length 1 first, as long features would decide otherwise.
+    Raises `BadInput` for another metric.
+    """
+    check_choice("metric", metric, Metric)
+    total = weight = torch.zeros((), device=query.device)
+    with torch.autocast(query.device.type, enabled=False):
+        for p in range(query.shape[-2]):
+            visible = query_visibility[..., p, None] * gallery_visibility[..., None, :, p]
+            square = _squared_distances(
+                _visible_features(query[..., p, :], query_visibility[..., p]),
+                _visible_features(gallery[..., p, :], gallery_visibility[..., p]),
+                None if gate is None else gate[..., p, :].float(),
+            )
+            distance = square.sqrt() if metric == "euclidean" else square
+            total = total + (distance / 2 if metric == "cosine" else distance) * visible
+            weight = weight + visible
+    return (total / weight).masked_fill(weight == 0, torch.inf)
+
+
+def _visible_features(
+    features: Float[Tensor, "*n D"], visibility: Float[Tensor, "*n"]
+) -> Float[Tensor, "*n D"]:
+    return features.float().masked_fill(visibility[..., None] == 0, 0)
+
+
+def _squared_distances(
+    query: Float[Tensor, "*B Q D"], gallery: Float[Tensor, "*B G D"], gate: Float[Tensor, "*B Q D"] | None
+) -> Float[Tensor, "*B Q G"]:
+    """|q - g|^2 of features of length 1, in [0, 4]; a feature without length stays zero."""
+    query = F.normalize(query, dim=-1)
+    if gate is None:
+        gallery = F.normalize(gallery, dim=-1)
+        lengths, product = gallery.square().sum(-1)[..., None, :], query @ gallery.mT
+    else:  # the gallery's features have another length for each query
+        norm = (gate.square() @ gallery.square().mT).sqrt()
+        lengths, product = (norm > 0).float(), (query * gate) @ gallery.mT / norm.clamp(min=1e-12)
+    return (query.square().sum(-1, keepdim=True) + lengths - 2 * product).clamp(min=0)
+
+
+# ------------------------------------------------------------------ checks
+
+
+def check_embeddings(name: str, parts: Float[Tensor, "n P D"], visibility: Float[Tensor, "n P"]) -> None:
+    """Raises `BadInput` unless visibilities and the features of visible parts are finite."""
+    check_finite(f"{name} visibility", visibility)
+    check_finite(f"{name} features", _visible_features(parts, visibility))
+
+
+def check_finite(
+    name: str, values: Float[Tensor, "n *rest"], rows: Int[np.ndarray, "n"] | None = None
+) -> None:
+    """Raises `BadInput` unless all values are finite; see `check_images`."""
+    finite = values.detach().flatten(1).sum(1).isfinite().cpu().numpy()
+    check_images(name, finite, "values that are NaN or infinite", rows)
+
+
+def check_images(
+    name: str, good: Bool[np.ndarray, "n"], fault: str, rows: Int[np.ndarray, "n"] | None = None
+) -> None:
+    """Raises `BadInput` that counts the faulty images and gives the number of the first, unless all are good.
+
+    `rows` are the numbers of the images, 0 to n - 1 if none are given.
+    """
+    faulty = (np.arange(len(good)) if rows is None else rows)[~good]
+    if len(faulty):
+        raise BadInput(
+            f"{name}: {fault} in {len(faulty)} of {plural(len(good), 'image')} looked at, the first is image "
+            f"{faulty.min()}. Leave these out, or correct them; if a model made them, train it again with a "
+            "smaller train.lr."
+        )
