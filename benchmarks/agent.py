@@ -25,10 +25,11 @@ from benchmarks.worlds import ROOT
 from pipeline.batches.views import Batch, View
 from pipeline.core import params
 from pipeline.core.params import BadInput
-from pipeline.methods.base import DataSpec, Objective, Preset, resolve
+from pipeline.methods.base import DataSpec, Objective
 from pipeline.methods.ogfr import agent
 from pipeline.methods.ogfr.model import OGFR
 from pipeline.methods.ogfr.params import HOLISTIC, PRESETS, K, Params
+from pipeline.methods.presets import Preset, resolve
 from pipeline.model.backbones import small_vit
 from pipeline.training import schedule
 from pipeline.training.loop import Loop

@@ -22,11 +22,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.worlds import ROOT
 from pipeline.batches.views import Batch, View
 from pipeline.core import params
-from pipeline.methods.base import DataSpec, resolve
+from pipeline.methods.base import DataSpec
 from pipeline.methods.ogfr import agent
 from pipeline.methods.ogfr import model as ogfr_model
 from pipeline.methods.ogfr.model import OGFR, build
 from pipeline.methods.ogfr.params import PRESETS, Params
+from pipeline.methods.presets import resolve
 from pipeline.model import losses
 from pipeline.model.backbones import untrained_vit
 from pipeline.model.layers import TransformerLayers

@@ -37,15 +37,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.complexity import OCCLUDED_DUKE, VIT
 from benchmarks.pictures import held_out
 from benchmarks.worlds import ROOT
-from pipeline.batches.augment import augment, sample_augmentations, training_batch
+from pipeline.batches.augment import random_flip_crop, sample_augmentations, training_batch
 from pipeline.batches.views import Batch, ImageSet, resize_images
 from pipeline.core import params
 from pipeline.core.params import BadInput
-from pipeline.data.index import decode_again
-from pipeline.methods.base import resolve
+from pipeline.data.index import decode_fast
 from pipeline.methods.ogfr.model import build
 from pipeline.methods.ogfr.params import HOLISTIC, PRESETS, Params
-from pipeline.model import compute, machine
+from pipeline.methods.presets import resolve
+from pipeline.model import compute
 from pipeline.model.backbones import untrained_vit
 from pipeline.training import loop, schedule
 
@@ -167,19 +167,18 @@ class Ours:
             self.model.embed(self.batch)
 
     def _attend(self, precision: torch.dtype) -> None:
-        compute.set_attention(self.model, compute.attention_kernel("auto", DEVICE, precision))
+        compute.set_attention(self.model, compute.attention_kernel("auto", DEVICE))
 
     def explore(self, precision: torch.dtype) -> Callable[[], None]:
         """The agent's part of a step: baseline and three more episodes."""
         model, batch = self.model.train(), self.batch
         with torch.no_grad(), _computing(precision):
-            h, _ = model.see_both(batch)
+            h, _ = model.encode_views(batch)
             b = model.branch(HOLISTIC, h, batch.holistic)
 
         def run() -> None:
             with torch.no_grad(), _computing(precision):
-                masks = [model.act(b.state, b.labels) for _ in range(1, EPISODES)]
-                model.compare(h, b.state, b.output, batch.pid, b.number, masks)
+                model.explore([b], batch.pid)
 
         return run
 
@@ -247,7 +246,7 @@ def networks(checkout: Path, stride: int, images: int, rounds: int) -> dict[str,
     }
     taken: dict[tuple[str, str, str], list[float]] = {key: [] for key in runs}
     speeds: dict[str, list[float]] = {mode: [] for mode in MODES}
-    with machine.keep_freed_memory():
+    with compute.keep_freed_memory():
         for _ in range(rounds):
             for mode, (library, precision) in MODES.items():
                 speeds[mode].append(_speed(library, precision))
@@ -337,7 +336,7 @@ def _step_alone(side: str, checkout: Path, stride: int, images: int) -> float:
     with contextlib.redirect_stdout(sys.stderr):
         before = _memory("VmRSS")
         one = kind(checkout, stride, images)
-        with machine.keep_freed_memory():
+        with compute.keep_freed_memory():
             for _ in range(2):  # momentum is there from the second on
                 one.step(MODES[next(iter(SHARED))][1])
     if DEVICE.type == "cuda":
@@ -368,11 +367,11 @@ def inputs(checkout: Path, rounds: int) -> dict[str, Any]:
         cached, every, rng = pictures(CROPS), np.arange(CROPS), np.random.default_rng(0)
 
         def views(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # and their parsing maps
-            return augment(images, cached.parsing, every, plan.flip, plan.pad, rng)
+            return random_flip_crop(images, cached.parsing, every, plan.flip, plan.pad, rng)
 
         def decoded() -> np.ndarray:
             resized = np.empty_like(cached.image)
-            resize_images([decode_again(jpeg) for jpeg in made], resized)
+            resize_images([decode_fast(jpeg) for jpeg in made], resized)
             return resized
 
         def pairs() -> Batch:

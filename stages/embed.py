@@ -1,5 +1,16 @@
-"""Stage `embed`: the test images -> what the model sees, with and without parsing maps, and what its encoder
-before training and a colour histogram do.
+"""Stage `embed`: test images -> the embeddings of the model, of its encoder before training, of a histogram.
+
+Reads:
+    index      index.parquet, one row per image
+    images     images.h5, the encoded images
+    parsing    parsing.h5, one parsing map per image
+    labels     occlusion.h5, the occlusion labels of each image
+    trained    folder of the trained model
+    weights    embedded ViT, for models whose encoder is `embedded`
+Writes:
+    out        features.h5, one row per query and gallery image
+
+Params: embed.
 """
 
 import sys
@@ -13,7 +24,7 @@ from pipeline.data.index import Images, index_hash, read_index
 from pipeline.inference import histogram
 from pipeline.inference.extract import Embed, encoder_features, extract_features, model_cameras, rows_to_embed
 from pipeline.methods.base import load_trained, read_record
-from pipeline.model import compute, machine
+from pipeline.model import compute
 from pipeline.model.compute import Compute
 
 
@@ -34,8 +45,8 @@ def main(
     shown = table.assign(camid=told.camid)
     stream = stream_eval_batches(shown, pictures, maps, flags, rows, encoder.size, options.batch)
     device = distributed.local_device()
-    how = Compute(options.precision, options.products, options.attention)
-    with machine.keep_freed_memory(), compute.inference_mode(model, device, how):
+    how = Compute(options.precision, options.matmul, options.attention)
+    with compute.keep_freed_memory(), compute.inference_mode(model, device, how):
         arrays = extract_features(model, encoder, stream, len(rows), device, options.without_maps)
     arrays |= histogram.histograms(pictures, rows) | {"row": rows.astype("int32")}
     without = ["z_guessed", "z_unknown"] if options.without_maps else []

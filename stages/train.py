@@ -1,6 +1,16 @@
 """Stage `train`: images and their cached labels -> a trained model, its log and its record.
 
-`train.processes` of params.yaml share the batches, or as many as `torchrun` is told to start:
+Reads:
+    index      index.parquet, one row per image
+    images     images.h5, the encoded images
+    parsing    parsing.h5, one parsing map per image
+    labels     occlusion.h5, the occlusion labels of each image
+    embedded   embedded ViT, for methods whose encoder is `embedded`
+Writes:
+    out        folder of the trained model and its record
+    log        log.csv, one row per training step
+
+Params: seed, method, the method's own, train, checkpoint, processes.train.  torchrun may start the processes:
 
     torchrun --nproc-per-node=4 -m stages.train INDEX IMAGES PARSING LABELS EMBEDDED OUT LOG
 """
@@ -23,10 +33,14 @@ from pipeline.core.label_file import LabelFile
 from pipeline.core.resumable import resumable_folder
 from pipeline.data import obstacles
 from pipeline.data.index import Images, index_hash, read_index
-from pipeline.methods.base import Method, data_spec, describe, load_method, resolve
+from pipeline.methods.base import Method, data_spec, describe, load_method
+from pipeline.methods.presets import resolve
 from pipeline.model.backbones import pretrained_encoder
-from pipeline.training import checkpoint, selection
-from pipeline.training.run import LIBRARIES, run_record, train_model
+from pipeline.training import selection
+from pipeline.training.checkpoint import Checkpoints
+from pipeline.training.loop import TIMES
+from pipeline.training.record import LIBRARIES, run_record
+from pipeline.training.run import train_model
 from pipeline.training.schedule import Schedule
 
 
@@ -34,16 +48,17 @@ def main(
     index: str, images: str, parsing: str, labels: str, embedded: str, out: str, log: str,
     config: str = "params.yaml",
 ) -> None:  # fmt: skip
-    wanted = params.read(config, "train", Schedule).processes
-    words = (index, images, parsing, labels, embedded, out, log, config)
-    if not distributed.run_torchrun(wanted, "stages.train", words):
+    wanted = params.read(config, "processes", distributed.Processes).train
+    paths = (index, images, parsing, labels, embedded, out, log)
+    if not distributed.run_torchrun(wanted, "stages.train", (*paths, "--config", config)):
         with distributed.process_group():
-            train(*words)
+            train(*paths, config)
 
 
 def train(
     index: str, images: str, parsing: str, labels: str, embedded: str, out: str, log: str, config: str
 ) -> None:
+    """Train the method of params.yaml, as one of the processes that share each batch."""
     name = params.read(config, "method", str)
     module = load_method(name)
     settings = params.read(config, name, module.Params)
@@ -55,34 +70,36 @@ def train(
     table = read_index(index)
     key = index_hash(table)
     maps, flags = LabelFile(parsing, "parsing", key), LabelFile(labels, "occlusion", key)
-    pictures = training_set(table, Images(images, key), maps, flags, schedule.size)
+    image_set = training_set(table, Images(images, key), maps, flags, schedule.size)
     names = table["key"][training_rows(table)].tolist()
-    pictures, names, held_out = selection.hold_out(pictures, names, schedule.held_out, seed)
+    image_set, names, held_out = selection.hold_out(image_set, names, schedule.held_out, seed)
 
-    start = pretrained_encoder(settings.vit, settings.weights, embedded)
-    world = data_spec(pictures)
+    vit = pretrained_encoder(settings.vit, settings.weights, embedded)
+    spec = data_spec(image_set)
     torch.manual_seed(seed)
-    model = module.build(settings, world, start)
+    model = module.build(settings, spec, vit)
     files = {path: sha256(path) for path in (index, images, parsing, labels)}
     if cutouts := schedule.obstacles.cutouts:
         files[cutouts] = obstacles.digest(cutouts)
-    record = describe(name, settings, world, start.architecture)
-    record |= run_record(model, schedule, seed, files)
-    first = distributed.rank() == 0
-    with resumable_folder("train", [record], LIBRARIES) if first else nullcontext() as scratch:
-        saves = checkpoint.Checkpoints(distributed.broadcast_object(scratch), every)
-        steps = train_model(model, pictures, schedule, seed, names, held_out, saves)
-        if first:
+    record = describe(name, settings, spec, vit.architecture) | run_record(model, schedule, seed, files)
+    rank_0 = distributed.rank() == 0
+    with resumable_folder("train", [record], LIBRARIES) if rank_0 else nullcontext() as folder:
+        checkpoints = Checkpoints(distributed.broadcast_object(folder), every)
+        steps = train_model(model, image_set, schedule, seed, names, held_out, checkpoints)
+        if rank_0:
             save(out, log, model, record, steps)
 
 
 def save(out: str, log: str, model: Method, record: dict[str, Any], steps: pd.DataFrame) -> None:
+    """Write the model's folder, the log of losses and, beside it, how long each step took (`times.csv`)."""
     with atomic_write(out) as folder:
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(safetensors.torch.save(model.state_dict()))
         Path(folder / "record.json").write_text(json.dumps(record, indent=1) + "\n")
+    with atomic_write(Path(log).with_name("times.csv")) as path:
+        steps[["step", *TIMES]].to_csv(path, index=False)
     with atomic_write(log) as path:
-        steps.to_csv(path, index=False)
+        steps.drop(columns=[*TIMES]).to_csv(path, index=False)
 
 
 if __name__ == "__main__":

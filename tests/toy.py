@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 from pipeline.batches.augment import sample_augmentations, training_batch
 from pipeline.batches.views import ImageSet
 from pipeline.core import params
-from pipeline.methods.base import data_spec, describe, load_method, resolve
+from pipeline.methods.base import data_spec, describe, load_method
 from pipeline.methods.ogfr.model import build
 from pipeline.methods.ogfr.params import PRESETS, Params
+from pipeline.methods.presets import resolve
 from pipeline.model.backbones import small_vit
 from pipeline.training.schedule import Schedule
 

@@ -28,7 +28,7 @@ from pipeline.batches.views import Batch, View, resize_image, resize_labels
 from pipeline.core import params
 from pipeline.core.distributed import parse_device
 from pipeline.core.params import BadInput, check_count, plural
-from pipeline.data.index import UNDECODABLE, decode, to_rgb
+from pipeline.data.index import DECODE_ERRORS, decode, to_rgb
 from pipeline.inference.extract import with_z_guessed
 from pipeline.labels import occlusion
 from pipeline.methods.base import DataSpec, Embedding, Method, load_trained, trained_data_spec
@@ -128,15 +128,15 @@ def load(
     device: str | torch.device | Any = "cpu",
     batch: int | Any = 64,
     precision: str = "float32",
-    products: str = "auto",
+    matmul: str = "default",
     attention: str = "auto",
 ) -> Trained:
     """The model that `stages.train` left in a folder, on a device, `batch` pictures at a time.
 
-    It computes as `precision`, `products` and `attention` say, which are those of `embed` in params.yaml.
+    It computes as `precision`, `matmul` and `attention` say, which are those of `embed` in params.yaml.
     Raises `BadInput` if the folder holds no model, or if they cannot be.
     """
-    given = {"precision": precision, "products": products, "attention": attention}
+    given = {"precision": precision, "matmul": matmul, "attention": attention}
     check_count("inference.load: batch", batch, 1)
     where, how = parse_device(device), params.validate(given, Compute, "inference.load: ")
     how, model = compute.resolve(how, where), load_trained(folder)
@@ -205,7 +205,7 @@ def _read(
     for number, picture in enumerate(pictures, first):
         try:
             images.append(resize_image(_decoded(picture), size))
-        except UNDECODABLE as error:
+        except DECODE_ERRORS as error:
             name = picture if isinstance(picture, str | Path) else f"picture {number}"
             faults.append(
                 f"{name}: cannot be used ({error}). Give a file, an image of Pillow or (h, w, 3) bytes."

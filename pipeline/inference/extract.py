@@ -24,7 +24,7 @@ from pipeline.core.params import STRICT, BadInput
 from pipeline.core.workers import progress_bar
 from pipeline.methods.base import Embedding, Method, read_record
 from pipeline.model.backbones import pretrained_encoder
-from pipeline.model.compute import Attention, Precision, Products
+from pipeline.model.compute import Attention, Matmul, Precision
 from pipeline.model.vit import OcclusionAwareViT, class_tokens, plain_vit
 
 
@@ -36,7 +36,7 @@ class Embed:
     cameras: Literal["auto", "same", "unknown"]  # what the model is told of them; see `told`
     without_maps: bool  # embed a second and third time: z unknown, z guessed
     precision: Precision
-    products: Products
+    matmul: Matmul
     attention: Attention
 
 
@@ -67,7 +67,7 @@ def model_cameras(index: pd.DataFrame, made: dict[str, Any], index_sha256: str, 
     training set, number by number (sets cut from one another, as the Duke family); `unknown`: none.  Raises
     `BadInput` if `same` cannot be true.
     """
-    own, known = index["camid"].to_numpy(np.int64), made["world"]["trained_cameras"]
+    own, known = index["camid"].to_numpy(np.int64), made["data_spec"]["trained_cameras"]
     nothing = np.full(len(own), -1)
     trained = np.where(np.isin(own, known), own, -1)
     if cameras == "unknown":
@@ -87,7 +87,7 @@ def model_cameras(index: pd.DataFrame, made: dict[str, Any], index_sha256: str, 
 def encoder_features(folder: str | Path, embedded: str) -> OcclusionAwareViT:
     """The encoder that a trained model started from, for images of that model's size."""
     made = read_record(folder)
-    height, width = made["world"]["size"]
+    height, width = made["data_spec"]["size"]
     start = pretrained_encoder(made["params"]["vit"], made["params"]["weights"], embedded)
     return plain_vit(start, (height, width))
 

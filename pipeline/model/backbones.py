@@ -15,34 +15,25 @@ from torch import nn
 from pipeline.core.params import BadInput
 from pipeline.core.weights import load_strict, read, write
 
-ARCHITECTURE = (
-    "img_size",
-    "patch_size",
-    "embed_dim",
-    "depth",
-    "num_heads",
-)  # what describes a small ViT of ours
-
-
-# ------------------------------------------------------------------ where encoders come from
+ARCHITECTURE = ("img_size", "patch_size", "embed_dim", "depth", "num_heads")  # timm's words
 
 
 def small_vit(**architecture: Any) -> VisionTransformer:
-    """A ViT of our own, named by `OWN`; its weights are random."""
-    kind = {**architecture, "img_size": tuple(architecture["img_size"])}
-    model = VisionTransformer(num_classes=0, **kind)
+    """A ViT of the given sizes, named by `ARCHITECTURE`, with random weights."""
+    sizes = {**architecture, "img_size": tuple(architecture["img_size"])}
+    model = VisionTransformer(num_classes=0, **sizes)
     model.architecture = {"name": "embedded", **architecture}
     return model
 
 
 def save_vit(path: str | Path, model: VisionTransformer, record: dict[str, Any]) -> None:
-    """Write a `small` ViT in half precision, with its architecture; `record` goes beside it."""
+    """Write a `small_vit` in half precision, with its architecture; `record` goes beside it."""
     size = [n for key in ARCHITECTURE for n in np.atleast_1d(model.architecture[key]).tolist()]
     write(path, {**model.state_dict(), "architecture": torch.tensor(size)}, record)
 
 
 def load_vit(path: str | Path) -> VisionTransformer:
-    """The small ViT of a file that `save` wrote.  Raises `BadInput` if it is missing or something else."""
+    """The small ViT of a file that `save_vit` wrote.  Raises `BadInput` if there is none."""
     tensors = read(path)
     if "architecture" not in tensors:
         raise BadInput(

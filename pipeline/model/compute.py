@@ -1,156 +1,134 @@
 """How networks compute: their precision, the library that multiplies matrices, the kernel of attention.
 
-Each is named in the params, or chosen for the device at hand: what a measurement finds clearly faster is
-taken, if it is exact.  A choice moves last digits, no more; a machine measures once, so that all its runs
-choose alike.
+`auto` in the params stands for a fixed choice (`resolve`), by the kind of device and processor alone, so that
+two runs on machines of one kind compute alike:
+
+    device                                    precision   attention  compile
+    CPU with instructions for bfloat16        bfloat16    math       no
+    any other CPU                             float32     math       no
+    GPU that computes in bfloat16             bfloat16    sdpa       yes
+    any other GPU                             float32     sdpa       from compute capability 7.0
+
+On a CPU `sdpa`, PyTorch's fused kernel, takes 1.2 to 7 times as long in bfloat16; in float32 it would save up
+to 15 % of a step on processors where MKL is fast.
 """
 
 import contextlib
-import copy
-import logging
-import statistics
-import time
-from collections.abc import Callable, Iterator
+import ctypes
+from collections.abc import Iterator
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from pipeline.core.params import BadInput
-from pipeline.model import machine
 
-Precision = Literal["auto", "float32", "bfloat16", "float16"]  # auto: bfloat16 where a machine computes in it
-Products = Literal["auto", "stock", "onednn"]  # of float32 matrices on a CPU
-Attention = Literal["auto", "written", "fused"]  # see `attend`
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Matmul = Literal["default", "onednn"]  # of float32 matrices on a CPU
+Attention = Literal["auto", "math", "sdpa"]  # see `dot_product_attention`
 Compile = Literal["auto"] | bool  # see `compile_layers`
+
+ATTENTION = {"cpu": "math", "cuda": "sdpa"}  # what `auto` stands for
+COMPILE_FROM = (7, 0)  # CUDA compute capability that Triton, which torch.compile uses, supports
+ROUNDING = 1e-5  # of the largest number in a product: float32 stays below 2e-6, bfloat16 is near 1e-3
 
 
 class Compute(NamedTuple):
-    """How a network computes, by the names that params give it."""
+    """How a network computes, by the names that the params give it."""
 
     precision: Precision
-    products: Products
+    matmul: Matmul
     attention: Attention
 
 
-ROUNDING = 1e-5  # of the largest number in a product: float32 stays below 2e-6, bfloat16 is near 1e-3
-FASTER = 1.5  # times, or the choice would hang on the load of the moment
-WORTH = 1.1  # times, for half a minute of compiling
-ROWS, CHANNELS = 1024, 768  # of a ViT-B and some images
-HEADS = {"cpu": (4, 12, 137, 64), "cuda": (64, 12, 137, 64)}  # images, heads, tokens, channels, likewise
-ROUNDS = 9
-
-log = logging.getLogger(__name__)
+def resolve(compute: Compute, device: torch.device) -> Compute:
+    """The same, with `auto` replaced by what it stands for on `device`."""
+    name = str(dtype(compute.precision, device)).removeprefix("torch.")
+    return Compute(name, compute.matmul, attention_kernel(compute.attention, device))
 
 
-def precision(name: Precision, device: torch.device) -> torch.dtype:
-    """What networks compute in; weights and losses are float32 in any case."""
+@contextlib.contextmanager
+def inference_mode(model: nn.Module, device: torch.device, compute: Compute) -> Iterator[None]:
+    """Within it, `model` computes on `device` as `compute` says; its attention kernel stays so."""
+    compute = resolve(compute, device)
+    precision = getattr(torch, compute.precision)
+    set_attention(model, compute.attention)
+    with (
+        float32_matmul(compute.matmul),
+        torch.autocast(device.type, precision, precision != torch.float32),
+    ):
+        yield
+
+
+# ------------------------------------------------------------------ precision
+
+
+def dtype(name: Precision, device: torch.device) -> torch.dtype:
+    """What networks compute in under autocast; weights and losses are float32 in any case."""
     if name == "auto":
         return torch.bfloat16 if computes_in_bfloat16(device) else torch.float32
     return getattr(torch, name)
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether the machine has instructions for bfloat16, so that it is the faster choice."""
+    """Whether the processor has instructions for bfloat16, which makes it the faster choice."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def resolve(how: Compute, device: torch.device) -> Compute:
-    """The same, with what each `auto` stands for on a device."""
-    dtype = precision(how.precision, device)
-    name = str(dtype).removeprefix("torch.")
-    return Compute(
-        name, matmul_library(how.products), attention_kernel(how.attention, device, dtype, how.products)
-    )
+# ------------------------------------------------------------------ products of float32 matrices
 
 
 @contextlib.contextmanager
-def inference_mode(model: nn.Module, device: torch.device, how: Compute) -> Iterator[None]:
-    """Within it, a model that does not learn computes on a device as it is told, its attention for good."""
-    how = resolve(how, device)
-    dtype = getattr(torch, how.precision)
-    set_attention(model, how.attention)
-    with float32_matmul(how.products), torch.autocast(device.type, dtype, dtype != torch.float32):
-        yield
+def float32_matmul(name: Matmul) -> Iterator[None]:
+    """Within it, products of float32 matrices are float32: on a CPU by library `name`, on a GPU without TF32.
 
-
-# ------------------------------------------------------------------ products of float32
-
-
-@contextlib.contextmanager
-def float32_matmul(name: Products) -> Iterator[None]:
-    """Within it, float32 is float32: on a CPU by the library that `name` says, on a GPU without TF32."""
-    with _by(matmul_library(name)):
-        yield
-
-
-def matmul_library(name: Products) -> str:
-    """`stock`, what PyTorch ships for it (MKL, slower on CPUs that are not Intel's), or `onednn`.
-
-    Raises `BadInput` if oneDNN is asked for, and rounds its products on this machine.
+    `default` is what PyTorch ships for the CPU (MKL); `onednn` is 6 % faster for a ViT-B on AMD's Zen 4.
+    Raises `BadInput` if oneDNN is asked for where it rounds float32 to bfloat16 (on CPUs with AMX).
     """
     if name == "onednn" and not _onednn_is_exact():
         raise BadInput(
-            "params.yaml: products = onednn: rounds float32 to bfloat16 on this machine. Set stock or auto."
+            "params.yaml: matmul = onednn: rounds float32 to bfloat16 on this machine. Set it to default."
         )
-    return _fastest_library() if name == "auto" else name
-
-
-@cache
-def _fastest_library() -> str:
-    return "onednn" if _onednn_is_exact() and _onednn_is_faster() > FASTER else "stock"
+    with _matmul_library(name):
+        yield
 
 
 @cache
 def _onednn_is_exact() -> bool:
-    return _rounding("onednn") <= ROUNDING
+    return matmul_rounding("onednn") <= ROUNDING
+
+
+def matmul_rounding(name: Matmul) -> float:
+    """Greatest error of a product of two float32 matrices, as a share of its largest number."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(768, 768, generator=generator) for _ in range(2))
+    with _matmul_library(name):
+        product, exact = a @ b, a.double() @ b.double()
+    return float((product - exact).abs().max() / exact.abs().max())
 
 
 @contextlib.contextmanager
-def _by(library: str) -> Iterator[None]:
+def _matmul_library(name: Matmul) -> Iterator[None]:
     # PyTorch hands products to oneDNN where they may be rounded to bfloat16, which oneDNN does only on CPUs
-    # with tiles for it (AMX): elsewhere they stay float32, which `_rounding` checks
+    # with tiles for it (AMX): elsewhere they stay float32, which `_onednn_is_exact` checks
     cpu, cuda = torch.backends.mkldnn.matmul, (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
-    wanted = {cpu: "bf16" if library == "onednn" else "ieee"} | dict.fromkeys(cuda, "ieee")
-    before = {switch: switch.fp32_precision for switch in wanted}
+    inside = {cpu: "bf16" if name == "onednn" else "ieee"} | dict.fromkeys(cuda, "ieee")
+    before = {backend: backend.fp32_precision for backend in inside}
     try:
-        _set(wanted)
+        _set_fp32_precision(inside)
         yield
     finally:
-        _set(before)
+        _set_fp32_precision(before)
 
 
-def _set(precisions: dict[Any, str]) -> None:
-    for switch, precision in precisions.items():
-        switch.fp32_precision = precision
-
-
-def _rounding(library: str) -> float:
-    """Greatest error of a product, as a share of its largest number."""
-    draw = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(CHANNELS, CHANNELS, generator=draw) for _ in range(2))
-    with _by(library):
-        return _error(a @ b, a.double() @ b.double())
-
-
-def _onednn_is_faster() -> float:
-    a, b = torch.ones(ROWS, CHANNELS), torch.ones(CHANNELS, 4 * CHANNELS)
-
-    def multiply(library: str) -> Callable[[], Tensor]:
-        def run() -> Tensor:
-            with _by(library):
-                return a @ b
-
-        return run
-
-    question = f"onednn's products of {ROWS} rows and {CHANNELS} channels"
-    return _times_faster(question, multiply("onednn"), multiply("stock"), torch.device("cpu"))
+def _set_fp32_precision(precisions: dict[Any, str]) -> None:
+    for backend, precision in precisions.items():
+        backend.fp32_precision = precision
 
 
 # ------------------------------------------------------------------ attention
@@ -162,66 +140,38 @@ def dot_product_attention(
     value: Float[Tensor, "B heads L d"],
     fused: bool,
 ) -> Float[Tensor, "B heads Q d"]:
-    """softmax(q k / sqrt(d)) v, for each head: written out, or by PyTorch's fused kernel.
-
-    On a CPU that kernel takes 1.2 to 7 times as long for a step in bfloat16 or with oneDNN's products, and
-    saves up to 15 % in float32 with MKL's.
-    """
+    """softmax(q k / sqrt(d)) v for each head: by PyTorch's fused kernel (`sdpa`), or written out (`math`)."""
     if fused:
         return F.scaled_dot_product_attention(query, key, value)
     return (query * query.shape[-1] ** -0.5 @ key.mT).softmax(-1).to(value.dtype) @ value
 
 
-def attention_kernel(
-    name: Attention, device: torch.device, precision: torch.dtype, products: Products = "auto"
-) -> str:
-    """`written` or `fused`: what `attend` shall be, beside such products; `auto` asks a trial."""
-    return _fastest_kernel(device, precision, matmul_library(products)) if name == "auto" else name
+def attention_kernel(name: Attention, device: torch.device) -> Attention:
+    """`math` or `sdpa`; `auto` is replaced by what it stands for on `device`."""
+    return ATTENTION[device.type] if name == "auto" else name
 
 
-def set_attention(model: nn.Module, kernel: str) -> None:
-    """Let all attention of a model be computed so, timm's included."""
+def set_attention(model: nn.Module, kernel: Attention) -> None:
+    """Let every attention layer of `model`, timm's included, compute by `kernel`: `math` or `sdpa`."""
     for module in model.modules():
         if hasattr(module, "fused_attn"):
-            module.fused_attn = kernel == "fused"
+            module.fused_attn = kernel == "sdpa"
 
 
-@cache
-def _fastest_kernel(device: torch.device, precision: torch.dtype, library: str) -> str:
-    with _by(library):
-        fused, written = (_attention_error(f, device, precision) for f in (True, False))
-        faster = fused <= 2 * written and _fused_is_faster(device, precision, library) > FASTER
-        return "fused" if faster else "written"
+# ------------------------------------------------------------------ torch.compile
 
 
-def _attention_error(fused: bool, device: torch.device, precision: torch.dtype) -> float:
-    draw = torch.Generator().manual_seed(0)
-    inputs = [torch.randn(HEADS["cpu"], generator=draw).to(device, precision) for _ in range(3)]
-    return _error(
-        dot_product_attention(*inputs, fused), dot_product_attention(*(t.double() for t in inputs), False)
-    )
-
-
-def _fused_is_faster(device: torch.device, precision: torch.dtype, library: str) -> float:
-    shape = HEADS[device.type]
-    inputs = [torch.ones(shape, device=device, dtype=precision, requires_grad=True) for _ in range(3)]
-
-    def attending(fused: bool) -> Callable[[], object]:
-        return lambda: torch.autograd.grad(
-            dot_product_attention(*inputs, fused).sum(), inputs
-        )  # forward and back
-
-    question = f"fused attention of {shape} in {precision}, beside {library} products"
-    return _times_faster(question, attending(True), attending(False), device)
-
-
-# ------------------------------------------------------------------ layers as one program
+def should_compile(name: Compile, device: torch.device) -> bool:
+    """Whether to compile a model's layers; `auto`: on a GPU that torch.compile supports."""
+    if name == "auto":
+        return device.type == "cuda" and torch.cuda.get_device_capability(device) >= COMPILE_FROM
+    return name
 
 
 def compile_layers(model: nn.Module) -> None:
-    """Let `torch.compile` make one program of each of a model's layers, at their first use.
+    """Let `torch.compile` make one program of each transformer layer of `model`, at its first use.
 
-    That takes half a minute and a C++ compiler.  On a CPU it then saves up to 10 % of a small ViT's time, and
+    That takes half a minute and a C++ compiler.  On a CPU it saves up to 10 % of a small ViT's time, and
     nothing of a ViT-B's.
     """
     for module in model.modules():
@@ -229,83 +179,50 @@ def compile_layers(model: nn.Module) -> None:
             module.compile()
 
 
-def should_compile(name: Compile, model: nn.Module, device: torch.device, precision: torch.dtype) -> bool:
-    """Whether to compile a model's layers; `auto`: on a GPU, if a trial of the first one is faster."""
-    if name != "auto":
-        return name
-    if device.type == "cpu":
-        return False
-    first = next(module for module in model.modules() if isinstance(module, Block))
-    return times_faster_compiled(first, device, precision) > WORTH
+# ------------------------------------------------------------------ processor and memory
 
 
-@cache
-def times_faster_compiled(layer: Block, device: torch.device, precision: torch.dtype) -> float:
-    """How many times as fast a layer learns once it is compiled; 0, and a line in the log, if that fails.
+def processor(device: torch.device) -> str:
+    """The kind of processor: a GPU's name, or a CPU's instruction sets.  Equal kinds round numbers alike."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    capabilities = torch.cpu.get_capabilities()
+    sets = sorted(name for name, value in capabilities.items() if value is True)
+    return f"{capabilities['architecture']}: {' '.join(sets)}"
 
-    0 too if what it gives differs by more than the precision's rounding.
+
+# limits of glibc's mallopt(3): bytes that stay when memory is freed; of a block that is mapped; mapped blocks
+TRIM, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
+KEEP = {TRIM: -1, MMAP_MAX: 0}  # free nothing, map nothing
+USUAL = {
+    TRIM: 64 << 20,
+    MMAP_THRESHOLD: 32 << 20,
+    MMAP_MAX: 65536,
+}  # where glibc's own go as blocks are freed
+
+
+@contextlib.contextmanager
+def keep_freed_memory() -> Iterator[None]:
+    """Within it, memory that the main thread's CPU tensors free stays with the process.
+
+    glibc gives large blocks back to the system, which clears every page of them before it hands them out
+    again: up to a sixth of the CPU time of a ViT-B's step in float32.  The limits are those of the whole
+    process; afterwards they are the usual ones, not those that a user had set by `MALLOC_*`.  Other C
+    libraries are left as they are.
     """
-    plain, compiled = (copy.deepcopy(layer).to(device) for _ in range(2))
-    compiled.compile()
-    images, _, length, _ = HEADS[device.type]
-    draw = torch.Generator().manual_seed(0)
-    tokens = torch.randn(images, length, layer.norm1.normalized_shape[0], generator=draw).to(device)
-    tokens.requires_grad_()
-
-    def learning(network: nn.Module) -> Callable[[], Tensor]:
-        def run() -> Tensor:
-            with torch.autocast(device.type, precision, precision != torch.float32):
-                found = network(tokens)
-            torch.autograd.grad(found.float().square().mean(), [tokens, *network.parameters()])
-            return found.detach().float()
-
-        return run
-
+    _mallopt(KEEP)
     try:
-        off = _error(learning(compiled)(), learning(plain)())
-    except Exception as error:  # of whichever compiler is asked
-        log.warning("torch.compile cannot be used here: %s", str(error).split("\n")[0])
-        return 0.0
-    exact = off <= max(ROUNDING, 4 * torch.finfo(precision).eps)
-    question = f"a compiled layer of {tuple(tokens.shape)}, {layer.attn.num_heads} heads in {precision}"
-    return _times_faster(question, learning(compiled), learning(plain), device) if exact else 0.0
-
-
-# ------------------------------------------------------------------ measured
-
-
-def _error(found: Tensor, wanted: Tensor) -> float:
-    return float((found - wanted).abs().max() / wanted.abs().max())
-
-
-def _times_faster(
-    what: str, new: Callable[[], object], old: Callable[[], object], device: torch.device
-) -> float:
-    """How many times as long as `new` the `old` takes, as this machine found it when it was first asked."""
-    return machine.remembered(f"how many times as fast: {what}", device, lambda: _compare(new, old, device))
-
-
-def _compare(new: Callable[[], object], old: Callable[[], object], device: torch.device) -> float:
-    """The median of some rounds.
-
-    Both run in turn, and on a CPU by one thread, whose own time counts: so the machine's load hardly does.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return statistics.median(_seconds(old, device) / _seconds(new, device) for _ in range(ROUNDS))
+        yield
     finally:
-        torch.set_num_threads(threads)
+        _mallopt(USUAL)
+        _call_libc("malloc_trim", 0)
 
 
-def _seconds(run: Callable[[], object], device: torch.device) -> float:
-    start = _clock(device)
-    run()
-    return _clock(device) - start
+def _mallopt(limits: dict[int, int]) -> None:
+    for limit, value in limits.items():
+        _call_libc("mallopt", limit, value)
 
 
-def _clock(device: torch.device) -> float:
-    if device.type == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize(device)
-    return time.perf_counter()
+def _call_libc(name: str, *arguments: int) -> None:
+    if function := getattr(ctypes.CDLL(None), name, None):
+        function(*arguments)

@@ -1,4 +1,4 @@
-"""Transformer layers that compute only the first tokens of their output."""
+"""Transformer layers of timm that can compute only the first tokens of their output."""
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -8,11 +8,9 @@ from torch import Tensor, nn
 
 from pipeline.model.compute import dot_product_attention
 
-# ------------------------------------------------------------------ transformer layers
-
 
 class TransformerLayer(Block):
-    """A transformer layer of timm that can be num_tokens for its first tokens alone."""
+    """A transformer layer of timm that can compute only the first tokens of its output."""
 
     def __init__(self, width: int, heads: int):
         super().__init__(width, heads, qkv_bias=True)
@@ -30,7 +28,7 @@ class TransformerLayer(Block):
 
 def _attend_prefix(
     attention: Attention, tokens: Float[Tensor, "B L D"], num_tokens: int
-) -> Float[Tensor, "B num_tokens D"]:
+) -> Float[Tensor, "B Q D"]:
     weights, biases = attention.qkv.weight.chunk(3), attention.qkv.bias.chunk(3)
     rows = (tokens[:, :num_tokens], tokens, tokens)
     query, key, value = (
@@ -49,6 +47,6 @@ class TransformerLayers(nn.Sequential):
         self, tokens: Float[Tensor, "B L D"], num_tokens: int | None = None
     ) -> Float[Tensor, "B Q D"]:
         """All tokens, or the first `num_tokens`."""
-        for number, layer in enumerate(self, 1):
-            tokens = layer(tokens, num_tokens if number == len(self) else None)
+        for position, layer in enumerate(self, 1):
+            tokens = layer(tokens, num_tokens if position == len(self) else None)
         return tokens[:, :num_tokens]

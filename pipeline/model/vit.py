@@ -6,7 +6,7 @@ C_e camera embeddings; F = {f^g, f^0 ... f^K, f^p} the encoder's output; S strid
 Unusual here:
 - Patches may overlap: the pre-trained kernel keeps its size, only its stride changes (Eq. 4).
 - Position embeddings are resized to the grid at hand, which need not be square.
-- Camera -1 means unknown: the mean embedding of the cameras that were trained stands in.
+- Camera -1 means unknown: it gets the mean embedding of the cameras that have training images.
 """
 
 from typing import NamedTuple
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from pipeline.batches.views import normalise
 from pipeline.labels import occlusion
 from pipeline.model.compute import set_attention
+
+Image = Float[Tensor, "B 3 H W"] | UInt8[Tensor, "B 3 H W"]  # colours in [-1, 1], or bytes
 
 # ------------------------------------------------------------------ geometry
 
@@ -52,10 +54,12 @@ def patch_labels(
     return counts.scatter_add_(2, cells, counts.new_ones(()).expand_as(cells)) / patch**2
 
 
+def patch_share(mask: Bool[Tensor, "B H W"], patch: int, stride: int) -> Float[Tensor, "B N"]:
+    """Share of each patch of the encoder's grid that a mask covers, in [0, 1]."""
+    return F.avg_pool2d(mask.float()[:, None], patch, stride).flatten(1)
+
+
 # ------------------------------------------------------------------ the occlusion-aware ViT
-
-
-Image = Float[Tensor, "B 3 H W"] | UInt8[Tensor, "B 3 H W"]  # colours in [-1, 1], or bytes
 
 
 class Tokens(NamedTuple):
@@ -67,10 +71,16 @@ class Tokens(NamedTuple):
 
 
 class OcclusionAwareViT(nn.Module):
-    """OA-ViT: a ViT with part tokens that is told where it looks, which camera, and what is hidden (Eq. 3-5).
+    """OA-ViT: a ViT with part tokens and embeddings of the occlusion pattern and the camera (Eq. 3-5).
 
-    `parts` is K + 1 (0 for none), `coarse` is C.  gamma_1 and gamma_2 weigh the occlusion pattern's and the
-    camera's embedding.  Of the `cameras`, training images are from those that are `trained`; () means all.
+    vit: the pre-trained ViT of timm, whose layers are taken over
+    size: height, width of an image in pixels
+    stride: S, pixels between patches
+    parts: K + 1 part tokens; 0 for none
+    coarse: C, parts of the occlusion type z
+    cameras: how many, numbered from 0
+    gamma_pattern, gamma_camera: gamma_1 and gamma_2, weights of the two embeddings; 0 leaves one out
+    trained: the cameras that have training images; () means all
     """
 
     def __init__(
@@ -103,7 +113,7 @@ class OcclusionAwareViT(nn.Module):
         self.pattern = nn.Parameter(_embedding(2**coarse, width))  # O_e
         self.camera = nn.Parameter(_embedding(cameras, width))
         self.trained = list(trained or range(cameras))
-        set_attention(self, "written")
+        set_attention(self, "math")
 
     @property
     def width(self) -> int:
@@ -124,7 +134,7 @@ class OcclusionAwareViT(nn.Module):
     ) -> Float[Tensor, "B L D"]:
         """The input sequence E = [x_cls; P_t; P_s] + P_E + gamma_1 E_o + gamma_2 C_e, Eq. 5.
 
-        Bytes become colours here, where the network is: a quarter of the colours' size travels there.
+        Bytes are normalised here, on the network's device: they are a quarter of the size of floats.
         """
         if tuple(image.shape[2:]) != self.size:
             raise ValueError(f"image of {tuple(image.shape[2:])}, the model takes {self.size}")
@@ -135,11 +145,11 @@ class OcclusionAwareViT(nn.Module):
         side = side + self.gamma_camera * self.camera_embedding(camid)
         return torch.cat([learned.to(patch.dtype), patch], 1) + self.position + side[:, None]
 
-    def camera_rows(self, camid: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
+    def camera_embedding(self, camid: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
         """C_e of each image, Eq. 5.  Departs: the mean trained row where the camera is unknown (-1).
 
-        Raises `ValueError` for a camera that the model was not trained with; an exported graph, which
-        cannot, is left to its runtime's own error.
+        Raises `ValueError` for a camera that the model does not know.  An exported graph cannot: its
+        runtime raises its own error.
         """
         if not torch.compiler.is_exporting() and len(camid) and int(camid.max()) >= len(self.camera):
             raise ValueError(
@@ -154,13 +164,16 @@ def _embedding(*shape: int) -> Tensor:
 
 
 def plain_vit(vit: VisionTransformer, size: tuple[int, int]) -> OcclusionAwareViT:
-    """A ViT as it comes, for images of `size` (height, width): without part tokens, and told nothing."""
-    return OcclusionAwareViT(vit, size, vit.patch_embed.patch_size[0], 0, 1, 1, 0.0, 0.0)
+    """A pre-trained ViT for images of `size` (height, width), without part tokens and side embeddings."""
+    return OcclusionAwareViT(
+        vit, size, vit.patch_embed.patch_size[0], parts=0, coarse=1, cameras=1,
+        gamma_pattern=0.0, gamma_camera=0.0,
+    )  # fmt: skip
 
 
 @torch.no_grad()
 def class_tokens(encoder: OcclusionAwareViT, image: Image) -> Float[Tensor, "B D"]:
-    """L2-normalised class tokens of an `untold` ViT: what retrieval has before any training of ours."""
+    """L2-normalised class tokens of a `plain_vit`: what retrieval has before any training."""
     nothing = torch.zeros(len(image), 1, dtype=torch.bool, device=image.device)
     unknown = torch.full((len(image),), -1, device=image.device)
     return F.normalize(encoder(image, nothing, unknown).cls, dim=-1)

@@ -1,4 +1,4 @@
-"""One step at a time: groups, their optimisers, precision, and the check for what is no number."""
+"""One training step: param groups, their optimisers, precision, and the check for finite losses."""
 
 import math
 import resource
@@ -16,109 +16,118 @@ from pipeline.model import compute
 from pipeline.training.schedule import Schedule, lr_factor
 
 Row = dict[str, float]
+TIMES = ("seconds", "waited", "images_per_s", "memory")  # columns of the log that differ from run to run
 
 
 class Loop:
-    """Optimisers of a method's groups, and one step at a time; `log` holds a row a step."""
+    """The optimisers of a method's param groups, and one step at a time; `log` holds one row per step."""
 
     def __init__(self, method: Method, schedule: Schedule, device: torch.device):
         self.method, self.schedule, self.device = method, schedule, device
-        self.precision = compute.precision(schedule.precision, device)
-        kernel = compute.attention_kernel(schedule.attention, device, self.precision, schedule.products)
-        compute.set_attention(method, distributed.broadcast_object(kernel))
-        if distributed.broadcast_object(
-            compute.should_compile(schedule.compile, method, device, self.precision)
-        ):
+        self.precision = compute.dtype(schedule.precision, device)
+        kernel = compute.attention_kernel(schedule.attention, device)
+        compiled = compute.should_compile(schedule.compile, device)
+        distributed.check_equal_across_ranks("how they compute", f"{self.precision} {kernel} {compiled}")
+        compute.set_attention(method, kernel)
+        if compiled:
             compute.compile_layers(method)
         self.groups = method.param_groups()
-        self.averaged = {name: distributed.average_gradients(p.parameters) for name, p in self.groups.items()}
-        self.optimisers = {name: _optimiser(p, schedule) for name, p in self.groups.items()}
-        half = self.precision == torch.float16
-        self.scalers = {name: torch.amp.GradScaler(device.type, enabled=half) for name in self.groups}
-        self.base = {name: o.param_groups[0]["lr"] for name, o in self.optimisers.items()}
+        self.gradient_averagers = {
+            name: distributed.average_gradients(group.parameters) for name, group in self.groups.items()
+        }
+        self.optimisers = {name: _optimiser(group, schedule) for name, group in self.groups.items()}
+        float16 = self.precision == torch.float16
+        self.scalers = {name: torch.amp.GradScaler(device.type, enabled=float16) for name in self.groups}
+        self.base_lr = {name: o.param_groups[0]["lr"] for name, o in self.optimisers.items()}
         self.log: list[Row] = []
         self.loss = math.nan
         if schedule.statistics == "batch":
             distributed.sync_batch_norm(method)
-        self.clock = time.perf_counter()
+        self.last_step = time.perf_counter()
 
     def step(self, batch: Batch, progress: float, names: Sequence[str] = (), waited: float = 0.0) -> None:
-        """One batch, or this process's share of it: an optimiser step at each objective.
+        """One batch, or this rank's share of it: an optimiser step after each objective.
 
-        `progress` is in epochs; `waited` are the seconds that the batch was waited for.
+        `progress` is in epochs; `waited` is how many seconds the loop waited for the batch.
 
         Raises `BadInput` that names the term, the step and `names`, the batch's images, if a loss or a
-        gradient is no number; the weights stay as they were.
+        gradient is not finite; the weights stay as they were.
         """
-        share = lr_factor(progress, self.schedule.epochs, self.schedule.warmup, self.schedule.floor)
-        row, self.loss = {}, 0.0
+        factor = lr_factor(progress, self.schedule.epochs, self.schedule.warmup, self.schedule.floor)
+        values, self.loss = {}, 0.0
         for optimiser in self.optimisers.values():
             optimiser.zero_grad()  # or the last step's gradients would lie beside this one's activations
         objectives = self.method.objectives(batch)
-        while (objective := self._next(objectives)) is not None:
-            row |= self._take(objective, share, names)
-        began, self.clock = self.clock, time.perf_counter()
+        while (objective := self._next_objective(objectives)) is not None:
+            values |= self._optimise(objective, factor, names)
+        before, self.last_step = self.last_step, time.perf_counter()
+        seconds = self.last_step - before
         self.log.append(
             {
                 "step": len(self.log),
                 "epoch": round(progress, 4),
-                "lr": self.schedule.lr * share,
-                "seconds": round(self.clock - began, 4),  # since the step before
+                "lr": self.schedule.lr * factor,
+                "seconds": round(seconds, 4),  # since the step before
                 "waited": round(waited, 4),
-                "images_per_s": round(distributed.world_size() * len(batch.pid) / (self.clock - began), 1),
+                "images_per_s": round(distributed.world_size() * len(batch.pid) / seconds, 1),
                 "memory": peak_memory(self.device),
                 "loss": self.loss,
-                **row,
+                **values,
             }
         )
 
-    def cast(self) -> torch.autocast:
-        """The precision of the method's code; the step itself is taken in float32."""
+    def autocast(self) -> torch.autocast:
+        """The precision of the method's code; the optimiser step itself is in float32."""
         half = self.precision != torch.float32
         return torch.autocast(self.device.type, self.precision if half else None, half)
 
-    def _next(self, objectives: Iterator[Objective]) -> Objective | None:
-        with self.cast(), distributed.mining_scope(self.schedule.mining):
+    def _next_objective(self, objectives: Iterator[Objective]) -> Objective | None:
+        with self.autocast(), distributed.mining_scope(self.schedule.mining):
             return next(objectives, None)
 
-    def _take(self, objective: Objective, share: float, names: Sequence[str]) -> Row:
-        optimiser, group = self.optimisers[objective.group], self.groups[objective.group]
-        scaler, loss, length = self.scalers[objective.group], objective.loss, f"norm_{objective.group}"
+    def _optimise(self, objective: Objective, factor: float, names: Sequence[str]) -> Row:
+        name, loss = objective.group, objective.loss
+        optimiser, group, scaler = self.optimisers[name], self.groups[name], self.scalers[name]
         optimiser.zero_grad()
-        # of the group's own parameters: an objective cannot move anybody else's
-        scaler.scale(self.averaged[objective.group](loss)).backward(inputs=group.parameters)
+        # with respect to the group's own parameters: an objective cannot move those of another group
+        scaler.scale(self.gradient_averagers[name](loss)).backward(inputs=group.parameters)
         scaler.unscale_(optimiser)
         norm = nn.utils.get_total_norm([p.grad for p in group.parameters if p.grad is not None])
-        values = _values({**objective.terms, **objective.metrics, length: norm, "": loss})
-        for name in objective.terms:
-            if not math.isfinite(values[name]):
-                raise self._fault(f"the loss '{name}' of '{objective.group}' is {values[name]}", names)
-        if not scaler.is_enabled() and not math.isfinite(values[length]):
-            raise self._fault(f"the gradient of '{objective.group}' has the norm {values[length]}", names)
+        values = _to_floats({**objective.terms, **objective.metrics, f"norm_{name}": norm, "": loss})
+        self._check_finite(objective, values, names)
         if self.schedule.clip:
             nn.utils.clip_grads_with_norm_(group.parameters, self.schedule.clip, norm)
         for settings in optimiser.param_groups:
-            settings["lr"] = self.base[objective.group] * share
+            settings["lr"] = self.base_lr[name] * factor
         scaler.step(optimiser)  # in float16 a gradient that overflowed is left out, and the scale is halved
         scaler.update()
         if scaler.is_enabled():
-            values[f"scale_{objective.group}"] = scaler.get_scale()
+            values[f"scale_{name}"] = scaler.get_scale()
             if scaler.get_scale() < 1:
-                raise self._fault(f"the gradient of '{objective.group}' overflows float16", names)
+                raise self._error(f"the gradient of '{name}' overflows float16", names)
         self.loss += values.pop("")
         return values
 
-    def _fault(self, what: str, names: Sequence[str]) -> BadInput:
+    def _check_finite(self, objective: Objective, values: Row, names: Sequence[str]) -> None:
+        group = objective.group
+        for term in objective.terms:
+            if not math.isfinite(values[term]):
+                raise self._error(f"the loss '{term}' of '{group}' is {values[term]}", names)
+        norm = values[f"norm_{group}"]
+        if not self.scalers[group].is_enabled() and not math.isfinite(norm):
+            raise self._error(f"the gradient of '{group}' has the norm {norm}", names)
+
+    def _error(self, fault: str, names: Sequence[str]) -> BadInput:
         return BadInput(
-            f"train: step {len(self.log)}: {what}. Lower train.lr, set train.clip, or use float32 "
+            f"train: step {len(self.log)}: {fault}. Lower train.lr, set train.clip, or use float32 "
             f"(train.precision). Images of the batch: {', '.join(names) or 'not named'}."
         )
 
 
-def _values(figures: dict[str, Tensor]) -> Row:
-    # one transfer from the device for all
-    held = torch.stack([figure.detach().float().reshape(()) for figure in figures.values()])
-    return dict(zip(figures, distributed.all_reduce_mean(held).tolist(), strict=True))
+def _to_floats(values: dict[str, Tensor]) -> Row:
+    # the mean over ranks; one transfer from the device for all
+    stacked = torch.stack([value.detach().float().reshape(()) for value in values.values()])
+    return dict(zip(values, distributed.all_reduce_mean(stacked).tolist(), strict=True))
 
 
 def _optimiser(group: ParamGroup, schedule: Schedule) -> torch.optim.Optimizer:
@@ -127,14 +136,14 @@ def _optimiser(group: ParamGroup, schedule: Schedule) -> torch.optim.Optimizer:
     decay = schedule.decay if group.decay is None else group.decay
     if name == "adamw":
         return torch.optim.AdamW(group.parameters, lr, weight_decay=decay, fused=True)
-    made = torch.optim.SGD(group.parameters, lr, momentum=0.9, weight_decay=decay, fused=True)
-    for p in group.parameters:  # else, if the first gradient overflows, from memory as it happens to be
-        made.state[p]["momentum_buffer"] = torch.zeros_like(p)
-    return made
+    sgd = torch.optim.SGD(group.parameters, lr, momentum=0.9, weight_decay=decay, fused=True)
+    for p in group.parameters:  # if the first gradient overflows, fused SGD would start from unset memory
+        sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return sgd
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most memory in use so far, in MiB: the GPU's, or this process's where there is none."""
+    """The most memory used so far, in MiB: the GPU's, or on a CPU this process's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) >> 20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10

@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from pipeline.core.distributed import Scope
 from pipeline.core.params import STRICT
 from pipeline.data.obstacles import Obstacles
-from pipeline.model.compute import Attention, Compile, Precision, Products
+from pipeline.model.compute import Attention, Compile, Matmul, Precision
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -28,7 +28,7 @@ class Schedule:
     floor: float = Field(ge=0, le=1)  # of the learning rate, as a share
     clip: float | None = Field(ge=0)  # largest norm of a group's gradient; 0 for no limit
     precision: Precision
-    products: Products
+    matmul: Matmul
     attention: Attention
     compile: Compile  # each layer as one program: see `compute.compile_layers`
     mining: Scope  # where a triplet loss seeks: the batch, or a process's share of it

@@ -13,7 +13,8 @@ from torch.distributed import run
 from pipeline.core import distributed, params
 from pipeline.core.params import BadInput
 from pipeline.methods import vit_baseline
-from pipeline.methods.base import data_spec, resolve
+from pipeline.methods.base import data_spec
+from pipeline.methods.presets import resolve
 from pipeline.model import losses
 from pipeline.training.loop import TIMES, Loop
 from pipeline.training.run import train_model

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import inference
 from pipeline.core import params
 from pipeline.core.label_file import LabelFile, write_label_file, write_packed
 from pipeline.core.params import BadInput
 from pipeline.data.index import COLUMNS, index_hash
 from pipeline.data.parts import COARSE
+from pipeline.inference import api
 from pipeline.labels import occlusion
 from pipeline.methods.base import Embedding
 from pipeline.model import compute
@@ -64,7 +64,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(world):
-    return inference.load(world[0] / "trained")
+    return api.load(world[0] / "trained")
 
 
 def staged(world, system):
@@ -87,10 +87,10 @@ def test_pictures_are_seen_to_the_bit_as_the_stage_embed_sees_them(world, traine
 
 
 HOW = [  # precision, products, attention
-    ("float32", "stock", "written"),
-    ("float32", "onednn", "fused"),
-    ("bfloat16", "stock", "written"),
-    ("bfloat16", "onednn", "fused"),
+    ("float32", "default", "math"),
+    ("float32", "onednn", "sdpa"),
+    ("bfloat16", "default", "math"),
+    ("bfloat16", "onednn", "sdpa"),
 ]
 
 
@@ -99,11 +99,11 @@ def test_that_holds_however_both_compute(world, tmp_path, monkeypatch, how):
     monkeypatch.setattr(compute, "_onednn_is_exact", lambda: True)
     folder, files, maps = world
     values, config = params.load(folder / "params.yaml"), tmp_path / "params.yaml"
-    values["embed"] |= dict(zip(("precision", "products", "attention"), how, strict=True))
+    values["embed"] |= dict(zip(("precision", "matmul", "attention"), how, strict=True))
     config.write_text(json.dumps(values))
     embed.main(*(str(folder / word) for word in WORDS), str(tmp_path / "features.h5"), str(config))
     wanted = torch.from_numpy(LabelFile(tmp_path / "features.h5")["model/part"][:])
-    model = inference.load(folder / "trained", "cpu", 64, *how)
+    model = api.load(folder / "trained", "cpu", 64, *how)
     matmul, told = torch.backends.mkldnn.matmul, []  # so small products are the same to the bit by either
     model.model.encoder.register_forward_pre_hook(lambda *_: told.append(matmul.fp32_precision))
     with torch.inference_mode():
@@ -161,8 +161,8 @@ def test_what_is_known_of_a_picture_matters(world, trained):
 def test_files_and_arrays_are_the_same_to_it_and_so_are_batch_sizes(world):
     files = [str(file) for file in world[1]]
     arrays = [np.asarray(Image.open(file)) for file in files]
-    by_two = inference.load(world[0] / "trained", batch=2)
-    together = inference.load(world[0] / "trained")
+    by_two = api.load(world[0] / "trained", batch=2)
+    together = api.load(world[0] / "trained")
     assert torch.equal(by_two.embed(files).parts, by_two.embed(arrays).parts)
     close(by_two.embed(files, CAMERAS).parts, together.embed(files, CAMERAS).parts)
     shown = by_two.embed(files, None, list(world[2]), LAMBDA).parts
@@ -234,7 +234,7 @@ def test_a_coarse_part_is_guessed_hidden_if_none_of_its_fine_parts_is_visible(co
 
 
 def test_a_model_without_parts_sees_the_same_whether_it_may_guess_or_not(world, tmp_path):
-    plain = inference.load(toy.trained(tmp_path / "plain", "vit_baseline"))
+    plain = api.load(toy.trained(tmp_path / "plain", "vit_baseline"))
     one, other = (plain.embed(world[1], guess=guess) for guess in (True, False))
     assert torch.equal(one.parts, other.parts) and one.parts.shape == (6, 1, 16)
 
@@ -244,7 +244,7 @@ def test_a_model_without_parts_sees_the_same_whether_it_may_guess_or_not(world, 
 
 def test_distances_are_the_mean_over_the_parts_that_both_show(world, trained):
     seen = trained.embed(world[1], CAMERAS)
-    found = inference.distances(seen, seen)
+    found = api.distances(seen, seen)
     for q in range(6):
         for g in range(6):
             both = seen.visibility[q] * seen.visibility[g]
@@ -257,8 +257,8 @@ def test_distances_are_the_mean_over_the_parts_that_both_show(world, trained):
 def test_a_gate_weighs_the_gallery():
     one = Embedding(torch.tensor([[[1.0, 0.0]]]), torch.ones(1, 1), torch.tensor([[[1.0, 0.0]]]))
     other = Embedding(torch.tensor([[[0.6, 0.8]]]), torch.ones(1, 1), torch.ones(1, 1, 2))
-    assert inference.distances(one, other).item() == pytest.approx(0.0, abs=1e-3)
-    assert inference.distances(other, one).item() == pytest.approx(0.8**0.5, abs=1e-3)
+    assert api.distances(one, other).item() == pytest.approx(0.0, abs=1e-3)
+    assert api.distances(other, one).item() == pytest.approx(0.8**0.5, abs=1e-3)
 
 
 # ------------------------------------------------------------------ what it refuses
@@ -317,37 +317,37 @@ def test_it_says_what_it_cannot_use(trained, case):
 def test_a_camera_that_nobody_in_training_passed_is_refused(tmp_path, known, said):
     folder = toy.trained(tmp_path)
     record = json.loads((folder / "record.json").read_text())
-    record["world"]["trained_cameras"] = known
+    record["data_spec"]["trained_cameras"] = known
     (folder / "record.json").write_text(json.dumps(record))
     with pytest.raises(BadInput, match=rf"cameras: 0, but the model was trained with {said}\. .* -1"):
-        inference.load(folder).embed([GOOD] * 3, [0, -1, -1])
+        api.load(folder).embed([GOOD] * 3, [0, -1, -1])
 
 
 def test_a_record_that_does_not_tell_the_cameras_is_refused(tmp_path):
     folder = toy.trained(tmp_path)
     record = json.loads((folder / "record.json").read_text())
-    del record["world"]["trained_cameras"]
+    del record["data_spec"]["trained_cameras"]
     (folder / "record.json").write_text(json.dumps(record))
     with pytest.raises(BadInput, match=r"record\.json: its world has no trained_cameras\. Train again"):
-        inference.load(folder)
+        api.load(folder)
 
 
 def test_a_bad_picture_is_counted_from_the_first_of_all(world):
     with pytest.raises(BadInput, match="picture 2: "):
-        inference.load(world[0] / "trained", batch=2).embed([GOOD, GOOD, MAP])
+        api.load(world[0] / "trained", batch=2).embed([GOOD, GOOD, MAP])
 
 
 def test_a_model_that_erases_by_maps_asks_for_them(tmp_path):
-    model = inference.load(toy.trained(tmp_path / "erases", fep="student", erase="labels"))
+    model = api.load(toy.trained(tmp_path / "erases", fep="student", erase="labels"))
     assert model.embed([GOOD], None, [MAP], 5.0).parts.shape == (1, 9, 16)
     with pytest.raises(BadInput, match="erases by parsing maps"):
         model.embed([GOOD])
 
 
-@pytest.mark.parametrize("name", ["precision", "products", "attention"])
+@pytest.mark.parametrize("name", ["precision", "matmul", "attention"])
 def test_a_way_to_compute_that_is_none_is_refused(world, name):
     with pytest.raises(BadInput, match=rf"inference\.load: {name} = 'fast': input should be 'auto', "):
-        inference.load(world[0] / "trained", **{name: "fast"})
+        api.load(world[0] / "trained", **{name: "fast"})
 
 
 BAD_LOAD = {
@@ -362,18 +362,18 @@ BAD_LOAD = {
 def test_a_batch_or_a_device_that_is_none_is_refused(world, case):
     words, message = BAD_LOAD[case]
     with pytest.raises(BadInput, match=message):
-        inference.load(world[0] / "trained", **words)
+        api.load(world[0] / "trained", **words)
 
 
 def test_a_metric_that_is_none_is_refused(trained):
     seen = trained.embed([GOOD])
     with pytest.raises(BadInput, match=r"metric = 'manhattan': .* Choose one of euclidean, squared, cosine"):
-        inference.distances(seen, seen, "manhattan")
+        api.distances(seen, seen, "manhattan")
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(BadInput, match="no trained model"):
-        inference.load(tmp_path)
+        api.load(tmp_path)
 
 
 def test_the_stage_embeds_without_maps_only_if_told_to(world, tmp_path):

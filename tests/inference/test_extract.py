@@ -144,7 +144,7 @@ def untold():
 def learn(model, count=2, precision="float32"):
     pictures, cpu = toy.people(), torch.device("cpu")
     stream = eval_batches(pictures, count)
-    with compute.inference_mode(model, cpu, compute.Compute(precision, "stock", "written")):
+    with compute.inference_mode(model, cpu, compute.Compute(precision, "default", "math")):
         return pictures, extract_features(model, untold(), stream, len(pictures), cpu, False)
 
 
@@ -245,7 +245,7 @@ def test_a_test_set_without_one_of_them_is_refused(split):
 
 # ------------------------------------------------------------------ cameras
 
-MADE = {"world": {"trained_cameras": [0, 4]}, "data": {"index.parquet": "own"}}
+MADE = {"data_spec": {"trained_cameras": [0, 4]}, "data": {"index.parquet": "own"}}
 SEEN = [
     ("train", 3, 0),
     ("train", 3, 4),
@@ -276,7 +276,7 @@ def test_a_camera_that_only_people_held_out_passed_is_unknown_to_the_model():
     index = pd.DataFrame({"split": "train", "pid": people.pid, "camid": people.camid})
     drawn = (selection.hold_out(people, [""] * 20, 1, seed) for seed in range(99))
     train, _, held_out = next(found for found in drawn if 3 not in found[0].camid)
-    made = {"world": asdict(data_spec(train)), "data": {"index.parquet": "own"}}
+    made = {"data_spec": asdict(data_spec(train)), "data": {"index.parquet": "own"}}
     told = model_cameras(index, made, "own", "auto").camid
     assert told.tolist() == np.where(people.camid == 3, -1, people.camid).tolist()
     assert set(held_out.camid) == {-1} and data_spec(people).trained_cameras == (0, 1, 3)
@@ -286,7 +286,7 @@ def test_a_camera_that_only_people_held_out_passed_is_unknown_to_the_model():
 @pytest.mark.parametrize(("known", "said"), [([0, 4], "0, 4"), ([], "none")])
 def test_cameras_beyond_the_models_cannot_be_the_same(known, said):
     index = pd.DataFrame({"split": ["query"], "pid": [1], "camid": [5]})
-    made = MADE | {"world": {"trained_cameras": known}}
+    made = MADE | {"data_spec": {"trained_cameras": known}}
     with pytest.raises(BadInput, match=rf"embed\.cameras = same, .* camera 5 .* trained with {said}\. "):
         model_cameras(index, made, "another", "same")
 
@@ -315,7 +315,7 @@ def test_histograms_follow_the_rows_asked_for(tmp_path):
 def test_the_encoder_before_training_is_the_one_the_record_names(tmp_path):
     encoder = toy.encoder()
     save_vit(tmp_path / "vit.safetensors", encoder, {})
-    made = {"world": {"size": [64, 32]}, "params": {"vit": "embedded", "weights": ""}}
+    made = {"data_spec": {"size": [64, 32]}, "params": {"vit": "embedded", "weights": ""}}
     (tmp_path / "record.json").write_text(json.dumps(made))
     (tmp_path / "model.safetensors").touch()
     found = encoder_features(tmp_path, str(tmp_path / "vit.safetensors"))

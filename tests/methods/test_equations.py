@@ -17,16 +17,17 @@ from pipeline import ranking
 from pipeline.batches.augment import sample_augmentations, training_batch
 from pipeline.batches.views import ImageSet, eval_batch, eval_batches
 from pipeline.labels import occlusion
-from pipeline.methods import ogfr
 from pipeline.methods.base import DataSpec, Embedding, Objective
-from pipeline.methods.ogfr.agent import Agent, correlation, policy_loss, reward
-from pipeline.methods.ogfr.attention import DecoderLayer
-from pipeline.methods.ogfr.heads import Heads
-from pipeline.methods.ogfr.losses import mask_loss, mse_loss, part_triplet
-from pipeline.methods.ogfr.model import build, visible
+from pipeline.methods.ogfr import params
+from pipeline.methods.ogfr.agent import Agent, policy_loss, reward
+from pipeline.methods.ogfr.correlation import correlation, visible
+from pipeline.methods.ogfr.decoder import DecoderLayer
+from pipeline.methods.ogfr.losses import loss_weights, mask_loss, mse_loss, part_triplet
+from pipeline.methods.ogfr.model import Branch, build
 from pipeline.methods.ogfr.params import HOLISTIC, OCCLUDED, K
 from pipeline.model import losses
 from pipeline.model.backbones import small_vit
+from pipeline.model.heads import Heads
 from pipeline.model.vit import Tokens, grid, patch_labels
 from tests import reference as slow
 from tests import toy
@@ -185,7 +186,7 @@ def test_6_the_state_is_the_cosine_of_every_patch_and_part(seed):
 
 def agent(bias):
     torch.manual_seed(0)
-    made = Agent(bias, 0.9)
+    made = Agent(toy.settings(agent_bias=bias, agent_keep=0.9))
     torch.nn.init.normal_(made.linear.weight)
     leaves = list(made.parameters())
     return made, leaves, [scalars(made.linear.weight[0]), scalars(made.linear.bias[0]) if bias else 0.0]
@@ -202,7 +203,7 @@ def test_7_a_patch_is_kept_with_the_probability_of_its_state(bias):
 def test_8_every_action_comes_as_often_as_its_probability_says():
     model, draws = tiny(), 20_000
     state = normal(1, 3, FIRST).detach()
-    drawn = model.act(state.expand(draws, -1, -1), torch.zeros(draws, 3, FIRST)).tolist()
+    drawn = model.agent.sample_mask(state.expand(draws, -1, -1), torch.zeros(draws, 3, FIRST)).tolist()
     linear = model.agent.linear
     m = slow.keep(scalars(state[0]), scalars(linear.weight[0]), scalars(linear.bias[0]))
     chances = {a: slow.chance(a, m).item() for a in itertools.product([False, True], repeat=3)}
@@ -219,7 +220,7 @@ def test_9_the_baseline_is_refreshed_as_printed(monkeypatch):
     monkeypatch.setattr(Heads, "score", lambda self, *_: torch.full((2,), next(coming)))
     for epoch in range(40):
         model.begin_epoch(epoch, lambda: [eval_batch(pictures(1))])
-        found.append(model.baseline.item())
+        found.append(model.agent.baseline.item())
     assert found == pytest.approx([p for p in slow.baseline(news) for _ in range(10)], abs=1e-6)
 
 
@@ -231,7 +232,7 @@ def test_9_without_a_mask_the_score_of_the_purified_features_is_the_news():
         h = model.encoder(whole.holistic.image, whole.holistic.hidden, whole.camid)
     every = [[True] * N] * 4
     news = slow.mean(scores(model, h, every, whole.pid)).item()
-    assert model.baseline.item() == pytest.approx(news, abs=1e-5)
+    assert model.agent.baseline.item() == pytest.approx(news, abs=1e-5)
 
 
 SCORES = st.floats(0, 0.999)
@@ -246,7 +247,7 @@ def test_10_the_reward_is_the_printed_one_and_ours_is_bounded(masked, base):
         assert -clip <= found.item() <= 1
         if (floor, clip) == (1e-6, 1e6):
             assert found.item() == pytest.approx(slow.reward(masked, base), rel=1e-9, abs=1e-12)
-    assert [ogfr.PRESETS[f"ogfr.reward_{n}"][:2] for n in ("floor", "clip")] == [
+    assert [params.PRESETS[f"ogfr.reward_{n}"][:2] for n in ("floor", "clip")] == [
         (0.05, 1e-6),
         (1.0, 1e6),
     ]
@@ -255,11 +256,13 @@ def test_10_the_reward_is_the_printed_one_and_ours_is_bounded(masked, base):
 @pytest.mark.parametrize("kind", ["paper", "image", "self_critical"])
 def test_10_a_reward_compares_the_scores_with_and_without_the_mask(kind):
     model = tiny(baseline=kind)
-    model.baseline.fill_(0.3)
+    model.agent.baseline.fill_(0.3)
     h = tokens()
     state, action = correlation(h.patch, h.part), torch.from_numpy(RNG(1).random((3, N)) < 0.5)
     pid = torch.tensor([0, 1, 1])
-    found, base = model.compare(h, state, model.purify(h, action), pid)
+    first = model.heads.score(model.purify(h, action)[:, 0], HOLISTIC, pid)
+    score = lambda masks: model.identity_probability(h, masks, pid, HOLISTIC)  # noqa: E731
+    found, base = model.agent.rewards(state, first, [], score)
     masked = scores(model, h, action.tolist(), pid)
     linear = model.agent.linear
     keep = [slow.keep(one, scalars(linear.weight[0]), scalars(linear.bias[0])) for one in scalars(state)]
@@ -286,10 +289,10 @@ def test_11_the_policy_gradient_is_the_printed_sum(bias):
 @pytest.mark.parametrize("kind", ["paper", "self_critical"])
 def test_11_the_policy_gradient_of_several_episodes_is_the_mean_of_theirs(kind):
     model, shown = tiny(baseline=kind, episodes=3), batch()
-    model.baseline.fill_(0.3)
+    model.agent.baseline.fill_(0.3)
     drawn = iter(actions := list(torch.from_numpy(RNG(2).random((3, 4, N)) < 0.5)))
-    model.act = lambda state, labels: next(drawn)
-    h, _ = model.see_both(shown)
+    model.agent.sample_mask = lambda state, labels: next(drawn)
+    h, _ = model.encode_views(shown)
     state = correlation(h.patch, h.part)
     loss = list(model.objectives(shown))[1].loss
     found = torch.autograd.grad(loss, list(model.agent.parameters()))
@@ -409,7 +412,9 @@ def test_12_layers_that_start_from_the_encoder_change_nothing_yet():
     model = build(toy.settings(stride=2), world, encoder)
     h = tokens()
     whole = torch.cat([h.cls[:, None], h.part[:, 1:], h.patch], 1)
-    assert torch.equal(model.purify(h, torch.ones(3, N).bool()), whole) and torch.equal(model.learn(h), whole)
+    assert torch.equal(model.purify(h, torch.ones(3, N).bool()), whole) and torch.equal(
+        model.student_output(h), whole
+    )
 
 
 def test_12_without_skip_connections_a_decoder_does_not_start_from_zeros():
@@ -453,7 +458,11 @@ def test_19_distillation_is_the_printed_mean_over_the_features():
 def test_22_the_triplet_loss_is_batch_hard_with_a_soft_margin(seed):
     features = normal(6, FIRST, WIDTH, seed=seed)
     pid = torch.tensor([0, 1, 0, 1, 2, 2])
-    agree(part_triplet(features, pid), slow.part_triplet(scalars(features), pid.tolist()), features)
+    agree(
+        part_triplet(features, features, pid, "plain"),
+        slow.part_triplet(scalars(features), pid.tolist()),
+        features,
+    )
 
 
 @LAW
@@ -462,7 +471,10 @@ def test_22_the_order_of_images_does_not_matter_to_the_triplet_loss(seed, identi
     pid = torch.arange(identities).repeat_interleave(images)
     features = normal(len(pid), 3, WIDTH, seed=seed).detach()
     order = torch.from_numpy(RNG(seed).permutation(len(pid)))
-    whole, moved = part_triplet(features, pid), part_triplet(features[order], pid[order])
+    whole, moved = (
+        part_triplet(features, features, pid, "plain"),
+        part_triplet(features[order], features[order], pid[order], "plain"),
+    )
     torch.testing.assert_close(whole, moved, rtol=1e-5, atol=1e-5)
     agree(whole, slow.part_triplet(scalars(features), pid.tolist()))
 
@@ -528,8 +540,9 @@ def test_23_all_terms_together_are_the_printed_sum_and_our_additions(preset):
     chosen, pid = model.params, [0, 0, 1, 1]
     hp, op = normal(4, 12, WIDTH, seed=4), normal(4, 12, WIDTH, seed=5)
     h, o = tokens(4), tokens(4, seed=7)
-    terms = model.terms(batch(), h, o, hp, op)
-    fast = Objective("reid", {**terms, "mask": torch.tensor(0.7)}, model.weights()).loss
+    teacher, student = (Branch(n, None, f, None, None, None, out) for n, f, out in ((0, h, hp), (1, o, op)))
+    terms = model.distillation(teacher, student, batch().pid)
+    fast = Objective("reid", {**terms, "mask": torch.tensor(0.7)}, loss_weights(model.params)).loss
 
     def each(function, *columns):
         return slow.mean([function(*row) for row in zip(*columns, strict=True)])
@@ -577,7 +590,7 @@ def test_23_the_mask_loss_is_the_mean_of_both_views():
 
 def test_both_views_in_one_pass_are_those_of_two_passes():
     model, shown = tiny(), batch()
-    for found, view in zip(model.see_both(shown), (shown.holistic, shown.occluded), strict=True):
+    for found, view in zip(model.encode_views(shown), (shown.holistic, shown.occluded), strict=True):
         alone = model.encoder(view.image, view.hidden, shown.camid)
         for both, one in zip(found, alone, strict=True):
             torch.testing.assert_close(both, one, rtol=1e-5, atol=1e-5)
@@ -610,7 +623,7 @@ def test_25_images_are_compared_by_the_features_that_both_show(feature):
     found = model.embed(shown)
     with torch.no_grad():
         seen = model.encoder(shown.holistic.image, shown.holistic.hidden, shown.camid)
-        features = scalars(model.learn(seen)[:, :FIRST])
+        features = scalars(model.student_output(seen)[:, :FIRST])
     if feature == "after":
         neck = model.heads.necks[OCCLUDED]
         kept = [scalars(t.view(FIRST, -1)) for t in (neck.weight, neck.running_mean, neck.running_var)]
@@ -660,5 +673,5 @@ def test_every_departure_of_the_method_is_compared_above():
     compared = {"stride", "residual", "erased", "agent_bias", "baseline", "reward_floor", "reward_clip"}
     compared |= {"mse", "mask", "mask_grid", "temperature", "teacher_identity", "student_triplet"}
     compared |= {"head_gain", "triplet", "visible", "feature"}
-    named = {name.split(".")[1] for name in ogfr.PRESETS if name.startswith("ogfr.")}
+    named = {name.split(".")[1] for name in params.PRESETS if name.startswith("ogfr.")}
     assert named == compared | CHANGE_NO_EQUATION

@@ -5,7 +5,6 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,12 +14,15 @@ from pipeline.batches.views import eval_batch, eval_batches
 from pipeline.core.params import BadInput
 from pipeline.methods.base import data_spec, describe, load_trained
 from pipeline.methods.ogfr import agent
-from pipeline.methods.ogfr.attention import Attention, DecoderLayer
-from pipeline.methods.ogfr.heads import Heads
+from pipeline.methods.ogfr.agent import Episodes
+from pipeline.methods.ogfr.correlation import correlation, visible
+from pipeline.methods.ogfr.decoder import DecoderLayer, FixedAttention
 from pipeline.methods.ogfr.losses import mask_loss, mse_loss, part_triplet
-from pipeline.methods.ogfr.model import build, visible
+from pipeline.methods.ogfr.model import build
 from pipeline.methods.ogfr.params import HOLISTIC, OCCLUDED, PRESETS
-from pipeline.model.vit import patch_labels
+from pipeline.model import losses
+from pipeline.model.heads import Heads
+from pipeline.model.vit import patch_labels, patch_share
 from pipeline.training.loop import Loop
 from pipeline.training.run import train_model
 from tests import toy
@@ -48,7 +50,7 @@ def model():
 
 def test_correlation_is_the_cosine_of_every_patch_and_part():
     patch, part = torch.randn(2, 5, 4), torch.randn(2, 3, 4)
-    found = agent.correlation(patch, part)
+    found = correlation(patch, part)
     for n in range(5):
         for k in range(3):
             a, b = patch[1, n], part[1, k]
@@ -57,8 +59,12 @@ def test_correlation_is_the_cosine_of_every_patch_and_part():
 
 def test_an_agent_starts_by_keeping_nearly_all_patches_and_without_a_bias_half():
     state = torch.rand(2, N, 9) * 2 - 1
-    assert agent.Agent(True, 0.9)(state).sigmoid().mean().item() == pytest.approx(0.9, abs=0.03)
-    assert agent.Agent(False, 0.9)(state).sigmoid().mean().item() == pytest.approx(0.5, abs=0.05)
+    assert agent.Agent(toy.settings(agent_bias=True, agent_keep=0.9))(
+        state
+    ).sigmoid().mean().item() == pytest.approx(0.9, abs=0.03)
+    assert agent.Agent(toy.settings(agent_bias=False, agent_keep=0.9))(
+        state
+    ).sigmoid().mean().item() == pytest.approx(0.5, abs=0.05)
 
 
 def test_the_policy_loss_sums_over_patches_and_averages_over_images():
@@ -105,7 +111,7 @@ def test_the_agent_has_an_optimiser_and_a_rate_of_its_own_and_its_weights_do_not
     plan = toy.schedule(optimiser="sgd", decay=0.25)
     loop = Loop(toy.model(PEOPLE, agent_optimiser="adamw", agent_lr=0.5), plan, torch.device("cpu"))
     ((rest,), (own,)) = (loop.optimisers[name].param_groups for name in ("reid", "agent"))
-    assert isinstance(loop.optimisers["agent"], torch.optim.AdamW) and loop.base["agent"] == 0.5
+    assert isinstance(loop.optimisers["agent"], torch.optim.AdamW) and loop.base_lr["agent"] == 0.5
     assert (rest["weight_decay"], own["weight_decay"]) == (0.25, 0.0)
 
 
@@ -115,7 +121,7 @@ def test_masks_without_an_agent_have_one_objective(erase):
     (only,) = other.objectives(BATCH)
     assert only.group == "reid" and set(other.param_groups()) == {"reid"}
     labels = patch_labels(BATCH.holistic.parsing, 9, 16, 16)
-    action = other.act(torch.zeros(16, N, 9), labels)
+    action = other.agent.sample_mask(torch.zeros(16, N, 9), labels)
     wanted = {"none": EVERY, "random": ~EVERY, "labels": labels[..., 0] < 0.5}[erase]
     assert torch.equal(action, wanted)
 
@@ -123,16 +129,18 @@ def test_masks_without_an_agent_have_one_objective(erase):
 def test_the_agents_action_follows_its_probabilities():
     other = toy.model(PEOPLE)
     torch.nn.init.zeros_(other.agent.linear.weight)
-    kept = other.act(torch.zeros(4000, N, 9), torch.zeros(4000, N, 9)).float().mean().item()
+    kept = other.agent.sample_mask(torch.zeros(4000, N, 9), torch.zeros(4000, N, 9)).float().mean().item()
     assert kept == pytest.approx(0.9, abs=0.01)
 
 
 @pytest.mark.parametrize("kind", ["self_critical", "image"])
 def test_an_action_that_is_its_own_baseline_earns_nothing(kind):
     other = toy.model(PEOPLE, baseline=kind)
-    h, _ = other.see_both(BATCH)
-    state = agent.correlation(h.patch, h.part)
-    gain, base = other.compare(h, state, other.purify(h, EVERY), BATCH.pid)  # the start: all are kept
+    h, _ = other.encode_views(BATCH)
+    state = correlation(h.patch, h.part)
+    first = other.heads.score(other.purify(h, EVERY)[:, 0], HOLISTIC, BATCH.pid)  # the start: all are kept
+    score = lambda masks: other.identity_probability(h, masks, BATCH.pid, HOLISTIC)  # noqa: E731
+    gain, base = other.agent.rewards(state, first, [], score)
     assert gain.abs().max() < 1e-5 and gain.shape == (1, 16) and base.shape == (16,)
 
 
@@ -149,8 +157,8 @@ def test_the_papers_baseline_is_a_cumulative_mean_refreshed_every_ten_epochs():
             scores.append(other.heads.score(other.purify(h, EVERY)[:, 0], HOLISTIC, whole.pid).mean())
         other.begin_epoch(10 * (len(scores) - 1), plain)
         other.begin_epoch(10 * (len(scores) - 1) + 1, plain)  # not refreshed
-    assert other.refreshed == 2 and scores[0] == pytest.approx(0.25)
-    assert other.baseline.item() == pytest.approx((scores[0] + scores[1]).item() / 2, abs=1e-5)
+    assert other.agent.refreshed == 2 and scores[0] == pytest.approx(0.25)
+    assert other.agent.baseline.item() == pytest.approx((scores[0] + scores[1]).item() / 2, abs=1e-5)
 
 
 # ------------------------------------------------------------------ the decoder
@@ -170,7 +178,7 @@ def test_fixed_tokens_do_not_see_the_patches_and_patches_see_them():
 
 def test_fixed_attention_is_that_of_equations_13_to_16():
     torch.manual_seed(0)
-    attention = Attention(4, 2)
+    attention = FixedAttention(4, 2)
     tokens = torch.randn(1, 5, 4)
     w_q, w_k, w_v = attention.qkv.weight.chunk(3)
     b_q, b_k, b_v = attention.qkv.bias.chunk(3)
@@ -190,7 +198,7 @@ def test_fixed_attention_is_that_of_equations_13_to_16():
 
 def test_ordinary_attention_has_no_fixed_tokens():
     torch.manual_seed(0)
-    attention = Attention(16, 2)
+    attention = FixedAttention(16, 2)
     tokens = torch.randn(2, 5, 16)
     query, key, value = attention.qkv(tokens).view(2, 5, 3, 2, 8).permute(2, 0, 3, 1, 4)
     theirs = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
@@ -206,7 +214,7 @@ def test_the_printed_layer_has_no_skip_connection():
 @pytest.mark.parametrize("erased", ["shared", "place"])
 def test_keeping_all_patches_is_the_pass_without_a_mask(erased):
     other = toy.model(PEOPLE, erased=erased)
-    h, _ = other.see_both(BATCH)
+    h, _ = other.encode_views(BATCH)
     whole = other.purify(h, EVERY)
     sequence = torch.cat([h.cls[:, None], h.part[:, 1:], h.patch], 1)
     assert torch.equal(whole, other.decoder(sequence))
@@ -218,7 +226,7 @@ def test_keeping_all_patches_is_the_pass_without_a_mask(erased):
 
 def test_an_erased_patch_leaves_no_trace_and_tells_its_place():
     other = toy.model(PEOPLE)
-    h, _ = other.see_both(BATCH)
+    h, _ = other.encode_views(BATCH)
     changed = h._replace(patch=h.patch + torch.randn_like(h.patch))
     assert torch.equal(other.purify(h, ~EVERY), other.purify(changed, ~EVERY))
     tokens = other.purify(h, ~EVERY)[0, 9:]
@@ -327,13 +335,14 @@ def test_the_triplet_compares_tokens_as_printed_or_necked_ones_by_their_mean_ove
     # one channel or four: images 0 and 1 are 2 apart, 0 and 2 are 5, 1 and 2 are 3
     gaps = torch.tensor([2.0 - 5.0, 2.0 - 3.0, 0.0 - 3.0])
     wanted = 2 * torch.log1p(gaps.exp()).mean()  # the global feature's and the mean of the parts'
-    assert toy.model(PEOPLE).triplet(plain, necked, pid).item() == pytest.approx(wanted.item(), abs=1e-5)
-    printed = toy.model(PEOPLE, triplet="plain").triplet(plain, necked, pid)
-    assert printed.item() == pytest.approx(part_triplet(plain, pid).item())
+    assert part_triplet(plain, necked, pid, "necked").item() == pytest.approx(wanted.item(), abs=1e-5)
+    per_part = losses.triplet(plain.transpose(0, 1), pid)  # of Euclidean distances
+    wanted = per_part[0] + per_part[1:].mean()
+    assert part_triplet(plain, necked, pid, "plain").item() == pytest.approx(wanted.item())
 
 
 def test_heads_normalise_each_branch_by_its_own_statistics():
-    heads = Heads(2, 4, 3, gain=2.0)
+    heads = Heads(2, 4, 3, gain=2.0, branches=2)
     features = torch.randn(8, 2, 4) * 5 + 3
     necked = heads.neck(features, OCCLUDED)
     assert necked.mean(0).abs().max() < 1e-5 and heads.necks[HOLISTIC].running_mean.abs().sum() == 0
@@ -342,7 +351,7 @@ def test_heads_normalise_each_branch_by_its_own_statistics():
 
 
 def test_a_score_is_the_probability_of_the_truth_by_running_statistics():
-    heads = Heads(2, 4, 3, gain=2.0)
+    heads = Heads(2, 4, 3, gain=2.0, branches=2)
     torch.nn.init.normal_(heads.weight)
     for _ in range(3):
         heads.neck(torch.randn(8, 2, 4) + 2, HOLISTIC)
@@ -433,8 +442,9 @@ def test_the_shares_kept_are_of_body_and_background_patches_and_of_what_the_obst
     state[0, :3, 0] = torch.tensor([0.9, 0.7, 0.1]).logit()
     covered = torch.zeros(1, 64, 32, dtype=torch.bool)
     covered[:, :16], covered[:, 16:23, :16] = True, True  # patches 0 and 1, and seven rows of patch 2
-    batch = replace(toy.batch(PEOPLE, rows=np.arange(1)), covered=covered)
-    noted = other.notes(batch, labels, action, state, torch.tensor([[0.5], [-0.1]]), torch.tensor([0.4]))
+    rewards, baseline = torch.tensor([[0.5], [-0.1]]), torch.tensor([0.4])
+    episodes = Episodes(state, labels, [action, ~action], rewards, baseline)
+    metrics = other.agent.metrics(episodes, state, patch_share(covered, 16, 16))
     wanted = {
         "reward": (0.5 - 0.1) / 2,
         "baseline": 0.4,
@@ -442,7 +452,7 @@ def test_the_shares_kept_are_of_body_and_background_patches_and_of_what_the_obst
         "keep_background": 1 / 4,
         "keep_obstacle": (0.9 + 0.7) / 2,
     }
-    assert {name: value.item() for name, value in noted.items()} == pytest.approx(wanted, abs=1e-5)
+    assert {name: value.item() for name, value in metrics.items()} == pytest.approx(wanted, abs=1e-5)
 
 
 def test_the_log_tells_what_the_teacher_kept_and_would_keep_of_the_students_obstacle():
@@ -452,9 +462,10 @@ def test_the_log_tells_what_the_teacher_kept_and_would_keep_of_the_students_obst
     h, o = other.branches(BATCH)
     torch.manual_seed(1)  # the same action again
     _, second = other.objectives(BATCH)
-    unpaid = torch.zeros(1, 16), torch.zeros(16)
-    wanted = other.notes(BATCH, h.labels, h.action, o.state, *unpaid)
-    blind = other.notes(BATCH, h.labels, h.action, h.state, *unpaid)  # no obstacle is in the teacher's view
+    episodes = Episodes(h.state, h.labels, [h.mask], torch.zeros(1, 16), torch.zeros(16))
+    covered = patch_share(BATCH.covered, 16, 16)
+    wanted = other.agent.metrics(episodes, o.state, covered)
+    blind = other.agent.metrics(episodes, h.state, covered)  # no obstacle is in the teacher's view
     for name in ("keep_body", "keep_background", "keep_obstacle"):
         assert second.metrics[name].item() == pytest.approx(wanted[name].item(), abs=1e-5)
     assert abs(wanted["keep_obstacle"] - blind["keep_obstacle"]) > 0.01
@@ -488,7 +499,7 @@ def test_each_branch_purifies_if_it_is_asked_to(row, erasing):
     other = toy.model(PEOPLE, distil=distil, fep=fep, start="random")
     found = other.branches(BATCH)
     assert [b.number for b in found] == ([HOLISTIC] if distil else []) + [OCCLUDED]
-    assert {b.number for b in found if b.action is not None} == erasing
+    assert {b.number for b in found if b.mask is not None} == erasing
     objectives = list(other.objectives(BATCH))
     assert [o.group for o in objectives] == (["reid", "agent"] if erasing else ["reid"])
     assert {o.group for o in objectives} == set(other.param_groups())
@@ -544,20 +555,22 @@ def test_an_embedding_is_the_whole_branchs_output_where_it_is_compared(preset, f
 def test_several_masks_pass_the_decoder_as_one_batch_and_score_as_they_would_alone():
     other = toy.model(PEOPLE, start="random").eval()
     torch.nn.init.normal_(other.heads.weight)
-    h, _ = other.see_both(BATCH)
+    h, _ = other.encode_views(BATCH)
     masks = list(torch.rand(3, 16, N) < 0.5)
-    together = other.scores(h, masks, BATCH.pid, HOLISTIC)
+    together = other.identity_probability(h, masks, BATCH.pid, HOLISTIC)
     for mask, scores in zip(masks, together, strict=True):
         alone = other.heads.score(other.purify(h, mask)[:, 0], HOLISTIC, BATCH.pid)
         assert torch.allclose(scores, alone, atol=1e-5)
-    assert not together[0].requires_grad and other.scores(h, [], BATCH.pid, HOLISTIC) == []
+    assert not together[0].requires_grad and other.identity_probability(h, [], BATCH.pid, HOLISTIC) == []
 
 
 def test_a_purifying_students_agent_keeps_the_likelier_patches_once_trained():
     other = toy.model(PEOPLE, fep="student").eval()
     torch.nn.init.zeros_(other.agent.linear.bias)
     state = torch.randn(2, N, 9)
-    assert torch.equal(other.act(state, torch.zeros(2, N, 9)), other.agent(state).sigmoid() > 0.5)
+    assert torch.equal(
+        other.agent.sample_mask(state, torch.zeros(2, N, 9)), other.agent(state).sigmoid() > 0.5
+    )
 
 
 @pytest.mark.parametrize(
@@ -572,7 +585,7 @@ def test_the_papers_baseline_is_the_score_of_the_branch_that_purifies_the_teache
     with torch.no_grad():
         h = other.encoder(whole.holistic.image, whole.holistic.hidden, whole.camid)
         score = other.heads.score(other.purify(h, EVERY)[:, 0], branch, whole.pid).mean()
-    assert other.baseline.item() == pytest.approx(score.item(), abs=1e-5)
+    assert other.agent.baseline.item() == pytest.approx(score.item(), abs=1e-5)
 
 
 def test_each_distillation_term_can_be_left_out():

@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from pipeline.batches.views import eval_batch, eval_batches
 from pipeline.core import params
 from pipeline.methods import vit_baseline
-from pipeline.methods.base import data_spec, describe, load_trained, resolve
+from pipeline.methods.base import data_spec, describe, load_trained
 from pipeline.methods.ogfr.params import PRESETS
+from pipeline.methods.presets import resolve
 from pipeline.model import losses
 from pipeline.training.loop import Loop
 from pipeline.training.run import train_model
@@ -38,7 +39,7 @@ def test_it_minimises_identity_and_triplet_losses_of_the_occluded_view_alone():
     (only,) = other.objectives(blind)
     token = other.encoder(BATCH.occluded.image, BATCH.occluded.hidden, BATCH.camid).cls
     necked = torch.nn.functional.batch_norm(token, None, None, training=True)
-    identity = torch.nn.functional.cross_entropy(necked @ other.classifier.T, BATCH.pid)
+    identity = torch.nn.functional.cross_entropy(necked @ other.head.weight[0].T, BATCH.pid)
     assert only.terms["identity"].item() == pytest.approx(identity.item(), rel=1e-4)
     assert only.terms["triplet"].item() == pytest.approx(losses.triplet(token, BATCH.pid).item(), rel=1e-5)
     assert only.loss.item() == pytest.approx(sum(t.item() for t in only.terms.values()), rel=1e-6)
@@ -47,8 +48,8 @@ def test_it_minimises_identity_and_triplet_losses_of_the_occluded_view_alone():
 def test_it_compares_what_its_preset_says():
     (only,) = model(preset="recommended").objectives(BATCH)
     other = model(preset="recommended")
-    necked = other.neck(other.token(BATCH.occluded, BATCH.camid))
-    wanted = losses.triplet(necked, BATCH.pid, average=True)
+    necked = other.head.neck(other.token(BATCH.occluded, BATCH.camid))
+    wanted = losses.triplet(necked[:, 0], BATCH.pid, average=True)
     assert only.terms["triplet"].item() == pytest.approx(wanted.item(), rel=1e-5)
 
 

@@ -1,6 +1,11 @@
-"""What networks compute in: named, or chosen where it is exact and faster."""
+"""How networks compute: what the params name, and what `auto` stands for on each kind of device."""
 
+import ctypes
 import itertools
+import resource
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,46 +18,68 @@ from pipeline.core.params import BadInput
 from pipeline.model import compute
 from tests import toy
 
-CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+MB = 1 << 20
 
 
-def now():
+def fp32_precision():
     return torch.backends.mkldnn.matmul.fp32_precision
 
 
-@pytest.fixture
-def measured(monkeypatch):
-    """Tells the choice what a measurement would have found."""
+# ------------------------------------------------------------------ what auto stands for
 
-    def tell(rounding, seconds):
-        monkeypatch.setattr(compute, "_rounding", lambda library: rounding)
-        monkeypatch.setattr(compute, "_onednn_is_faster", lambda: 1 / seconds)
-        return compute.matmul_library("auto")
-
-    forget()
-    yield tell
-    forget()
-
-
-def forget():
-    compute._fastest_library.cache_clear()
-    compute._onednn_is_exact.cache_clear()
-
-
-CHOICES = {  # oneDNN's rounding, its seconds where stock takes 1
-    (1e-6, 0.5): "onednn",
-    (1e-6, 0.85): "stock",  # a gain that the load of the moment could make
-    (1e-3, 0.1): "stock",  # as on a CPU that rounds to bfloat16
+AUTO = {  # device, computes in bfloat16, compute capability -> precision, attention, compile
+    ("cpu", True, None): ("bfloat16", "math", False),
+    ("cpu", False, None): ("float32", "math", False),
+    ("cuda", True, (9, 0)): ("bfloat16", "sdpa", True),
+    ("cuda", False, (7, 0)): ("float32", "sdpa", True),
+    ("cuda", False, (6, 1)): ("float32", "sdpa", False),
 }
 
 
-@pytest.mark.parametrize(("found", "wanted"), CHOICES.items())
-def test_onednn_multiplies_where_it_is_exact_and_clearly_faster(measured, found, wanted):
-    assert measured(*found) == wanted
+@pytest.mark.parametrize("kind", AUTO)
+def test_auto_stands_for_a_fixed_choice_of_each_kind_of_device(monkeypatch, kind):
+    name, bfloat16, capability = kind
+    device = torch.device(name)
+    monkeypatch.setattr(compute, "computes_in_bfloat16", lambda device: bfloat16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    precision, attention, compiles = AUTO[kind]
+    resolved = compute.resolve(compute.Compute("auto", "default", "auto"), device)
+    assert resolved == (precision, "default", attention)
+    assert compute.resolve(resolved, device) == resolved
+    assert compute.should_compile("auto", device) == compiles
 
 
-def test_a_library_that_rounds_is_refused_by_name(measured):
-    measured(1e-3, 0.1)
+@pytest.mark.parametrize("device", [CPU, CUDA])
+def test_what_is_named_is_taken_on_every_device(device):
+    for names in itertools.product(
+        ("float32", "float16", "bfloat16"), ("default", "onednn"), ("math", "sdpa")
+    ):
+        assert compute.resolve(compute.Compute(*names), device) == names
+    assert [compute.should_compile(name, device) for name in (True, False)] == [True, False]
+
+
+def test_auto_takes_the_precision_in_which_the_machine_computes(monkeypatch):
+    for native, wanted in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(compute, "computes_in_bfloat16", lambda device, native=native: native)
+        assert compute.dtype("auto", CPU) == wanted
+    assert compute.dtype("float16", CPU) == torch.float16
+
+
+# ------------------------------------------------------------------ products of float32 matrices
+
+
+@pytest.fixture
+def rounding(monkeypatch):
+    """Sets what oneDNN's products are found to round to."""
+    compute._onednn_is_exact.cache_clear()
+    yield lambda error: monkeypatch.setattr(compute, "matmul_rounding", lambda name: error)
+    compute._onednn_is_exact.cache_clear()
+
+
+def test_a_library_that_rounds_is_refused_by_name(rounding):
+    rounding(1e-3)
     with (
         pytest.raises(BadInput, match="onednn: rounds float32 to bfloat16"),
         compute.float32_matmul("onednn"),
@@ -60,45 +87,26 @@ def test_a_library_that_rounds_is_refused_by_name(measured):
         pass
 
 
-def test_products_are_as_named_within_and_as_before_after(measured):
-    before = now()
-    for name, setting in {"stock": "ieee", "onednn": "bf16"}.items():
+def test_products_are_as_named_within_and_as_before_after(rounding):
+    rounding(1e-6)
+    before = fp32_precision()
+    for name, setting in {"default": "ieee", "onednn": "bf16"}.items():
         with compute.float32_matmul(name):
-            assert now() == setting
-        assert now() == before
+            assert fp32_precision() == setting
+        assert fp32_precision() == before
     with pytest.raises(KeyError), compute.float32_matmul("onednn"):
         raise KeyError
-    assert now() == before
+    assert fp32_precision() == before
 
 
-def test_auto_takes_the_chosen_library(measured):
-    measured(1e-6, 0.5)
-    with compute.float32_matmul("auto"):
-        assert compute.matmul_library("auto") == "onednn" and now() == "bf16"
-
-
-def test_rounding_tells_float32_from_bfloat16(monkeypatch):
-    assert compute._rounding("stock") < compute.ROUNDING
+def test_rounding_tells_float32_from_bfloat16():
+    assert compute.matmul_rounding("default") < compute.ROUNDING
     with torch.autocast("cpu", torch.bfloat16):
-        assert compute._rounding("stock") > compute.ROUNDING
-
-
-def test_measurements_compare_what_takes_time():
-    def sum_of(count):
-        return lambda: sum(range(count))
-
-    short, long = sum_of(100_000), sum_of(1_000_000)
-    first = compute._times_faster("to sum less", short, long, CPU)
-    assert first > 1 and compute._times_faster("to sum less", long, short, CPU) == first  # measured once
-    assert compute._onednn_is_faster() > 0
-    assert compute._fused_is_faster(CPU, torch.float32, "stock") > 0
-
-
-# ------------------------------------------------------------------ all three
+        assert compute.matmul_rounding("default") > compute.ROUNDING
 
 
 class Spy(nn.Module):
-    """Says how it is computed."""
+    """Returns how it is computed."""
 
     def __init__(self):
         super().__init__()
@@ -106,31 +114,23 @@ class Spy(nn.Module):
 
     def forward(self):
         half = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
-        return half, torch.backends.mkldnn.matmul.fp32_precision, self.fused_attn
+        return half, fp32_precision(), self.fused_attn
 
 
 COMPUTED = {
-    ("float32", "stock", "written"): (torch.float32, "ieee", False),
-    ("float32", "onednn", "fused"): (torch.float32, "bf16", True),
-    ("bfloat16", "stock", "fused"): (torch.bfloat16, "ieee", True),
+    ("float32", "default", "math"): (torch.float32, "ieee", False),
+    ("float32", "onednn", "sdpa"): (torch.float32, "bf16", True),
+    ("bfloat16", "default", "sdpa"): (torch.bfloat16, "ieee", True),
 }
 
 
 @pytest.mark.parametrize("names", COMPUTED)
-def test_a_model_computes_as_it_is_told_and_what_is_global_is_put_back(monkeypatch, names):
-    monkeypatch.setattr(compute, "_onednn_is_exact", lambda: True)
-    spy, before = Spy(), torch.backends.mkldnn.matmul.fp32_precision
+def test_a_model_computes_as_named_and_what_is_global_is_put_back(rounding, names):
+    rounding(1e-6)
+    spy, before = Spy(), fp32_precision()
     with compute.inference_mode(spy, CPU, compute.Compute(*names)):
         assert spy() == COMPUTED[names]
-    assert spy() == (torch.float32, before, names[2] == "fused")
-
-
-def test_auto_is_settled_as_each_choice_says(monkeypatch):
-    monkeypatch.setattr(compute, "computes_in_bfloat16", lambda device: True)
-    monkeypatch.setattr(compute, "_fastest_library", lambda: "onednn")
-    monkeypatch.setattr(compute, "_fastest_kernel", lambda *choices: {"onednn": "fused"}[choices[2]])
-    found = compute.resolve(compute.Compute("auto", "auto", "auto"), CPU)
-    assert found == ("bfloat16", "onednn", "fused") and compute.resolve(found, CPU) == found
+    assert spy() == (torch.float32, before, names[2] == "sdpa")
 
 
 # ------------------------------------------------------------------ attention
@@ -148,76 +148,90 @@ def test_attention_is_softmax_of_scaled_products_by_either_kernel(fused):
     torch.testing.assert_close(compute.dot_product_attention(query, key, value, fused), wanted)
 
 
-KERNELS = {  # the fused kernel's error where the written one's is 1, its seconds likewise
-    (1.0, 0.5): "fused",
-    (1.0, 0.85): "written",
-    (9.0, 0.1): "written",
-}
-
-
-@pytest.mark.parametrize(("found", "wanted"), KERNELS.items())
-def test_the_fused_kernel_is_taken_where_it_is_as_exact_and_clearly_faster(monkeypatch, found, wanted):
-    error, seconds = found
-    monkeypatch.setattr(compute, "_attention_error", lambda fused, *_: error if fused else 1.0)
-    monkeypatch.setattr(compute, "_fused_is_faster", lambda *_: 1 / seconds)
-    compute._fastest_kernel.cache_clear()
-    assert compute.attention_kernel("auto", CPU, torch.float32) == wanted
-    compute._fastest_kernel.cache_clear()
-    assert [compute.attention_kernel(name, CPU, torch.float32) for name in ("fused", "written")] == [
-        "fused",
-        "written",
-    ]
-
-
-def test_errors_tell_a_rough_kernel():
-    assert compute._attention_error(True, CPU, torch.float32) < compute.ROUNDING
-    assert compute._attention_error(True, CPU, torch.bfloat16) > compute.ROUNDING
-
-
-@pytest.mark.parametrize(("name", "calls"), [("written", 0), ("fused", 2 + 2)])
-def test_all_attention_of_a_model_is_computed_as_told(monkeypatch, name, calls):
-    model, seen = toy.model(toy.people()).eval(), []
+@pytest.mark.parametrize(("name", "calls"), [("math", 0), ("sdpa", 2 + 2)])
+def test_all_attention_of_a_model_is_computed_by_the_named_kernel(monkeypatch, name, calls):
+    model, counted = toy.model(toy.people()).eval(), []
     wanted, kernel = model.embed(toy.batch()).parts, F.scaled_dot_product_attention
     compute.set_attention(model, name)
 
-    def counted(*given, **more):
-        seen.append(1)
-        return kernel(*given, **more)
+    def counting(*args, **kwargs):
+        counted.append(1)
+        return kernel(*args, **kwargs)
 
-    monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", counting)
     torch.testing.assert_close(model.embed(toy.batch()).parts, wanted)
-    assert len(seen) == calls  # of the encoder's layers and the student's
+    assert len(counted) == calls  # of the encoder's layers and the student's
 
 
+# ------------------------------------------------------------------ torch.compile
+
+
+@pytest.mark.slow
 def test_compiled_layers_give_the_same_features_and_gradients():
     plain, compiled = (Block(16, 2) for _ in range(2))
     compiled.load_state_dict(plain.state_dict())
     compute.compile_layers(torch.nn.Sequential(compiled))
     for count in (2, 3):
         tokens = torch.randn(count, 5, 16)
-        found, wanted = compiled(tokens), plain(tokens)
-        torch.testing.assert_close(found, wanted)
+        output, wanted = compiled(tokens), plain(tokens)
+        torch.testing.assert_close(output, wanted)
         gradients = (
             torch.autograd.grad(y.sum(), list(m.parameters()))
-            for y, m in ((found, compiled), (wanted, plain))
+            for y, m in ((output, compiled), (wanted, plain))
         )
         torch.testing.assert_close(*gradients)
     assert compiled._compiled_call_impl is not None
 
 
-def test_compiled_layers_are_timed_against_plain_ones():
-    assert compute.times_faster_compiled(Block(16, 2), CPU, torch.float32) > 0  # exact, and of some speed
-    assert not compute.should_compile("auto", Block(16, 2), CPU, torch.float32)
-    assert compute.should_compile(True, Block(16, 2), CPU, torch.float32)
+# ------------------------------------------------------------------ processor and memory
 
 
-def test_compiled_layers_that_are_not_exact_are_refused(monkeypatch):
-    monkeypatch.setattr(compute, "_error", lambda found, wanted: 1e-3)
-    assert compute.times_faster_compiled(Block(16, 2), CPU, torch.float32) == 0
+def test_a_cpu_is_known_by_its_instructions(monkeypatch):
+    capabilities = {"cpu_name": "EPYC", "fma3": True, "avx2": True, "amx_tile": False, "num_sockets": 1}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", **capabilities})
+    assert compute.processor(CPU) == "x86_64: avx2 fma3"
 
 
-def test_auto_takes_the_precision_in_which_the_machine_computes(monkeypatch):
-    for native, wanted in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(compute, "computes_in_bfloat16", lambda device, native=native: native)
-        assert compute.precision("auto", CPU) == wanted
-    assert compute.precision("float16", CPU) == torch.float16
+GLIBC = hasattr(ctypes.CDLL(None), "mallopt")
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def faults(size: int) -> int:
+    """Pages that the system hands out for a block of `size` bytes after there was one: the least of five."""
+    counts = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        np.ones(size, np.uint8)
+        counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return min(counts)
+
+
+@pytest.mark.skipif(not GLIBC, reason="another C library")
+def test_freed_memory_is_kept_within_and_given_back_after():
+    with compute.keep_freed_memory():
+        assert faults(256 * MB) < 64  # of its 65,536 pages, or 128 huge ones
+        inside = resident()
+    assert resident() < inside - 200 * MB and faults(256 * MB) >= 64
+
+
+@pytest.mark.skipif(not GLIBC, reason="another C library")
+def test_afterwards_blocks_of_some_mb_are_kept_as_ever():
+    program = (
+        "from pipeline.model import compute; from tests.model import test_compute as t\n"
+        "with compute.keep_freed_memory(): pass\n"
+        "print(t.faults(8 * t.MB))"  # in a process that freed no such block before
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert int(done.stdout) < 64  # of 2,048
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    with compute.keep_freed_memory():
+        assert torch.ones(3).sum() == 3

@@ -86,15 +86,15 @@ def test_the_sequence_is_tokens_plus_position_plus_pattern_plus_camera():
 
 def test_an_unknown_camera_is_the_mean_of_those_that_were_trained():
     encoder = oa_vit(trained=(0, 2))
-    assert torch.equal(encoder.camera_rows(UNKNOWN[:1])[0], encoder.camera[[0, 2]].mean(0))
+    assert torch.equal(encoder.camera_embedding(UNKNOWN[:1])[0], encoder.camera[[0, 2]].mean(0))
 
 
 def test_an_unknown_camera_is_the_mean_of_all_and_one_never_seen_is_an_error():
     encoder = oa_vit()
-    rows = encoder.camera_rows(torch.tensor([-1, 1]))
+    rows = encoder.camera_embedding(torch.tensor([-1, 1]))
     assert torch.allclose(rows[0], encoder.camera.mean(0)) and torch.equal(rows[1], encoder.camera[1])
     with pytest.raises(ValueError, match="camera 3, but the model knows 3"):
-        encoder.camera_rows(torch.tensor([3]))
+        encoder.camera_embedding(torch.tensor([3]))
 
 
 def test_bytes_are_seen_as_their_colours():

@@ -23,7 +23,8 @@ from pipeline.core.params import BadInput
 from pipeline.data.index import index_hash, read_index
 from pipeline.indexing import build
 from pipeline.labels import occlusion
-from pipeline.methods.base import data_spec, load_method, resolve
+from pipeline.methods.base import data_spec, load_method
+from pipeline.methods.presets import resolve
 from pipeline.model.backbones import save_vit
 from pipeline.studies import tables
 from pipeline.training.schedule import Schedule
@@ -101,7 +102,7 @@ def test_comparisons_name_layouts_and_are_about_all_queries():
         assert ALL[name].queries == "all"
         for row in ALL[name].rows:
             for layout in (row.set["train_on"], *row.set["test_on"]):
-                assert build.load(layout).COUNTS
+                assert build.load_layout(layout).COUNTS
 
 
 @pytest.mark.parametrize("name", COMPARISONS)
@@ -495,6 +496,7 @@ json.dump({"occluded": scores}, open("data/embedded/metrics.json", "w"))
 """
 
 
+@pytest.mark.slow
 def test_dvc_queues_each_experiment_once_and_shows_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("DVC_")]:
@@ -528,6 +530,7 @@ def test_dvc_queues_each_experiment_once_and_shows_it(tmp_path, monkeypatch, cap
     assert "| customized   | 1 of 3 | 20.0   | 76.6" in said
 
 
+@pytest.mark.slow
 def test_dvcs_complaint_reaches_the_user(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "params.yaml", tmp_path)

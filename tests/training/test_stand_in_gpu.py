@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import inference, ranking
+from pipeline import ranking
 from pipeline.batches import gpu
 from pipeline.batches.augment import sample_augmentations, training_batch
 from pipeline.batches.views import eval_batches
 from pipeline.core import distributed
+from pipeline.inference import api
 from pipeline.inference.extract import extract_features
 from pipeline.labels import pose, segmentation
 from pipeline.model import compute
@@ -97,7 +98,7 @@ def vit_baseline(preset):
 
 def learnt(make, preset="recommended", **changes):
     """A short training's weights and log."""
-    model, plan = make(preset), toy.schedule(preset, epochs=2, attention="written", **changes)
+    model, plan = make(preset), toy.schedule(preset, epochs=2, attention="math", **changes)
     log = train_model(model, toy.people(), plan, 1, held_out=toy.people(seed=3))
     return model.state_dict(), log
 
@@ -125,7 +126,7 @@ def test_half_precision_learns_there_nearly_the_same(precision):
 
 def test_a_run_that_was_stopped_there_goes_on(tmp_path, there):
     whole, log = learnt(ogfr)
-    plan = toy.schedule(epochs=2, attention="written")
+    plan = toy.schedule(epochs=2, attention="math")
 
     class Stopped(checkpoint.Checkpoints):
         def step(self, loop, state, best):
@@ -152,13 +153,13 @@ def test_views_are_made_there_byte_for_byte_as_here(pad):
     rows, plan = np.array([3, 0, 15, 3, 7, 9]), replace(toy.schedule().obstacles, probability=0.7)
     chances = sample_augmentations(pictures, rows, 0.5, pad, plan, [], np.random.default_rng(1))
     assert (
-        {chance.turn.mirrored for chance in chances}
+        {chance.flip_crop.flipped for chance in chances}
         == {chance.obstacle is None for chance in chances}
         == {True, False}
     )
     here = training_batch(pictures, rows, chances)
     with stand_in_gpu.stand_in():
-        there = gpu.to_gpu(pictures, distributed.local_device()).pairs(rows, chances)
+        there = gpu.image_set_on_gpu(pictures, distributed.local_device()).training_batch(rows, chances)
     pairs = list(zip(tensors(here), tensors(there), strict=True))
     assert len(pairs) == 9 and all(stand_in_gpu.lies_there(found) for _, found in pairs)
     for wanted, found in pairs:
@@ -172,15 +173,15 @@ def tensors(batch):
 
 def test_a_set_that_is_too_large_for_the_gpu_stays_here(there, monkeypatch):
     pictures = toy.people()
-    assert gpu.to_gpu(pictures, torch.device("cpu")) is None
+    assert gpu.image_set_on_gpu(pictures, torch.device("cpu")) is None
     for free, fits in ((pictures.image.nbytes * 5, False), (pictures.image.nbytes * 6, True)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, free))
-        assert (gpu.to_gpu(pictures, CUDA) is not None) == fits
+        assert (gpu.image_set_on_gpu(pictures, CUDA) is not None) == fits
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_the_kernel_of_attention_is_chosen_by_a_trial_there(there, precision):
-    assert compute.attention_kernel("auto", CUDA, precision) in ("written", "fused")
+    assert compute.attention_kernel("auto", CUDA, precision) in ("math", "sdpa")
     assert compute.precision("auto", CUDA) == torch.bfloat16
     compute._fastest_kernel.cache_clear()  # nobody else shall believe it
 
@@ -196,7 +197,7 @@ def test_layers_that_cannot_be_compiled_there_are_left_as_they_are(there, caplog
 def seen(device, precision):
     stream = eval_batches(toy.people(), 5)
     encoder, model = plain_vit(toy.encoder(), toy.SIZE), toy.model()
-    with compute.inference_mode(model, device, compute.Compute(precision, "stock", "written")):
+    with compute.inference_mode(model, device, compute.Compute(precision, "default", "math")):
         return extract_features(model, encoder, stream, 16, device, True)
 
 
@@ -216,9 +217,9 @@ def test_test_images_are_embedded_there_as_here(precision, off):
 def test_a_trained_model_sees_pictures_there_as_here(tmp_path, guess):
     folder = toy.trained(tmp_path)
     pictures = list(toy.people().image[:5])
-    here = inference.load(folder, batch=3).embed(pictures, guess=guess)
+    here = api.load(folder, batch=3).embed(pictures, guess=guess)
     with stand_in_gpu.stand_in():
-        found = inference.load(folder, "cuda", batch=3).embed(pictures, guess=guess)
+        found = api.load(folder, "cuda", batch=3).embed(pictures, guess=guess)
     assert found.parts.device.type == "cpu"
     torch.testing.assert_close(found.parts, here.parts, atol=1e-5, rtol=1e-5)  # by another kernel, maybe
     assert torch.equal(found.visibility, here.visibility)

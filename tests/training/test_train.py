@@ -110,9 +110,9 @@ def test_a_record_tells_the_versions_of_all_that_draws(folder):
 
 
 def test_a_record_tells_the_cameras_that_the_model_was_trained_with(folder):
-    assert trained()["world"]["trained_cameras"] == [0, 1, 3]
+    assert trained()["data_spec"]["trained_cameras"] == [0, 1, 3]
     seed = next(n for n in range(99) if np.random.default_rng(n).permutation(5)[0] == 2)
-    assert trained(held_out=1, seed=seed)["world"]["trained_cameras"] == [0, 1]
+    assert trained(held_out=1, seed=seed)["data_spec"]["trained_cameras"] == [0, 1]
 
 
 BATCHES = {  # identities, images, processes, statistics: how many images a batch norm sees

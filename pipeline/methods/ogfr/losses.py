@@ -1,12 +1,4 @@
-"""OGFR: occlusion-guided feature purification learning via reinforced knowledge distillation.
-
-In the paper's order: occlusion-aware ViT shared by both views (3.1), erasing agent and purifying decoder for
-the holistic view, which teaches (3.2), two transformer layers for the occluded view, which learns (3.3), the
-losses (3.4), and what is compared at the end (Eq. 24, 25).  h and o name the views, hp and op the two
-branches' final features; index i runs over {g, 1 ... K}: the global feature, then the parts.
-
-Unusual here: `PRESETS` lists every value that the paper leaves open or that cannot work as printed.
-"""
+"""Losses of Section 3.4 that are OGFR's alone (Eq. 17, 21, 22), and the weights of Eq. 23."""
 
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
@@ -15,8 +7,6 @@ from torch import Tensor
 from pipeline.core import distributed
 from pipeline.methods.ogfr.params import Params
 from pipeline.model import losses
-
-# ------------------------------------------------------------------ 3.4 losses of this method alone
 
 
 def mask_loss(
@@ -41,10 +31,10 @@ def mask_loss(
         plane = logits.mT.unflatten(2, grid)
         plane = F.interpolate(plane, tuple(parsing.shape[1:]), mode="bilinear", align_corners=False)
         entropy = F.cross_entropy(plane, parsing.long(), reduction="none").flatten(1)  # B HW
-    found = parsing.flatten(1).any(1).to(entropy.dtype)
-    each = entropy.mean(1) if params.mask == "mean" else entropy.sum(1)
-    shown = distributed.all_reduce_mean(found.sum()).clamp(min=1 / distributed.world_size())
-    return (each * found).sum() / shown
+    parsed = parsing.flatten(1).any(1).to(entropy.dtype)  # 1 where the map shows a part
+    per_image = entropy.mean(1) if params.mask == "mean" else entropy.sum(1)
+    count = distributed.all_reduce_mean(parsed.sum()).clamp(min=1 / distributed.world_size())
+    return (per_image * parsed).sum() / count
 
 
 def mse_loss(
@@ -53,15 +43,35 @@ def mse_loss(
     """L_mse: squared distance of all tokens of the two branches, F_hp and F_op, Eq. 17.
 
     Departs: a mean over tokens and channels, unless `reduction` is "sum" as printed; the mean over images;
-    the teacher is detached, or it would learn from its pupil.
+    the teacher is detached, or it would learn from its student.
     """
     gap = (teacher.detach().float() - student.float()).square()
     return gap.mean() if reduction == "mean" else gap.sum((1, 2)).mean()
 
 
 def part_triplet(
-    features: Float[Tensor, "B P D"], pid: Int[Tensor, "B"], average: bool = False
+    tokens: Float[Tensor, "B P D"], necked: Float[Tensor, "B P D"], pid: Int[Tensor, "B"], kind: str
 ) -> Float[Tensor, ""]:
-    """L_tr: triplet loss of the global feature plus the mean of the parts', Eq. 22."""
-    each = losses.triplet(features.transpose(0, 1), pid, average=average)
-    return each[0] + each[1:].mean()
+    """L_tr of one branch: the triplet loss of the global feature plus the mean of the parts', Eq. 22.
+
+    Departs: `necked` compares features after the batch norm, by root mean squares over channels; `plain`
+    compares tokens by their Euclidean distances, as printed.
+    """
+    features = tokens if kind == "plain" else necked
+    per_part = losses.triplet(features.transpose(0, 1), pid, average=kind == "necked")
+    return per_part[0] + per_part[1:].mean()
+
+
+def loss_weights(params: Params) -> dict[str, float]:
+    """Weights of the terms, Eq. 19 and 23; those without distillation are 1."""
+    if not params.distil:
+        return {}
+    return {
+        "mse": params.mse_weight,
+        "cos": params.mu_1,
+        "identity": params.alpha,  # alpha and beta of Eq. 19
+        "kl": params.beta,
+        "triplet": params.mu_2,
+        "teacher_identity": params.teacher_identity,
+        "student_triplet": params.student_triplet,
+    }

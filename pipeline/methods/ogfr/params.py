@@ -1,9 +1,4 @@
-"""OGFR: occlusion-guided feature purification learning via reinforced knowledge distillation.
-
-In the paper's order: occlusion-aware ViT shared by both views (3.1), erasing agent and purifying decoder for
-the holistic view, which teaches (3.2), two transformer layers for the occluded view, which learns (3.3), the
-losses (3.4), and what is compared at the end (Eq. 24, 25).  h and o name the views, hp and op the two
-branches' final features; index i runs over {g, 1 ... K}: the global feature, then the parts.
+"""OGFR's parameters, and the table of both presets.
 
 Unusual here: `PRESETS` lists every value that the paper leaves open or that cannot work as printed.
 """
@@ -15,10 +10,10 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.core.params import STRICT
 from pipeline.data import parts
-from pipeline.methods.base import Preset, Presets
+from pipeline.methods.presets import ENCODER_AND_HEADS, SCHEDULE, Preset, Presets
 
 K = len(parts.FINE)
-HOLISTIC, OCCLUDED = 0, 1  # the branches, as the necks count them
+HOLISTIC, OCCLUDED = 0, 1  # the branches: their necks' numbers
 FEP = {"teacher": {HOLISTIC}, "student": {OCCLUDED}, "both": {HOLISTIC, OCCLUDED}, "none": set()}
 
 
@@ -39,10 +34,10 @@ class Params:
     residual: bool | None  # skip connections in the decoder
     # part tokens and the layers after the encoder begin as what it knows, or as nothing
     start: Literal["encoder", "random"] | None
-    erase: Literal["agent", "none", "random", "labels"]  # who chooses the patches to erase (Table 5)
+    erase: Literal["agent", "none", "random", "labels"]  # what chooses the patches to erase (Table 5)
     erase_rate: float = Field(ge=0, le=1)  # share erased by `random`
     erased: Literal["shared", "place"] | None  # one learned token plus its position, or one for each place
-    episodes: int = Field(ge=1)  # masks that the agent tries on each image
+    episodes: int = Field(ge=1)  # masks that the agent samples for each image
     agent_bias: bool | None
     agent_keep: float = Field(gt=0, lt=1)  # probability of keeping a patch at the start, given a bias
     agent_optimiser: Literal["sgd", "adamw"] | None
@@ -70,7 +65,7 @@ class Params:
 
 # name: (recommended, paper, reason)
 PRESETS: Presets = {
-    "ogfr.stride": (16, 11, "11 gives the paper's cost (Table 9); 16 is half as dear and fits a CPU"),
+    "ogfr.stride": ENCODER_AND_HEADS["stride"],
     "ogfr.residual": (True, False, "Eq. 12 prints no skip connection; without one the input is lost"),
     "ogfr.start": (
         "encoder",
@@ -98,34 +93,9 @@ PRESETS: Presets = {
         0.0,
         "Eq. 22 is the teacher's alone, but the student's features are compared",
     ),
-    "ogfr.head_gain": (
-        10.0,
-        1.0,
-        "classifiers start from nothing beside a trained encoder, and Adam's steps are small",
-    ),
-    "ogfr.triplet": (
-        "necked",
-        "plain",
-        "tokens collapse under it; after the batch norm, as a mean over channels, it gained 6 points of mAP",
-    ),
+    "ogfr.head_gain": ENCODER_AND_HEADS["head_gain"],
+    "ogfr.triplet": ENCODER_AND_HEADS["triplet"],
     "ogfr.visible": ("argmax", "positive", "the best cosine is nearly always above 0: all parts visible"),
-    "ogfr.feature": (
-        "after",
-        "before",
-        "not said; TransReID compares before the batch norm, but 3 points of mAP lie in it here",
-    ),
-    "train.epochs": (8, 120, "not said; TransReID's, and what a CPU does in minutes"),
-    "train.optimiser": ("adamw", "sgd", "a small ViT learns from few steps"),
-    "train.lr": (7e-4, 0.008, "the same"),
-    "train.decay": (1e-2, 1e-4, "the same"),
-    "train.warmup": (1.0, 5.0, "not said; TransReID's, and an eighth of our epochs"),
-    "train.clip": (5.0, 0.0, "not said; keeps a rare bad batch from undoing the rest; 0 is off"),
-    "train.obstacles.probability": (1.0, 1.0, "not said; the student is the occluded branch"),
-    "train.obstacles.sources": (
-        ["rectangle", "person"],
-        ["rectangle"],
-        "the works it follows cut rectangles",
-    ),
-    "train.obstacles.area": ((0.1, 0.4), (0.05, 0.2), "not said; OPR-DAAO's, and what real queries hide"),
-    "train.obstacles.aspect": ((0.3, 3.3), (0.3, 3.3), "not said; OPR-DAAO's"),
+    "ogfr.feature": ENCODER_AND_HEADS["feature"],
+    **SCHEDULE,
 }

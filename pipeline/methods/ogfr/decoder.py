@@ -1,12 +1,4 @@
-"""OGFR: occlusion-guided feature purification learning via reinforced knowledge distillation.
-
-In the paper's order: occlusion-aware ViT shared by both views (3.1), erasing agent and purifying decoder for
-the holistic view, which teaches (3.2), two transformer layers for the occluded view, which learns (3.3), the
-losses (3.4), and what is compared at the end (Eq. 24, 25).  h and o name the views, hp and op the two
-branches' final features; index i runs over {g, 1 ... K}: the global feature, then the parts.
-
-Unusual here: `PRESETS` lists every value that the paper leaves open or that cannot work as printed.
-"""
+"""The decoder of Section 3.2.2: in its first layer the tokens of the parts see no patch (Eq. 12-16)."""
 
 import torch
 from jaxtyping import Float
@@ -14,10 +6,8 @@ from torch import Tensor, nn
 
 from pipeline.model.compute import dot_product_attention
 
-# ------------------------------------------------------------------ 3.2.2 feature purification
 
-
-class Attention(nn.Module):
+class FixedAttention(nn.Module):
     """Multi-head self-attention; the first `fixed` tokens attend to nothing: MHSA_fix, Eq. 13-16.
 
     A fixed token passes on its own value, so that no patch can reach it; patches attend to all tokens,
@@ -37,8 +27,8 @@ class Attention(nn.Module):
         """Attended tokens, the first `num_tokens` or all; `fixed` = 0 is ordinary attention."""
         split = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         query, key, value = split.unbind(0)
-        moved = dot_product_attention(query[:, :, fixed:num_tokens], key, value, self.fused_attn)  # Eq. 14
-        joined = torch.cat([value[:, :, :fixed], moved], 2)[:, :, :num_tokens]  # F'_ha, Eq. 15, 16
+        attended = dot_product_attention(query[:, :, fixed:num_tokens], key, value, self.fused_attn)  # Eq. 14
+        joined = torch.cat([value[:, :, :fixed], attended], 2)[:, :, :num_tokens]  # F'_ha, Eq. 15, 16
         return self.output(joined.transpose(1, 2).flatten(2))
 
 
@@ -51,15 +41,15 @@ class DecoderLayer(nn.Module):
     def __init__(self, width: int, heads: int, fixed: int, residual: bool):
         super().__init__()
         self.fixed, self.residual = fixed, residual
-        self.attention, self.norm = Attention(width, heads), nn.LayerNorm(width, eps=1e-6)
+        self.attention, self.norm = FixedAttention(width, heads), nn.LayerNorm(width, eps=1e-6)
         self.ffn = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(
         self, tokens: Float[Tensor, "B L D"], num_tokens: int | None = None
     ) -> Float[Tensor, "B Q D"]:
         """Refined tokens: the first `num_tokens`, which attend to all, or all."""
-        moved = self.attention(tokens, self.fixed, num_tokens)
+        attended = self.attention(tokens, self.fixed, num_tokens)
         if not self.residual:
-            return self.ffn(self.norm(moved))
-        tokens = tokens[:, :num_tokens] + moved
+            return self.ffn(self.norm(attended))
+        tokens = tokens[:, :num_tokens] + attended
         return tokens + self.ffn(self.norm(tokens))
