@@ -1,17 +1,18 @@
-"""Several processes that learn as one: each takes its share of every batch, and all hold the same weights.
+"""Data-parallel training: each process computes a slice of every batch, and all hold the same weights.
 
-`torchrun` starts them, tells them apart, and stops all if one fails.  Losses are means over images, so the
-mean of the processes' losses is the loss of the whole batch, and the mean of their gradients its gradient, if
+`torchrun` starts the processes, numbers them, and stops all if one fails.  Losses are means over images.  The
+mean of the processes' losses is then the loss of the whole batch, and the mean of their gradients its
+gradient, if
 
-- what one image's loss takes from other images (triplets, batch statistics) is gathered from all processes,
-  gradients going back to where it came from;
-- what is random is drawn for the whole batch everywhere, by equal generators, and each takes its share.
+- what the loss of one image takes from other images (triplets, batch statistics) is gathered from all
+  processes, and gradients flow back to them;
+- random numbers are drawn for the whole batch in every process, by equal generators, and sliced.
 
-Gradients are averaged by torch's DistributedDataParallel while they come into being, a group's at a time.
+DistributedDataParallel averages the gradients of one parameter group at a time, during `backward`.
 
-A process that is alone is all of them: then every function here gives back what it was given.
+Without torchrun the world size is 1, and every function here returns what it was given.
 
-The parsers' processes are started in the same way, and share a file's shards instead (`group`).
+The parsers' processes are started in the same way; they share the shards of a file (`shard_group`).
 """
 
 import os
@@ -34,16 +35,16 @@ from torch.nn.parallel import DistributedDataParallel
 from pipeline.core.params import STRICT, BadInput, plural
 from pipeline.core.resumable import ShardGroup
 
-TIMEOUT = timedelta(days=365)  # while the first process waits for another run; torch's ends in minutes
+TIMEOUT = timedelta(days=365)  # rank 0 may wait for another run; torch's default is minutes
 
 Device = Literal["auto", "cpu", "cuda"]
-Scope = Literal["batch", "process"]  # the images that meet: the whole batch's, or a process's share
-_scope: ContextVar[Scope] = ContextVar("mined", default="batch")
+Scope = Literal["batch", "process"]  # images that losses compare: of the whole batch, or of the local slice
+_scope: ContextVar[Scope] = ContextVar("mining_scope", default="batch")
 
 
 @dataclass(frozen=True, config=STRICT)
 class Processes:
-    """How many processes of this machine share a stage's work, one per GPU; under torchrun its number counts."""
+    """How many processes of this machine compute a stage, one per GPU; torchrun's number has precedence."""
 
     segment: int = Field(ge=1)  # each computes some of the shards of a file; no result depends on it
     pose: int = Field(ge=1)
@@ -51,91 +52,92 @@ class Processes:
 
 
 def world_size() -> int:
-    """How many learn together."""
+    """The number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this one is, from 0; 0 alone writes files."""
+    """This process's number, from 0; only rank 0 writes files."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def local_device(name: Device = "auto") -> torch.device:
-    """Where this process computes: on the GPU of its own number; by `auto` on the CPU if there is none.
+    """This process's device: the GPU of its local rank; `auto` is the CPU on a machine without GPUs.
 
-    Raises `BadInput` where a GPU is asked for, and there is none for it.
+    Raises `BadInput` if a GPU is asked for and this process has none.
     """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise BadInput("params.yaml: device = 'cuda', but torch sees no GPU here. Set it to 'cpu'.")
-    number, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
-    if number >= there:
-        raise BadInput(f"process {number} has no GPU: torch sees {there} here. Start no more processes.")
-    return torch.device("cuda", number)
+    local_rank, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if local_rank >= count:
+        raise BadInput(f"process {local_rank} has no GPU: torch sees {count} here. Start no more processes.")
+    return torch.device("cuda", local_rank)
 
 
 def parse_device(value: Any) -> torch.device:
-    """The device that a caller names, which is there.  Raises `BadInput` for any other."""
+    """The device called `cpu`, `cuda` or `cuda:1`.  Raises `BadInput` if this machine has none of that name."""
     try:
-        found = torch.device(value)
+        device = torch.device(value)
     except (RuntimeError, TypeError, ValueError):
-        found = None
-    if found is None or found.type not in ("cpu", "cuda"):
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
         raise BadInput(f"device = {value!r}: no such device. Choose cpu or cuda.")
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise BadInput(f"device = {value!r}: torch sees no such GPU here. Choose cpu, or another one.")
-    return found
+    return device
 
 
 # ------------------------------------------------------------------ starting
 
 
-def run_torchrun(wanted: int, module: str, words: Sequence[str], kind: str = "cuda") -> bool:
-    """Run a module in so many processes of this machine, by torchrun; False if that needs no new ones.
+def run_torchrun(processes: int, module: str, words: Sequence[str], device: str = "cuda") -> bool:
+    """Run a module in `processes` processes of this machine by torchrun, and wait.
 
-    Under torchrun already, its number counts.  `kind` is where they compute, cuda or cpu.  Raises `BadInput`
-    if one of them fails, or if there are GPUs for cuda, but fewer.
+    Returns False, and runs nothing, for one process and under torchrun, whose number has precedence.
+    `device` is the type of device on which they compute, `cuda` or `cpu`.  Raises `BadInput` if one fails,
+    or if the machine has GPUs, but fewer.
     """
-    if wanted == 1 or dist.is_torchelastic_launched():
+    if processes == 1 or dist.is_torchelastic_launched():
         return False
-    if kind == "cuda" and torch.cuda.is_available() and wanted > torch.cuda.device_count():
+    if device == "cuda" and torch.cuda.is_available() and processes > torch.cuda.device_count():
         raise BadInput(
-            f"params.yaml: processes.{module.rpartition('.')[2]} = {wanted}, but this machine has "
+            f"params.yaml: processes.{module.rpartition('.')[2]} = {processes}, but this machine has "
             f"{plural(torch.cuda.device_count(), 'GPU')}. Lower it."
         )
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import main as torchrun  # costs a second, and few need it
+    from torch.distributed.run import main as torchrun  # importing it takes a second
 
     try:
-        torchrun(["--standalone", f"--nproc-per-node={wanted}", "-m", module, *words])
+        torchrun(["--standalone", f"--nproc-per-node={processes}", "-m", module, *words])
     except ChildFailedError:
         raise BadInput(
-            f"{module}: one of {wanted} processes failed, as said above; all are stopped."
+            f"{module}: one of {processes} processes failed, as said above; all are stopped."
         ) from None
     return True
 
 
 @contextmanager
-def process_group(here: torch.device | None = None) -> Iterator[None]:
-    """Be one of those that torchrun started; alone without it.
+def process_group(device: torch.device | None = None) -> Iterator[None]:
+    """Join the processes that torchrun started; do nothing without it.
 
-    They exchange tensors of the device `here`, else of `device()`.
+    Collectives run on tensors of `device`, by default `local_device()`: NCCL for GPUs, Gloo for the CPU.
     """
     if not dist.is_torchelastic_launched():
         yield
         return
     threading.Thread(target=_exit_with_launcher, args=(os.getppid(),), daemon=True).start()
-    here = here or local_device()
-    if here.type == "cuda":
-        torch.cuda.set_device(here)
-    dist.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=TIMEOUT)
+    device = device or local_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     yield
-    dist.destroy_process_group()  # not after an error: it may wait for the others, and they for this one
+    dist.destroy_process_group()  # not after an error: processes might wait for each other
 
 
 def _exit_with_launcher(launcher: int) -> None:
-    # torchrun gives each process a session of its own: what kills it outright would leave them at work
+    # torchrun starts each process in a new session: SIGKILL of torchrun would leave them running
     while os.getppid() == launcher:
         time.sleep(1)
     os._exit(1)
@@ -143,44 +145,44 @@ def _exit_with_launcher(launcher: int) -> None:
 
 @contextmanager
 def shard_group() -> Iterator[ShardGroup]:
-    """Be one of those that torchrun started to fill the shards of a file; alone without it."""
+    """Join the processes that torchrun started to compute the shards of a file; a group of one without it."""
     with process_group(torch.device("cpu")):
         yield ShardGroup(rank(), world_size(), broadcast_object)
 
 
-# ------------------------------------------------------------------ shares of a batch
+# ------------------------------------------------------------------ slices of a batch
 
 
 def local_slice(size: int) -> slice:
-    """Which of `size` images are this process's."""
-    each = size // world_size()
-    return slice(rank() * each, (rank() + 1) * each)
+    """This process's slice of a batch of `size` images, which the world size must divide."""
+    length = size // world_size()
+    return slice(rank() * length, (rank() + 1) * length)
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(context: Any, own: Tensor) -> Tensor:
-        own = own.contiguous()
-        every = [torch.empty_like(own) for _ in range(world_size())]
-        dist.all_gather(every, own)
-        return torch.cat(every)
+    def forward(context: Any, local: Tensor) -> Tensor:
+        local = local.contiguous()
+        slices = [torch.empty_like(local) for _ in range(world_size())]
+        dist.all_gather(slices, local)
+        return torch.cat(slices)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Tensor:
         gradient = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(gradient)  # what every process's loss asks of every process's images
+        dist.all_reduce(gradient)  # of every process's loss
         return gradient[local_slice(len(gradient))]
 
 
-def all_gather(own: Tensor, axis: int = 0) -> Tensor:
-    """The shares of all along an axis, as the whole batch has them, with gradient."""
-    return own if world_size() == 1 else _Gather.apply(own.movedim(axis, 0)).movedim(0, axis)
+def all_gather(local: Tensor, axis: int = 0) -> Tensor:
+    """All processes' slices, concatenated along an axis in the order of the batch, with gradient."""
+    return local if world_size() == 1 else _Gather.apply(local.movedim(axis, 0)).movedim(0, axis)
 
 
-def sample_global(draw: Callable[[Tensor], Tensor], own: Tensor) -> Tensor:
-    """This process's share of what `draw` makes of the whole batch: as one process would draw it."""
-    whole = draw(all_gather(own.detach()))
-    return whole[local_slice(len(whole))]
+def sample_global(sample: Callable[[Tensor], Tensor], local: Tensor) -> Tensor:
+    """The local slice of what `sample` draws for the whole batch, whatever the world size."""
+    batch = sample(all_gather(local.detach()))
+    return batch[local_slice(len(batch))]
 
 
 def all_reduce_mean(values: Tensor) -> Tensor:
@@ -193,39 +195,39 @@ def all_reduce_mean(values: Tensor) -> Tensor:
 
 
 class _ParamGroupModule(nn.Module):
-    """Somebody's parameters, as a network that hands on a loss."""
+    """A module with a param group's parameters, whose forward is the identity of a loss."""
 
     def __init__(self, parameters: Sequence[nn.Parameter]):
         super().__init__()
-        self.own = nn.ParameterList(parameters)
-        # one that no loss depends on, or torch warns that there is none
-        self.idle = nn.Parameter(torch.zeros(1, device=parameters[0].device))
+        self.group = nn.ParameterList(parameters)
+        # no loss depends on it: torch warns if find_unused_parameters finds none
+        self.unused = nn.Parameter(torch.zeros(1, device=parameters[0].device))
 
     def forward(self, loss: Tensor) -> Tensor:
         return loss
 
 
 def average_gradients(parameters: Sequence[nn.Parameter]) -> nn.Module:
-    """What hands on a loss, and lets its `backward` leave the mean of all processes' gradients.
+    """A module to pass a loss through, whose `backward` leaves the mean of all processes' gradients.
 
-    A parameter that no process's loss depends on has none.
+    A parameter that no process's loss depends on has no gradient.
     """
     group = _ParamGroupModule(parameters)
     if world_size() == 1:
         return group
-    # torch compares strides, even of dimensions of size 1, where they mean nothing
+    # torch compares the strides of dimensions of size 1, too, which mean nothing
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     return DistributedDataParallel(
         group, find_unused_parameters=True, gradient_as_bucket_view=True, init_sync=False
     )
 
 
-# ------------------------------------------------------------------ where images meet
+# ------------------------------------------------------------------ losses that compare images
 
 
 @contextmanager
 def mining_scope(scope: Scope) -> Iterator[None]:
-    """Let losses that compare images compare those of the whole batch, or of the process's share alone."""
+    """Let losses that compare images compare those of the whole batch, or of the local slice."""
     token = _scope.set(scope)
     try:
         yield
@@ -233,47 +235,45 @@ def mining_scope(scope: Scope) -> Iterator[None]:
         _scope.reset(token)
 
 
-def gather_candidates(own: Tensor, axis: int = 0) -> Tensor:
-    """What this process's images are compared with, along an axis (see `mined`)."""
-    return all_gather(own, axis) if _scope.get() == "batch" else own
+def gather_candidates(local: Tensor, axis: int = 0) -> Tensor:
+    """The rows with which this process's images are compared, along an axis (see `mining_scope`)."""
+    return all_gather(local, axis) if _scope.get() == "batch" else local
 
 
 def sync_batch_norm(network: nn.Module) -> None:
-    """Let each batch norm in training normalise by the whole batch, and every process run the same mean.
+    """Let batch norms in training use the statistics of the whole batch; running means are then equal.
 
-    torch's SyncBatchNorm does so on GPUs alone.
+    torch's SyncBatchNorm does so on GPUs only.
     """
     if world_size() == 1:
         return
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.register_forward_pre_hook(lambda m, given: (all_gather(given[0]),) if m.training else None)
-            module.register_forward_hook(
-                lambda m, given, whole: whole[local_slice(len(whole))] if m.training else None
-            )
+            module.register_forward_pre_hook(lambda m, x: (all_gather(x[0]),) if m.training else None)
+            module.register_forward_hook(lambda m, x, y: y[local_slice(len(y))] if m.training else None)
 
 
-# ------------------------------------------------------------------ never apart in silence
+# ------------------------------------------------------------------ equal in every process
 
 
 def broadcast_object(value: Any) -> Any:
-    """What process 0 has; all wait for it."""
+    """Rank 0's value; every process waits for it."""
     if world_size() == 1:
         return value
-    held = [value]
-    dist.broadcast_object_list(held)
-    return held[0]
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
 
 
 def check_equal_across_ranks(what: str, value: Any) -> None:
-    """Raise `BadInput` in every process unless all hold the same value."""
+    """Raise `BadInput` in every process unless all have the same value."""
     if world_size() == 1:
         return
-    held = [None] * world_size()
-    dist.all_gather_object(held, value)
-    if any(other != held[0] for other in held):
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    if any(other != values[0] for other in values):
         raise BadInput(
-            f"train: the {world_size()} processes differ in {what}: {', '.join(map(str, held))}. Give all "
+            f"train: the {world_size()} processes differ in {what}: {', '.join(map(str, values))}. Give all "
             "the same files and versions, `.scratch` on a disk that they share, and GPUs of one kind."
         )
 

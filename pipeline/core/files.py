@@ -1,8 +1,8 @@
-"""Files that appear whole or not at all: written beside their place, fsynced, renamed.
+"""Files are written whole or not at all: to a temporary name in the same folder, fsynced, renamed.
 
 Unusual here:
-- A full disk is one clear error that says what is kept.
-- HDF5 crashes when it cannot close a dataset; `DeferredErrorFile` takes every write and raises at the end.
+- A full disk raises one error that says what is kept.
+- HDF5 crashes when it cannot close a dataset; `DeferredErrorFile` takes every write and raises when closed.
 """
 
 import errno
@@ -28,43 +28,40 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# ------------------------------------------------------------------ whole or not at all
-
-
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """A path to write to, which becomes `path` when the block ends and vanishes if it fails.
+    """A temporary path of a file or folder, which replaces `path` when the block ends.
 
-    Works for a file or a folder; what a killed run left beside goes, too.  Raises `BadInput` if a file would
-    take the place of a folder, or if the disk is full (see `room`).
+    If the block fails, it is removed and `path` stays as it was.  Temporary files of killed runs are removed,
+    too.  Raises `BadInput` if a file would replace a folder, or if the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
-    beside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
     try:
         with disk_full_as_error(path):
-            yield beside
-            for part in (*beside.rglob("*"), beside):
+            yield temporary
+            for part in (*temporary.rglob("*"), temporary):
                 _fsync(part)
             if path.is_dir():
-                if not beside.is_dir():
+                if not temporary.is_dir():
                     raise BadInput(
                         f"{path}: is a folder, and a file would take its place. Name a file in it."
                     )
                 shutil.rmtree(path)
-            os.replace(beside, path)
+            os.replace(temporary, path)
             _fsync(path.parent)
     except BaseException:
-        _remove(beside)
+        _remove(temporary)
         raise
 
 
 def _remove_leftovers(path: Path) -> None:
-    # only of this machine's processes can be told whether they live
-    for left in path.parent.glob(f".{glob.escape(f'{path.name}.{socket.gethostname()}')}.*.part"):
-        if not Path("/proc", left.name.split(".")[-2]).exists():
-            _remove(left)
+    # of this machine's processes alone: whether another machine's are alive cannot be known
+    for temporary in path.parent.glob(f".{glob.escape(f'{path.name}.{socket.gethostname()}')}.*.part"):
+        if not Path("/proc", temporary.name.split(".")[-2]).exists():
+            _remove(temporary)
 
 
 def _remove(path: Path) -> None:
@@ -73,9 +70,9 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def disk_full_as_error(path: str | Path) -> Iterator[None]:
-    """Within it, a full disk becomes a `BadInput` that names `path` and says what is kept.
+    """Inside the block, a full disk raises `BadInput` that names `path` and says what is kept.
 
-    It is known by Python's `OSError`: let libraries that write by themselves write to an `Output`.
+    Only Python's `OSError` is recognised: libraries with writers of their own need a `DeferredErrorFile`.
     """
     try:
         yield
@@ -97,25 +94,25 @@ def _fsync(path: Path) -> None:
 
 
 class DeferredErrorFile(io.FileIO):
-    """A file that takes every write, remembers the first that the disk refused, and raises it when closed.
+    """A file that accepts every write and raises the first error of the disk when it is closed.
 
-    HDF5 cannot close a dataset that it could not write: it crashes when the process ends.  torch.save says
-    that a write failed, and not why.
+    HDF5 cannot close a dataset that it could not write: it crashes when the process ends.  torch.save
+    reports that a write failed, but not why.
     """
 
-    refusal: OSError | None = None
+    error: OSError | None = None
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
         done = 0
-        while done < len(view) and self.refusal is None:
+        while done < len(view) and self.error is None:
             try:
                 done += super().write(view[done:])
             except OSError as error:
-                self.refusal = error
+                self.error = error
         return len(view)
 
     def close(self) -> None:
         super().close()
-        if self.refusal is not None:
-            raise self.refusal
+        if self.error is not None:
+            raise self.error

@@ -1,9 +1,9 @@
 """HDF5 label files: one row per image, written atomically, byte-reproducible.
 
 Unusual here:
-- Large rows are one checked chunk each, gzip's unless they are floats, so that `rows["map"][i]` reads one
-  image; read single rows, not lists.
-- The attribute `content` hashes the rows alone, so that it depends neither on shards nor on compression.
+- A large row is one chunk with a checksum, compressed by gzip unless it holds floats: `rows["map"][i]` reads
+  one image.  Read single rows, not lists.
+- The attribute `content` hashes the rows alone: it depends neither on shards nor on compression.
 """
 
 import hashlib
@@ -22,10 +22,10 @@ from pipeline.core.files import DeferredErrorFile, atomic_write
 from pipeline.core.params import BadInput
 
 FORMAT = 1
-CHUNKED_FROM = 1024  # bytes a row; below, a dataset is stored in one piece
-PACK_CHUNK = 1 << 16  # bytes; the unit of checksums in a packed file
+CHUNKED_FROM = 1024  # bytes per row; a dataset of smaller rows is stored in one piece
+PACK_CHUNK = 1 << 16  # bytes per checksum in a packed file
 
-Arrays = dict[str, np.ndarray]
+Arrays = dict[str, np.ndarray]  # by name; the first axis is the row
 
 
 # ------------------------------------------------------------------ writing
@@ -33,9 +33,10 @@ Arrays = dict[str, np.ndarray]
 
 @contextmanager
 def create_file(path: str | Path) -> Iterator[h5py.File]:
+    """An HDF5 file to fill, which appears at `path` when the block ends."""
     with (
-        atomic_write(path) as beside,
-        DeferredErrorFile(beside, "w+") as output,
+        atomic_write(path) as temporary,
+        DeferredErrorFile(temporary, "w+") as output,
         h5py.File(output, "w", libver="earliest") as file,
     ):
         yield file
@@ -48,10 +49,10 @@ def write_label_file(
     attrs: dict[str, Any],
     libraries: Iterable[str] = (),
 ) -> None:
-    """Write a small result at once; the first axis of every array is the row.
+    """Write arrays that fit into memory.
 
-    `attrs` must hold `index`, the hash of the index whose rows these are.  `libraries` names the
-    packages, beside numpy and h5py, whose versions shaped the result.
+    `attrs` must hold `index`, the hash of the index whose rows these are.  `libraries` names the packages,
+    beside numpy and h5py, on whose versions the values depend.
     """
     with create_file(path) as file:
         for name in sorted(arrays):
@@ -62,9 +63,9 @@ def write_label_file(
 def write_packed(
     path: str | Path, kind: str, blobs: Iterable[bytes], sizes: np.ndarray, attrs: dict[str, Any]
 ) -> None:
-    """Write byte strings one after the other: `data` and `offset`, blob i = data[offset[i]:offset[i + 1]].
+    """Write byte strings end to end: blob i is `data[offset[i]:offset[i + 1]]`.
 
-    `sizes` gives the bytes of each blob beforehand, so that nothing but one blob is held.
+    `sizes` (N,) holds the bytes of each blob, so that only one blob is in memory at a time.
     """
     offset = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     digest = hashlib.sha256()
@@ -80,32 +81,35 @@ def write_packed(
 
 
 def create_dataset(file: h5py.File, name: str, shape: tuple[int, ...], dtype: Any) -> h5py.Dataset:
+    """An empty dataset; large rows are one chunk each, with a checksum."""
     row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * np.dtype(dtype).itemsize
     if row_bytes < CHUNKED_FROM or shape[0] == 0:
         return file.create_dataset(name, shape, dtype)
-    # features lose a fourteenth to gzip, which writes them 18 times as slowly and reads them 7 times
-    packed = {} if np.dtype(dtype).kind == "f" else {"compression": "gzip", "compression_opts": 4}
-    return file.create_dataset(name, shape, dtype, chunks=(1, *shape[1:]), fletcher32=True, **packed)
+    # gzip makes features only 7 % smaller, and takes 18 times as long to write and 7 times to read them
+    compression = {} if np.dtype(dtype).kind == "f" else {"compression": "gzip", "compression_opts": 4}
+    return file.create_dataset(name, shape, dtype, chunks=(1, *shape[1:]), fletcher32=True, **compression)
 
 
 def write_attrs(file: h5py.File, kind: str, attrs: dict, libraries: Iterable[str], content: str) -> None:
+    """Write `attrs` with the file's format, kind, hash of content and versions of libraries."""
     names = sorted({"numpy", "h5py", *libraries})
     versions = {name: importlib.metadata.version(name) for name in names}
-    own = {"format": FORMAT, "kind": kind, "content": content, "versions": versions}
-    for name, value in sorted({**attrs, **own}.items()):
+    header = {"format": FORMAT, "kind": kind, "content": content, "versions": versions}
+    for name, value in sorted({**attrs, **header}.items()):
         plain = isinstance(value, str | int | float | np.integer | np.floating)
         file.attrs[name] = value if plain else json.dumps(value, sort_keys=True)
 
 
 def row_hashes(arrays: Arrays) -> np.ndarray:
-    # one digest a row, over all arrays by name: independent of shards and of compression
+    """SHA-256 of each row over all arrays, in the order of their names: (N, 32) bytes."""
     rows = len(next(iter(arrays.values()))) if arrays else 0
-    held = [np.ascontiguousarray(arrays[name]) for name in sorted(arrays)]
-    digests = [hashlib.sha256(b"".join(a[i].tobytes() for a in held)).digest() for i in range(rows)]
+    ordered = [np.ascontiguousarray(arrays[name]) for name in sorted(arrays)]
+    digests = [hashlib.sha256(b"".join(a[i].tobytes() for a in ordered)).digest() for i in range(rows)]
     return np.frombuffer(b"".join(digests), np.uint8).reshape(rows, 32)
 
 
 def content_hash(hashes: np.ndarray) -> str:
+    """The hash of a file's content, from the hashes of its rows."""
     return hashlib.sha256(hashes.tobytes()).hexdigest()
 
 
@@ -113,9 +117,10 @@ def content_hash(hashes: np.ndarray) -> str:
 
 
 class LabelFile:
-    """A label file, opened on first use in each process: `rows["map"][i]` is image i's map.
+    """A label file to read: `LabelFile(path)["map"][i]` is the map of image i.
 
-    Raises `BadInput` if the file is missing, damaged, of another kind or format, or made for another index.
+    Each process opens the file when it first reads.  Raises `BadInput` if the file is missing, damaged, of
+    another kind or format, or made for another index.
     """
 
     def __init__(self, path: str | Path, kind: str | None = None, index: str | None = None):
@@ -125,9 +130,9 @@ class LabelFile:
         self.close()
 
     def _check(self, kind: str | None, index: str | None) -> None:
-        found = self.attrs.get("kind")
-        if kind is not None and found != kind:
-            raise BadInput(f"{self.path}: holds '{found}', not '{kind}'. Check the paths in dvc.yaml.")
+        actual = self.attrs.get("kind")
+        if kind is not None and actual != kind:
+            raise BadInput(f"{self.path}: holds '{actual}', not '{kind}'. Check the paths in dvc.yaml.")
         if self.attrs.get("format") != FORMAT:
             raise BadInput(
                 f"{self.path}: format {self.attrs.get('format')}, this version reads {FORMAT}. "
@@ -150,10 +155,10 @@ class LabelFile:
         return self._file
 
     def names(self) -> list[str]:
-        """The datasets in this file, groups spelt out (`model/part`)."""
-        found: list[str] = []
-        self._open().visititems(lambda n, o: found.append(n) if isinstance(o, h5py.Dataset) else None)
-        return sorted(found)
+        """The paths of the datasets in this file, such as `model/part`."""
+        names: list[str] = []
+        self._open().visititems(lambda n, o: names.append(n) if isinstance(o, h5py.Dataset) else None)
+        return sorted(names)
 
     def __getitem__(self, name: str) -> "Dataset":
         if name not in self._open():
@@ -173,24 +178,24 @@ class LabelFile:
 
 
 class Dataset:
-    """One dataset of a label file; an int gives a row, a slice the rows, `[:]` everything."""
+    """One dataset of a label file: `[i]` reads a row, `[i:j]` rows, `[:]` all."""
 
-    def __init__(self, rows: LabelFile, name: str):
-        self._rows, self._name = rows, name
+    def __init__(self, file: LabelFile, name: str):
+        self._file, self._name = file, name
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self._rows._open()[self._name].shape
+        return self._file._open()[self._name].shape
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, where: Any) -> np.ndarray | np.generic:
+    def __getitem__(self, index: Any) -> np.ndarray | np.generic:
         try:
-            return self._rows._open()[self._name][where]
+            return self._file._open()[self._name][index]
         except OSError as error:
-            rows = f"rows from {where.start or 0}" if isinstance(where, slice) else f"row {where}"
-            raise BadInput(f"{self._rows.path}: '{self._name}', {rows}: {_damage(error)}") from None
+            rows = f"rows from {index.start or 0}" if isinstance(index, slice) else f"row {index}"
+            raise BadInput(f"{self._file.path}: '{self._name}', {rows}: {_damage(error)}") from None
 
 
 def _damage(error: OSError) -> str:

@@ -1,9 +1,11 @@
-"""`params.yaml`, read once at the edge, into a frozen dataclass that lives beside the code it steers.
+"""`params.yaml`: each stage reads its sections into frozen dataclasses, which lie beside the code they set.
 
-Unusual here: YAML 1.2 as DVC reads it (`1e-3` is a number, `off` is a word), no defaults in the code,
-and an unknown name is an error that names its nearest neighbour.
+Unusual here:
+- YAML 1.2, as DVC reads it: `1e-3` is a number, `off` is a string.
+- There are no defaults in the code.
+- An unknown name is an error that suggests the nearest one.
 
-Every module that takes something from a user tells in the words of `BadInput` what is wrong with it.
+Every module raises `BadInput` for what a user can mend.
 """
 
 import json
@@ -21,17 +23,17 @@ T = TypeVar("T")
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-MAX_NAMED = 5  # things of a kind that a message names
+MAX_NAMED = 5  # items that a message lists
 
 
 class BadInput(ValueError):
-    """What a user gave cannot be used; the message names the file, the value and the remedy."""
+    """A user's file, parameter or argument cannot be used; the message names it, the value and the remedy."""
 
 
-def shorten(items: Sequence[str], named: int = MAX_NAMED) -> list[str]:
-    """The first items, as many as a message names, and how many more there are."""
-    rest = len(items) - named
-    return [*items[:named], f"and {rest} more"] if rest > 0 else list(items)
+def shorten(items: Sequence[str], limit: int = MAX_NAMED) -> list[str]:
+    """The first `limit` items, and how many more there are."""
+    rest = len(items) - limit
+    return [*items[:limit], f"and {rest} more"] if rest > 0 else list(items)
 
 
 def plural(number: int, thing: str) -> str:
@@ -41,20 +43,20 @@ def plural(number: int, thing: str) -> str:
 
 
 def check_choice(name: str, value: Any, choices: Any) -> None:
-    """Raises `BadInput` that lists the choices, a `Literal`, unless the value is one of them."""
-    known = get_args(choices)
-    if not isinstance(value, str) or value not in known:
-        raise BadInput(f"{name} = {value!r}: no such choice. Choose one of {', '.join(known)}.")
+    """Raise `BadInput` unless a value is one of the choices, a `Literal`; the message lists them."""
+    names = get_args(choices)
+    if not isinstance(value, str) or value not in names:
+        raise BadInput(f"{name} = {value!r}: no such choice. Choose one of {', '.join(names)}.")
 
 
 def check_count(name: str, value: Any, least: int = 0) -> None:
-    """Raises `BadInput` unless the value is a whole number from `least` on."""
+    """Raise `BadInput` unless a value is a whole number of at least `least`."""
     if not isinstance(value, Integral) or value < least:
         raise BadInput(f"{name} = {value!r}: give a whole number, {least} or more.")
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Everything in a parameter file, as plain values.  Raises `BadInput` if it is missing or no YAML."""
+    """All values of a parameter file.  Raises `BadInput` if it is missing or no YAML."""
     try:
         values = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -67,7 +69,7 @@ def load(path: str | Path) -> dict[str, Any]:
 
 
 def read(path: str | Path, section: str | None, schema: type[T] | Any) -> T:
-    """The parameters under `section` (all of them if none), validated as `schema`.
+    """The parameters of a section, or of the whole file if None, validated as `schema`.
 
     `schema` is a plain type (`Amount`, `list[str]`) or a frozen pydantic dataclass with `STRICT`.
     Raises `BadInput` that lists every misspelt, missing, wrongly typed or out-of-range value.
@@ -80,16 +82,16 @@ def read(path: str | Path, section: str | None, schema: type[T] | Any) -> T:
 
 
 def validate(value: Any, schema: type[T] | Any, source: str, section: str | None = None) -> T:
-    """`value` as `schema`, or `BadInput` with every fault, each behind `source` and its dotted name."""
-    try:  # by way of JSON, where a list may become a tuple, a date its text, and nothing else is converted
+    """`value` as `schema`.  Raises `BadInput` with a line for each fault: `source`, dotted name, reason."""
+    try:  # by way of JSON: lists may become tuples and dates strings, and nothing else is converted
         return TypeAdapter(schema).validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as error:
         raise BadInput("\n".join(source + _fault(e, section, schema) for e in error.errors())) from None
 
 
 def _fault(error: dict[str, Any], section: str | None, schema: Any) -> str:
-    parts = [str(p) for p in error["loc"]]
-    name = ".".join(([section] if section else []) + parts)
+    path = [str(p) for p in error["loc"]]
+    name = ".".join(([section] if section else []) + path)
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return _unknown(name, getattr(schema, "__dataclass_fields__", {}))
     if error["type"] in ("missing", "missing_argument"):

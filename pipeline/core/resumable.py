@@ -1,8 +1,8 @@
 """Long computations over rows: parallel, resumable after `kill -9`, with the same bytes every time.
 
 Unusual here:
-- Shards (whole batches) lie in `.scratch/<kind>-<fingerprint>/`, which the next run reads, under `dvc repro`
-  and `dvc exp run` alike; the final file is their raw chunks in row order.
+- Finished shards of whole batches lie in `.scratch/<kind>-<hash>/`.  The next run continues from them, under
+  `dvc repro` and `dvc exp run` alike.  The final file is the shards' raw chunks in row order.
 - Workers are spawned and compute with one thread each: their number cannot change a result.
 - Several processes, one per GPU, share the shards of one file as a `ShardGroup`; rank 0 locks and writes.
 """
@@ -39,17 +39,17 @@ from pipeline.core.label_file import (
 from pipeline.core.params import BadInput
 from pipeline.core.workers import num_cores, progress_bar
 
-SHARD_ROWS = 128  # at least so many rows a shard: the most that a kill loses in each worker
-MAX_SHARDS = 512  # at most so many, as each is an open file while they are merged
+SHARD_ROWS = 128  # rows of the smallest shard, which is what a kill loses in each worker
+MAX_SHARDS = 512  # each is an open file while they are merged
 POLL_SECONDS = 0.2  # seconds between looks at what other processes have finished
-Compute = Callable[[int, int], Arrays]
+Compute = Callable[[int, int], Arrays]  # first row, row after the last -> values of these rows
 Shard = tuple[int, int, Path]  # first row, row after the last, file
 
 
 class ShardGroup(NamedTuple):
-    """Processes that compute the shards of one file together, as one of them sees it.
+    """One process's view of the processes that compute the shards of one file together.
 
-    A launcher starts them and stops all if one ends with an error.
+    A launcher such as torchrun starts them and stops all if one fails.
     """
 
     rank: int  # of this process, from 0
@@ -58,9 +58,6 @@ class ShardGroup(NamedTuple):
 
 
 SINGLE_PROCESS = ShardGroup(0, 1, lambda value: value)
-
-
-# ------------------------------------------------------------------ computing, resumable and parallel
 
 
 def compute_rows(
@@ -75,23 +72,24 @@ def compute_rows(
     libraries: Iterable[str] = (),
     group: ShardGroup = SINGLE_PROCESS,
 ) -> None:
-    """Compute `count` rows in batches and write them to `path`; go on where an earlier run was stopped.
+    """Compute `count` rows in batches and write them to a label file; continue where an earlier run stopped.
 
-    `make` is picklable and is called once in each worker process (a network is loaded there); what it
-    returns maps a batch (start, stop) to arrays of stop - start rows.  Batches are cut in row order, so
-    their composition, and with it every byte of the file, depends on `batch` alone.  `key` is all that
-    the rows depend on beside `attrs`, the versions and the source code of the modules in use.
+    `make` must be picklable.  It is called once in each worker process, where it loads a network, say, and
+    returns the function that computes the rows `start` to `stop` of a batch.  Batches are cut in row order:
+    their rows, and every byte of the file, depend on `batch` alone.
 
-    Every process of a `group` calls this with the same arguments, takes its share of the missing shards and
-    of the `workers` (0: one a core), and returns when it has no more to do; the file is there when the first
-    returns.
+    Shards of an earlier run are used if `attrs`, `key`, the versions of `libraries` and the source code of
+    the modules in use are the same.  `workers` = 0 starts one per core.
+
+    Every process of a `group` calls this with the same arguments, computes its shards with its part of the
+    workers, and returns when it has finished.  The file exists when rank 0 returns.
     """
     if count == 0:
         raise BadInput(f"{path}: nothing to compute, the index has no rows. Check the dataset.")
     step = batch * -(-max(SHARD_ROWS, -(-count // MAX_SHARDS)) // batch)
     first = group.rank == 0
-    with resumable_folder(kind, [count, batch, attrs, key], libraries) if first else nullcontext() as held:
-        folder = group.broadcast(held)
+    with resumable_folder(kind, [count, batch, attrs, key], libraries) if first else nullcontext() as scratch:
+        folder = group.broadcast(scratch)
         shards = [(a, min(a + step, count), folder / f"{a:09d}.h5") for a in range(0, count, step)]
         _compute_shards(shards, batch, make, workers, Path(path).name, group)
         if first:
@@ -100,10 +98,10 @@ def compute_rows(
 
 @contextmanager
 def resumable_folder(kind: str, identity: list[Any], libraries: Iterable[str] = ()) -> Iterator[Path]:
-    """A folder for unfinished work, the same for the run that follows a kill; gone when the block ends well.
+    """A folder for unfinished work, which the run after a kill gets again; removed when the block succeeds.
 
-    `identity` is all that the work depends on beside the versions of the libraries and the source code of
-    the modules in use.  A second run of the same work waits for the first.
+    `identity` holds everything that the work depends on, beside the versions of `libraries` and the source
+    code of the modules in use.  A second run of the same work waits for the first.
     """
     folder = _scratch_folder(kind, [*identity, _library_versions(libraries), _code_hash()])
     with _exclusive(folder):
@@ -125,21 +123,23 @@ def _library_versions(libraries: Iterable[str]) -> list[str]:
 
 
 def _code_hash() -> str:
-    # the project's modules in use, by name and text: editing one must not reuse its old shards
-    own = {n: m for n, m in sys.modules.items() if n.split(".")[0] in ("pipeline", "stages", "__main__")}
-    files = {Path(m.__file__) for m in own.values() if getattr(m, "__file__", None)}
+    # of the project's modules in use: shards of older code are not reused
+    modules = [
+        m for name, m in sys.modules.items() if name.split(".")[0] in ("pipeline", "stages", "__main__")
+    ]
+    files = {Path(m.__file__) for m in modules if getattr(m, "__file__", None)}
     return hashlib.sha256(b"".join(f.read_bytes() for f in sorted(files) if f.suffix == ".py")).hexdigest()
 
 
 @contextmanager
 def _exclusive(folder: Path) -> Iterator[None]:
-    # a second run of the same work waits instead of sharing half-made shards
+    # a second run of the same work waits
     path = folder.with_suffix(".lock")
     while True:
         with open(path, "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not _is_at(lock, path):
-                continue  # it waited for a file that is gone: others hold a new one
+                continue  # the previous holder deleted this file; others may have locked a new one
             folder.mkdir(exist_ok=True)
             yield
             path.unlink(missing_ok=True)
@@ -159,13 +159,13 @@ def _compute_shards(
     missing = group.broadcast([s for s in shards if not s[2].exists()])
     if not missing:
         return
-    own = missing[group.rank :: group.world_size]
-    awaited = missing if group.rank == 0 else own  # as the first goes on to merge all
-    each = max(1, (workers or num_cores()) // group.world_size)
+    local = missing[group.rank :: group.world_size]
+    awaited = missing if group.rank == 0 else local  # rank 0 merges all
+    local_workers = max(1, (workers or num_cores()) // group.world_size)
     done = _rows_done(shards)
     with progress_bar(total=shards[-1][1], initial=done, desc=name, disable=group.rank > 0) as bar:
-        for _ in chain(_run_workers(own, batch, make, each, name), _wait_for(awaited)):
-            now = _rows_done(shards)  # whoever finished them
+        for _ in chain(_run_workers(local, batch, make, local_workers, name), _wait_for(awaited)):
+            now = _rows_done(shards)  # of all processes
             bar.update(now - done)
             done = now
 
@@ -175,11 +175,11 @@ def _rows_done(shards: list[Shard]) -> int:
 
 
 def _wait_for(shards: list[Shard]) -> Iterator[None]:
-    # a step at every look, until all are there
+    # yields at every poll, the last time when all exist
     while True:
-        there = all(path.exists() for _, _, path in shards)
+        finished = all(path.exists() for _, _, path in shards)
         yield
-        if there:
+        if finished:
             return
         time.sleep(POLL_SECONDS)
 
@@ -187,7 +187,7 @@ def _wait_for(shards: list[Shard]) -> Iterator[None]:
 def _run_workers(
     shards: list[Shard], batch: int, make: Callable[[], Compute], workers: int, name: str
 ) -> Iterator[None]:
-    # a step for every shard that a worker has computed
+    # yields after every shard
     if not shards:
         return
     os.environ["OMP_NUM_THREADS"] = "1"  # read by the spawned workers, not by this process
@@ -214,13 +214,13 @@ _compute: Compute | None = None
 def _start_worker(make: Callable[[], Compute]) -> None:
     global _make_compute
     parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()  # die with it
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()  # end with the parent
     _make_compute = make
 
 
 def _compute_shard(start: int, stop: int, batch: int, path: Path) -> None:
     global _compute
-    if _compute is None:  # here, not in `_start`, so that its errors reach the user as they are
+    if _compute is None:  # made here, as the pool hides errors of `_start_worker`
         _compute = _make_compute()
     parts = [_compute(a, min(a + batch, stop)) for a in range(start, stop, batch)]
     arrays = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}

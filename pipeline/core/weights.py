@@ -1,9 +1,9 @@
-"""Network weights: plain tensors, loaded strictly; pickles only when they are published files, by allow-list.
+"""Network weights: files of plain tensors, loaded strictly.
 
 Unusual here:
 - A file must fit its network exactly: a missing, unexpected or mis-shaped tensor is an error.
-- Our own files hold half-precision tensors; they are widened when loaded.
-- A file that was downloaded before is hashed again at every use: libraries check it only while it arrives.
+- Files written here hold half-precision tensors, which are widened when loaded.
+- A downloaded file is hashed at every use; torch.hub checks it only during the download.
 """
 
 import hashlib
@@ -28,10 +28,10 @@ FETCH = "Fetch it again with `git checkout`, `dvc checkout` or `dvc pull`"
 
 
 def read(path: str | Path) -> dict[str, Tensor]:
-    """The named tensors of a `.safetensors` file, or of a file that `torch.save` wrote from a state dict.
+    """The tensors by name of a `.safetensors` file, or of a state dict that `torch.save` wrote.
 
-    A state dict may stand under `model` or `state_dict`.  No code in the file is run.  Raises `BadInput`
-    for a missing, empty or damaged file and for a pickle that holds anything but tensors.
+    The state dict may lie under the key `model` or `state_dict`.  No code in the file is run.  Raises
+    `BadInput` for a missing, empty or damaged file and for a pickle that holds anything but tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -49,21 +49,26 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
     try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise BadInput(
             f"{path}: no checkpoint of plain tensors ({_line(error)}). Give a .safetensors file, or a state "
             "dict saved by torch.save; other pickles are refused because loading one runs its code."
         ) from None
-    if isinstance(held, Mapping):
-        held = next((held[k] for k in ("model", "state_dict") if isinstance(held.get(k), Mapping)), held)
-    if not isinstance(held, Mapping) or not held or not all(isinstance(v, Tensor) for v in held.values()):
+    if isinstance(content, Mapping):
+        nested = (content.get(key) for key in ("model", "state_dict"))
+        content = next((value for value in nested if isinstance(value, Mapping)), content)
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(value, Tensor) for value in content.values())
+    ):
         raise BadInput(f"{path}: holds no state dict (tensors by name). Save `network.state_dict()` instead.")
-    return dict(held)
+    return dict(content)
 
 
 def load_strict(network: nn.Module, tensors: Mapping[str, Tensor], path: str | Path, remedy: str) -> None:
-    """Put tensors into a network, exactly fitting; floats take the network's precision.
+    """Load tensors into a network, whose dtypes they take.
 
     Raises `BadInput` that names `path`, the first tensors that do not fit, and `remedy`.
     """
@@ -72,22 +77,24 @@ def load_strict(network: nn.Module, tensors: Mapping[str, Tensor], path: str | P
 
 
 def check_shapes(
-    wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str | Path, remedy: str
+    expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str | Path, remedy: str
 ) -> None:
     """Raise `BadInput` unless both hold the same names with the same shapes."""
     shapes = [
-        f"{n} {tuple(tensors[n].shape)} instead of {tuple(wanted[n].shape)}"
-        for n in wanted
-        if n in tensors and tensors[n].shape != wanted[n].shape
+        f"{n} {tuple(tensors[n].shape)} instead of {tuple(expected[n].shape)}"
+        for n in expected
+        if n in tensors and tensors[n].shape != expected[n].shape
     ]
     faults = {
-        "missing": [n for n in wanted if n not in tensors],
-        "unexpected": [n for n in tensors if n not in wanted],
+        "missing": [n for n in expected if n not in tensors],
+        "unexpected": [n for n in tensors if n not in expected],
         "mis-shaped": shapes,
     }
-    found = [f"{len(names)} {kind} ({', '.join(shorten(names))})" for kind, names in faults.items() if names]
-    if found:
-        raise BadInput(f"{path}: made for another network: {'; '.join(found)}. {remedy}")
+    messages = [
+        f"{len(names)} {kind} ({', '.join(shorten(names))})" for kind, names in faults.items() if names
+    ]
+    if messages:
+        raise BadInput(f"{path}: made for another network: {'; '.join(messages)}. {remedy}")
 
 
 def _line(error: BaseException) -> str:
@@ -95,17 +102,17 @@ def _line(error: BaseException) -> str:
 
 
 def write(path: str | Path, tensors: Mapping[str, Tensor], record: dict[str, Any]) -> None:
-    """Save floats in half precision as safetensors, and beside it `record` with the file's hash as JSON."""
+    """Save floats in half precision as safetensors, and `record` with the file's size and hash as .json."""
     half = {n: (t.half() if t.is_floating_point() else t).contiguous() for n, t in tensors.items()}
-    with atomic_write(path) as beside:
-        beside.write_bytes(save(half))
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(save(half))
     record = {**record, "bytes": Path(path).stat().st_size, "sha256": sha256(path)}
-    with atomic_write(Path(path).with_suffix(".json")) as beside:
-        beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    with atomic_write(Path(path).with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def fingerprint(path: str | Path) -> str:
-    """What tells these weights from others: the file's sha256.  Raises `BadInput` if it is missing."""
+    """The SHA-256 of a file of weights.  Raises `BadInput` if it is missing."""
     if not Path(path).is_file():
         raise BadInput(f"{path}: no such file of weights. {FETCH}, or name another file in params.yaml.")
     return sha256(path)
@@ -114,17 +121,17 @@ def fingerprint(path: str | Path) -> str:
 # ------------------------------------------------------------------ published files
 
 
-def choose_network(named: str, parsers: str, coco: str) -> str:
-    """The network to run: the one that its section names, or `coco` if the param `parsers` says so."""
+def choose_network(network: str, parsers: str, coco: str) -> str:
+    """`network`, the param of a parser's section, or `coco` if the param `parsers` is `coco`."""
     if parsers not in ("", "coco"):
         raise BadInput(f"params.yaml: parsers = {parsers!r} is unknown. Name coco, or leave it empty.")
-    return coco if parsers else named
+    return coco if parsers else network
 
 
 def download(url: str, algorithm: str = "sha256") -> Path:
-    """A published file, named `<name>-<first digits of its hash>.<ending>`, downloaded once by torch.hub.
+    """The path of a published file, `<name>-<first digits of its hash>.<suffix>`, downloaded by torch.hub.
 
-    Raises `BadInput` if its hash is wrong, or if it cannot be downloaded, with the place to put it.
+    Raises `BadInput` if its hash is wrong, or, with the path to put it, if it cannot be downloaded.
     """
     name = Path(urlparse(url).path).name
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
@@ -143,17 +150,17 @@ def download(url: str, algorithm: str = "sha256") -> Path:
 
 
 def verify(path: Path, algorithm: str = "sha256") -> None:
-    """Raise `BadInput` unless the digits that end the file's name begin its hash, as its publisher says."""
+    """Raise `BadInput` unless the file's hash begins with the hex digits at the end of its name."""
     digits = _digits(path)
     with open(path, "rb") as file:
-        found = hashlib.file_digest(file, algorithm).hexdigest()
-    if not digits or not found.startswith(digits):
+        actual = hashlib.file_digest(file, algorithm).hexdigest()
+    if not digits or not actual.startswith(digits):
         raise BadInput(
-            f"{path}: is not the published file (its {algorithm} begins {found[:8]}, the name says "
+            f"{path}: is not the published file (its {algorithm} begins {actual[:8]}, the name says "
             f"{digits or 'nothing'}). Delete it and download it again under its own name."
         )
 
 
 def _digits(path: Path) -> str:
-    found = re.search(r"[-_]([0-9a-f]{6,64})$", path.stem)
-    return found.group(1) if found else ""
+    match = re.search(r"[-_]([0-9a-f]{6,64})$", path.stem)
+    return match.group(1) if match else ""

@@ -1,4 +1,4 @@
-"""How many workers compute, and how they show their progress."""
+"""The number of workers and their progress bar."""
 
 import os
 import sys
@@ -8,11 +8,11 @@ from tqdm import tqdm
 
 
 def num_cores() -> int:
-    """Processor cores that this process may use; what `workers: 0` means."""
+    """Processor cores that this process may use: the number of workers for `workers: 0`."""
     return len(os.sched_getaffinity(0))
 
 
 def progress_bar(**kwargs: Any) -> tqdm:
-    """A progress bar with rate and time left; on a log file, a line every ten seconds."""
+    """tqdm's bar; in a log file, it prints a line every ten seconds."""
     interval = 0.1 if sys.stderr.isatty() else 10
     return tqdm(unit=kwargs.pop("unit", "img"), mininterval=interval, dynamic_ncols=True, **kwargs)

@@ -142,7 +142,7 @@ def test_two_processes_hold_the_same_weights_and_statistics(runs, name):
 def test_statistics_of_ones_own_share_differ_and_weights_do_not(runs):
     _, first, second = (run["statistics of each process"]["weights"] for run in runs)
     differ = {n for n in first if not torch.equal(first[n], second[n])}
-    assert differ == {"neck.running_mean", "neck.running_var"}
+    assert differ == {"head.necks.0.running_mean", "head.necks.0.running_var"}
 
 
 def test_mining_in_the_batch_is_one_processes_and_in_a_share_the_mean_of_the_shares(runs):
