@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from pipeline.core import distributed, weights
 from pipeline.core.params import STRICT, BadInput
-from pipeline.data.index import Crop, resize_crop
+from pipeline.data.index import Crop, resize_crops
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # openpifpaf 0.13 uses deprecated parts of torch
@@ -107,7 +107,7 @@ class FieldNetwork:
 
     @torch.inference_mode()
     def __call__(self, crops: Sequence[Crop]) -> UInt8[np.ndarray, "B 36 h w"]:
-        pixels = normalise_crops(resize_crop(crops, self.grid.size), self.grid.pad)
+        pixels = normalise_crops(resize_crops(crops, self.grid.size), self.grid.pad)
         fields = confidences(self.network, pixels.to(next(self.network.parameters()).device))
         return (fields * 255).round().byte().cpu().numpy()
 

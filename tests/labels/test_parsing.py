@@ -345,6 +345,20 @@ def test_fusion_equals_the_slow_version(rng):
 
 # ------------------------------------------------------------------ laws
 
+# channel of each keypoint and limb in the mirror
+FLIPPED_CHANNELS = np.arange(parsing.CHANNELS)
+for _left, _right in (
+    *((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)),
+    *((17, 19), (18, 20), (22, 23), (25, 26), (27, 28), (30, 31), (32, 33), (34, 35)),
+):
+    FLIPPED_CHANNELS[[_left, _right]] = _right, _left
+
+
+def flip(confidence: np.ndarray, frame: Frame) -> tuple[np.ndarray, Frame]:
+    """Fields of the mirrored picture: columns reversed, sides swapped, and so the pad."""
+    left, top, right, bottom = frame.pad
+    return confidence[FLIPPED_CHANNELS][..., ::-1], frame._replace(pad=(right, top, left, bottom))
+
 
 @given(PEOPLE, st.booleans())
 def test_hiding_pixels_never_reveals_a_part(rng, fill):
@@ -379,7 +393,7 @@ def test_the_mirrored_picture_has_the_mirrored_map(rng, fill):
     x0, y0, x1, y1 = found.box.T
     mirrored = found._replace(box=np.stack([4 - x1, y0, 4 - x0, y1], 1), mask=found.mask[..., ::-1])
     there = parsing.parse(found, confidence, (4, 4), frame, rule).map
-    flipped, mirrored_frame = parsing.flip(confidence, frame)
+    flipped, mirrored_frame = flip(confidence, frame)
     here = parsing.parse(mirrored, flipped, (4, 4), mirrored_frame, rule).map
     assert (here == parts.flip(there)).mean() > 0.9  # but for ties and rounding
 
@@ -390,7 +404,7 @@ def test_flipping_twice_changes_nothing(rng):
     assert (parts.flip(parts.flip(maps)) == maps).all()
     confidence = rng.integers(0, 256, (36, 2, 3), np.uint8)
     frame = Frame((2, 3), 8, (9, 15), (1, 2, 3, 4))
-    again, same = parsing.flip(*parsing.flip(confidence, frame))
+    again, same = flip(*flip(confidence, frame))
     assert (again == confidence).all() and same == frame
 
 
@@ -401,7 +415,7 @@ def test_a_flip_swaps_the_sides():
         [5, 8, 7],
     ]
     confidence = fields(c9=(0, 0), c25=(1, 1), c21=(0, 1))
-    mirrored, _ = parsing.flip(confidence, TINY)
+    mirrored, _ = flip(confidence, TINY)
     assert [tuple(int(i) for i in w) for w in np.argwhere(mirrored)] == [(10, 0, 1), (21, 0, 0), (26, 1, 0)]
 
 
@@ -442,7 +456,7 @@ def test_files_of_another_index_are_refused(tmp_path):
 
 
 def test_fields_with_another_number_of_confidences_are_refused(tmp_path):
-    with pytest.raises(BadInput, match=r"fields\.h5: 17 confidences an image, but 36 are needed"):
+    with pytest.raises(BadInput, match=r"fields\.h5: 17 confidences per image, but 36 are needed"):
         parser(tmp_path, [instances()], [np.zeros((17, 2, 2), np.uint8)])
     with pytest.raises(BadInput, match="17 confidences"):
         parsing.part_confidences(np.zeros((17, 2, 2), np.uint8), "recommended")

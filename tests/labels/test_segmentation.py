@@ -22,7 +22,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 
 from pipeline.core import params, weights
 from pipeline.core.params import BadInput
-from pipeline.data.index import resize_crop
+from pipeline.data.index import resize_crops
 from pipeline.labels import segmentation
 from pipeline.labels.parsers import load_rows
 from pipeline.labels.segmentation import Detections, detectron2, small, torchvision
@@ -127,7 +127,7 @@ def test_no_more_instances_are_kept_than_asked_for(fixed):
 def test_a_resized_crop_keeps_its_mean():
     crop = np.zeros((200, 60, 3), np.uint8)
     crop[:100] = 200
-    assert abs(resize_crop([crop], (50, 30)).mean() - 100) < 1
+    assert abs(resize_crops([crop], (50, 30)).mean() - 100) < 1
 
 
 def test_work_for_a_process_gives_rows_in_order(segment, crops):

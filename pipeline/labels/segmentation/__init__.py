@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.core.params import STRICT
 from pipeline.core.weights import choose_network
-from pipeline.data.index import Crop, resize_crop
+from pipeline.data.index import Crop, resize_crops
 
 KIND = "instances"  # of the label file
 # what `parsers: coco` means
@@ -114,7 +114,7 @@ class InstanceNetwork:
         self.attrs = {}  # readers of the instances need to know nothing more
 
     def __call__(self, crops: Sequence[Crop]) -> Instances:
-        return _to_instances(self.backend(resize_crop(crops, self.params.size)), crops, self.params)
+        return _to_instances(self.backend(resize_crops(crops, self.params.size)), crops, self.params)
 
     def arrays(self, crops: Sequence[Crop]) -> dict[str, np.ndarray]:
         """The arrays of instances.h5, one row per crop."""

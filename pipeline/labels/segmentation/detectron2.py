@@ -1,8 +1,8 @@
 """Backend `detectron2`: a Mask R-CNN of its model zoo, by its own config, builder and checkpointer.
 
-Unusual here: detectron2 accepts a checkpoint that lacks half the network with no more than a log line, and
-loads its zoo's pickles whatever is in them; so names and shapes are checked first, and a pickle must be the
-published file and hold nothing but arrays.
+Unusual here:
+- Names and shapes of tensors are checked first, as detectron2 merely logs what a checkpoint lacks.
+- A pickle must be the published file and may hold arrays alone, as detectron2 loads any pickle.
 """
 
 import pickle
@@ -21,7 +21,7 @@ from pipeline.core.files import DeferredErrorFile, disk_full_as_error
 from pipeline.core.params import BadInput
 from pipeline.labels.segmentation import Backend, Detections, Segment
 
-PERSON = 0  # in detectron2's COCO classes
+PERSON = 0  # class number of a person in COCO, as detectron2 counts
 INSTALL = (
     "segment.backend: detectron2 is not installed ({}). Install it beside this project as its authors say "
     "(github.com/facebookresearch/detectron2, INSTALL.md: build from source, with --no-build-isolation, "
@@ -35,11 +35,11 @@ OUTDATED_TENSORS = (
     "pixel_mean",
     "pixel_std",
     "anchor_generator.cell_anchors",
-)  # constants that old files carry
+)  # constants that only old files hold
 
 
 def check_installed() -> None:
-    """Raise `BadInput` that says how to get detectron2 if it is not there."""
+    """Raise `BadInput` with the way to install detectron2 if it is missing."""
     try:
         version("detectron2")
     except PackageNotFoundError as error:
@@ -47,7 +47,10 @@ def check_installed() -> None:
 
 
 def load(params: Segment, path: str) -> Backend:
-    """The zoo's network in eval mode with its weights.  Raises `BadInput` if either is not to be had."""
+    """The zoo's network in eval mode with its weights.
+
+    Raises `BadInput` if detectron2, the config or the weights are missing, or if the weights do not fit.
+    """
     try:
         import detectron2
         from detectron2.checkpoint import DetectionCheckpointer
@@ -67,7 +70,10 @@ def load(params: Segment, path: str) -> Backend:
 
 
 def weights_file(params: Segment, path: str) -> Path:
-    """The file of the network's weights: `path`, or the zoo's own, downloaded on first use."""
+    """The file of the network's weights: `path`, or the zoo's own, downloaded on first use.
+
+    Raises `BadInput` if detectron2 is missing or the zoo has no such weights.
+    """
     try:
         import detectron2
         from detectron2.model_zoo import get_checkpoint_url
@@ -79,7 +85,7 @@ def weights_file(params: Segment, path: str) -> Path:
         return Path(path)
     try:
         return weights.download(get_checkpoint_url(f"{name}.yaml"), "md5")
-    except RuntimeError:  # it has the config, but never published its weights
+    except RuntimeError:  # the zoo has the config, but never published its weights
         raise BadInput(
             f"params.yaml: segment.network = '{params.network}': the zoo has no weights for {config.name}. "
             "Name another config, or a file in segment.weights and the config without ':zoo'."
@@ -106,11 +112,11 @@ def _zoo_config(package: Path, network: str) -> Path:
     return path
 
 
-def _load_checkpoint(network: torch.nn.Module, checkpointer: Any, path: str) -> None:
+def _load_checkpoint(network: torch.nn.Module, checkpointer: type, path: str) -> None:
     tensors = _read_zoo_pickle(Path(path)) if path.endswith(".pkl") else weights.read(path)
-    tensors = {name: t for name, t in tensors.items() if not any(old in name for old in OUTDATED_TENSORS)}
+    tensors = {n: tensor for n, tensor in tensors.items() if not any(old in n for old in OUTDATED_TENSORS)}
     weights.check_shapes(network.state_dict(), tensors, path, REMEDY)
-    with TemporaryDirectory() as folder:  # what was checked is what is loaded
+    with TemporaryDirectory() as folder:  # the checkpointer reads the checked tensors, not `path`
         checked = Path(folder) / "checked.pth"
         with disk_full_as_error(checked), DeferredErrorFile(checked, "w") as file:
             torch.save({"model": tensors}, file)
@@ -118,9 +124,9 @@ def _load_checkpoint(network: torch.nn.Module, checkpointer: Any, path: str) -> 
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Reads a pickle of numpy arrays and refuses anything else."""
+    """Unpickles numpy arrays and refuses anything else."""
 
-    # the names of numpy 1 and 2; bytes are spelt as encoded text in the oldest protocol
+    # names of numpy 1 and 2; the oldest protocol stores bytes as encoded text
     ALLOWED = {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")} | {
         (f"numpy.{core}.multiarray", name)
         for core in ("core", "_core")
@@ -138,29 +144,33 @@ def _read_zoo_pickle(path: Path) -> dict[str, Tensor]:
         raise BadInput(
             f"{path}: no such file of weights. Download it from detectron2's model zoo (MODEL_ZOO.md)."
         )
-    weights.verify(path, "md5")  # the digits that the zoo puts into a file's name
+    weights.verify(path, "md5")  # the zoo puts the first digits into a file's name
     try:
         with open(path, "rb") as file:
-            held = _ArrayUnpickler(file, encoding="latin1").load()
+            checkpoint = _ArrayUnpickler(file, encoding="latin1").load()
     except (pickle.UnpicklingError, EOFError, ValueError, IndexError) as error:
         raise BadInput(f"{path}: no checkpoint of detectron2's zoo ({error}). Download it again.") from None
-    if not isinstance(held, dict) or not isinstance(held.get("model"), dict):
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
         raise BadInput(f"{path}: holds no model. Download it again from detectron2's model zoo.")
-    return {name: torch.as_tensor(np.asarray(values)) for name, values in held["model"].items()}
+    return {name: torch.as_tensor(np.asarray(values)) for name, values in checkpoint["model"].items()}
 
 
 class _Detector:
+    """Crops of one size -> the persons in each; `order` is the network's order of colours, BGR or RGB."""
+
     def __init__(self, network: torch.nn.Module, order: str):
         self.network, self.order = network, order
 
     @torch.inference_mode()
     def __call__(self, crops: UInt8[np.ndarray, "B h w 3"]) -> list[Detections]:
         pixels = torch.from_numpy(crops[..., ::-1].copy() if self.order == "BGR" else crops)
-        batch = [{"image": image} for image in pixels.permute(0, 3, 1, 2).float()]  # 0 to 255: it normalises
-        found = self.network.inference(batch, do_postprocess=False)
-        return [self._persons(instances) for instances in found]
+        batch = [
+            {"image": image} for image in pixels.permute(0, 3, 1, 2).float()
+        ]  # 0 to 255: the network normalises
+        return [_persons(instances) for instances in self.network.inference(batch, do_postprocess=False)]
 
-    def _persons(self, instances: Any) -> Detections:
-        people = instances[instances.pred_classes == PERSON]
-        arrays = (people.scores, people.pred_boxes.tensor, people.pred_masks[:, 0])
-        return Detections(*(a.cpu().numpy() for a in arrays))
+
+def _persons(instances: Any) -> Detections:
+    persons = instances[instances.pred_classes == PERSON]
+    tensors = (persons.scores, persons.pred_boxes.tensor, persons.pred_masks[:, 0])
+    return Detections(*(tensor.cpu().numpy() for tensor in tensors))

@@ -1,8 +1,8 @@
 """A small Mask R-CNN of torchvision's own parts, for 256 x 128 crops: 2 million weights.
 
-Unusual here, all for the price on a CPU:
+Unusual here, all for speed on a CPU:
 - Plain residual blocks, as dense 3 x 3 convolutions use a CPU better than depthwise ones.
-- Masks are pooled 28 x 28 from the finest level and stay so: no upsampling, for thin arms and legs.
+- Masks are pooled 28 x 28 from the finest level and not upsampled, which keeps thin arms and legs.
 """
 
 from collections import OrderedDict
@@ -18,15 +18,15 @@ from torchvision.ops import Conv2dNormActivation, MultiScaleRoIAlign
 
 WIDTHS = (48, 64, 128, 192)  # channels at strides 4, 8, 16, 32
 BLOCKS = (1, 2, 2, 1)
-CHANNELS = 64  # of the pyramid
+CHANNELS = 64  # of every level of the pyramid
 MASK_CHANNELS = 48
-ANCHORS = ((24,), (48,), (96,), (144,), (192,))  # pixels, one size a level
-RATIOS = (1.0, 2.0, 3.0)  # height to width: people stand
+ANCHORS = ((24,), (48,), (96,), (144,), (192,))  # pixels, one size per level
+RATIOS = (1.0, 2.0, 3.0)  # height / width: people stand
 MASK_SIZE = 28
 
 
 def build(**settings: object) -> MaskRCNN:
-    """The network, with random weights, for background and person; `settings` go to its `MaskRCNN`."""
+    """The network with random weights, for background and person; `settings` are arguments of `MaskRCNN`."""
     backbone = BackboneWithFPN(
         _backbone_body(), {f"stage{i}": str(i) for i in range(4)}, list(WIDTHS), CHANNELS
     )
@@ -45,15 +45,17 @@ def build(**settings: object) -> MaskRCNN:
 
 def _backbone_body() -> nn.Sequential:
     stages: OrderedDict[str, nn.Module] = OrderedDict(stem=Conv2dNormActivation(3, 32, 3, 2))
-    before = 32
+    in_channels = 32
     for i, (width, blocks) in enumerate(zip(WIDTHS, BLOCKS, strict=True)):
         stages[f"stage{i}"] = nn.Sequential(
-            _downsampling_block(before, width), *(BasicBlock(width, width) for _ in range(blocks - 1))
+            _downsampling_block(in_channels, width), *(BasicBlock(width, width) for _ in range(blocks - 1))
         )
-        before = width
+        in_channels = width
     return nn.Sequential(stages)
 
 
-def _downsampling_block(before: int, after: int) -> BasicBlock:
-    shortcut = nn.Sequential(nn.Conv2d(before, after, 1, 2, bias=False), nn.BatchNorm2d(after))
-    return BasicBlock(before, after, 2, shortcut)
+def _downsampling_block(in_channels: int, out_channels: int) -> BasicBlock:
+    shortcut = nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, 2, bias=False), nn.BatchNorm2d(out_channels)
+    )
+    return BasicBlock(in_channels, out_channels, 2, shortcut)

@@ -1,7 +1,7 @@
 """Backend `torchvision`: our small Mask R-CNN, or one of torchvision's own.
 
-Unusual here: the box head's classes are merged into person and anything else before boxes compete, so that
-a crop full of bags and cars keeps its persons, and masks are computed for persons only.
+Unusual here: the box head's classes are merged into person and anything else before non-maximum suppression.
+So a crop full of bags and cars keeps its persons, and masks are computed for persons alone.
 """
 
 from pathlib import Path
@@ -20,11 +20,14 @@ from pipeline.core.params import BadInput
 from pipeline.labels.segmentation import Backend, Detections, Segment, small
 
 SMALL = "small"
-PERSON = 1  # in COCO's classes, and the small network's only one
+PERSON = 1  # class number of a person in COCO and in the small network, where it is the only one
 
 
 def load(params: Segment, path: str) -> Backend:
-    """The network in eval mode with its weights.  Raises `BadInput` if either is not to be had."""
+    """The network in eval mode with its weights.
+
+    Raises `BadInput` if the network is unknown, or if the weights are missing or do not fit.
+    """
     name = params.network.partition(":")[0]
     settings = {
         "box_score_thresh": params.score_floor,
@@ -33,15 +36,15 @@ def load(params: Segment, path: str) -> Backend:
         "rpn_post_nms_top_n_test": params.proposals,
     }
     network = _build(name, settings)
-    path = weights_file(params, path)
+    file = weights_file(params, path)
     remedy = "Let segment.network and segment.weights in params.yaml name a network and its own weights."
-    weights.load_strict(network, weights.read(path), path, remedy)
+    weights.load_strict(network, weights.read(file), file, remedy)
     network.roi_heads.box_predictor = _PersonPredictor(network.roi_heads.box_predictor)
     return _Detector(network.eval().to(distributed.local_device(params.device)))
 
 
 def weights_file(params: Segment, path: str) -> Path:
-    """The file of the network's weights: `path`, or the published one, downloaded on first use."""
+    """The file of the network's weights: `path`, or the published file, downloaded on first use."""
     name, _, published = params.network.partition(":")
     return weights.download(_weights_url(name, published)) if published else Path(path)
 
@@ -69,7 +72,10 @@ def _weights_url(name: str, published: str) -> str:
 
 
 class _PersonPredictor(nn.Module):
-    """A box predictor whose softmax over two classes gives the first one's probability for a person."""
+    """A box predictor of two classes, anything else and person, made of one of more classes.
+
+    Its softmax gives the probability of a person that the original predictor gives.
+    """
 
     def __init__(self, predictor: nn.Module):
         super().__init__()
@@ -82,22 +88,26 @@ class _PersonPredictor(nn.Module):
 
 
 class _Detector:
+    """Crops of one size -> the persons in each."""
+
     def __init__(self, network: MaskRCNN):
         self.network = network
 
     @torch.inference_mode()
     def __call__(self, crops: UInt8[np.ndarray, "B h w 3"]) -> list[Detections]:
-        net, device = self.network, next(self.network.parameters()).device
+        network = self.network
+        images = self._normalise(crops)
+        features = network.backbone(images.tensors)
+        proposals, _ = network.rpn(images, features)
+        outputs, _ = network.roi_heads(features, proposals, images.image_sizes)
+        tensors = [(output["scores"], output["boxes"], output["masks"][:, 0]) for output in outputs]
+        return [Detections(*(tensor.cpu().numpy() for tensor in image)) for image in tensors]
+
+    def _normalise(self, crops: UInt8[np.ndarray, "B h w 3"]) -> ImageList:
+        transform, device = self.network.transform, next(self.network.parameters()).device
         source = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2)
         pixels = torch.empty(source.shape, device=device).copy_(source).div_(255)  # from here in place
-        own = (net.transform.image_mean, net.transform.image_std)
-        mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in own)
-        batch = net.transform.batch_images(list(pixels.sub_(mean).div_(std)))
-        images = ImageList(batch, [tuple(pixels.shape[2:])] * len(pixels))
-        features = net.backbone(images.tensors)
-        proposals, _ = net.rpn(images, features)
-        found, _ = net.roi_heads(features, proposals, images.image_sizes)
-        return [
-            Detections(*(f[n].cpu().numpy() for n in ("scores", "boxes")), f["masks"][:, 0].cpu().numpy())
-            for f in found
-        ]
+        statistics = (transform.image_mean, transform.image_std)
+        mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in statistics)
+        batch = transform.batch_images(list(pixels.sub_(mean).div_(std)))
+        return ImageList(batch, [tuple(pixels.shape[2:])] * len(pixels))
