@@ -1,6 +1,7 @@
 """dvc.yaml tells the truth: a stage depends on what it imports and reads, and on nothing else."""
 
 import ast
+import itertools
 import re
 import shlex
 import shutil
@@ -100,6 +101,34 @@ def test_a_stage_declares_every_module_that_it_imports(name, method):
 def test_a_costly_stage_uses_all_that_it_declares(name, method):
     used = code_used(name, method)
     assert not [d for d in code_deps(name, method) if not any(lies_in(path, d) for path in used)]
+
+
+def edit_table() -> dict[str, set[str]]:
+    """The table of stages/README.md: an edited path -> the stages that run."""
+    lines = (ROOT / "stages" / "README.md").read_text().splitlines()
+    start = lines.index("| edit | these stages run |") + 2
+    rows = {}
+    for line in itertools.takewhile(lambda line: line.startswith("|"), lines[start:]):
+        path, stages = (cell.strip() for cell in line.strip("|").split("|"))
+        names = {"all": set(STAGES), "none": set()}.get(stages, set(re.findall(r"`(\w+)`", stages)))
+        rows[path.strip("`")] = names
+    return rows
+
+
+def runs_after_edit(path: str) -> set[str]:
+    """The stages that depend on a file, or on some file of a folder."""
+    method = PARAMS["method"]
+    deps = {name: code_deps(name, method) for name in STAGES}
+    return {name for name in STAGES if any(lies_in(path, d) or lies_in(d, path) for d in deps[name])}
+
+
+def test_the_stages_page_says_what_runs_after_an_edit():
+    table = edit_table()
+    assert table == {path: runs_after_edit(path) for path in table}
+    assert not [path for path in table if not (ROOT / path).exists()]
+    listed = {Path(path).parts[1] for path in table}
+    assert listed == set(CHAPTERS) - {"data"}  # read by all but `render`, as the page says
+    assert runs_after_edit("pipeline/data") == set(STAGES) - {"render"}
 
 
 def test_dvc_sees_code_alone_below_the_chapters(tmp_path):
