@@ -28,9 +28,10 @@ def distances(
     square.  Infinite where two images show no common part.  Features of a part without visibility are not
     looked at.  A query's `gate` is multiplied into the gallery's channels before these are scaled.
     Departs: parts are scaled to length 1 first, as long features would decide otherwise.
-    Raises `BadInput` for another metric.
+    Raises `BadInput` for another metric, and for other parts or channels.
     """
     check_choice("metric", metric, Metric)
+    check_same_parts(query.shape[-2:], gallery.shape[-2:])
     total = weight = torch.zeros((), device=query.device)
     with torch.autocast(query.device.type, enabled=False):
         for p in range(query.shape[-2]):
@@ -67,6 +68,15 @@ def _squared_distances(
 
 
 # ------------------------------------------------------------------ checks
+
+
+def check_same_parts(query: tuple[int, ...], gallery: tuple[int, ...]) -> None:
+    """Raises `BadInput` unless queries and gallery have the same numbers of parts and channels."""
+    if tuple(query) != tuple(gallery):
+        raise BadInput(
+            f"queries of {tuple(query)} parts and channels, gallery of {tuple(gallery)}: embed both with the "
+            "same model."
+        )
 
 
 def check_embeddings(name: str, parts: Float[Tensor, "n P D"], visibility: Float[Tensor, "n P"]) -> None:

@@ -12,7 +12,7 @@ from pipeline.core import distributed
 
 
 def no_autocast(like: Tensor) -> torch.autocast:
-    """A context that computes in the operands' own precision, wherever `like` is and whatever is around."""
+    """A context without autocast on the device of `like`: operands keep their own precision."""
     return torch.autocast(like.device.type, enabled=False)
 
 
@@ -27,33 +27,33 @@ def pairwise_distances(a: Float[Tensor, "*P B D"], b: Float[Tensor, "*P G D"]) -
 def triplet(
     features: Float[Tensor, "*P B D"], pid: Int[Tensor, "B"], average: bool = False
 ) -> Float[Tensor, "*P"]:
-    """Batch-hard triplet loss L_tri of Eq. 22: each image against its farthest match and nearest stranger.
+    """Batch-hard triplet loss L_tri of Eq. 22: the hardest positive against the hardest negative.
 
-    Leading axes are independent.  Where processes share a batch, `mining_scope` says which are compared.
-    With `average` a distance is the root of the mean over channels, not of the sum, so that the
-    loss weighs the same at any width.
-    Departs: the margin is not printed; it is soft, log(1 + exp(d_match - d_stranger)).
+    Leading axes are independent.  Where processes share a batch, `distributed.mining_scope` says among which
+    images they are sought.  With `average` a distance is the root of the mean over channels, not of the sum,
+    so that the loss weighs the same at any width.
+    Departs: the margin is not printed; it is soft, log(1 + exp(d_positive - d_negative)).
     """
-    others = distributed.gather_candidates(features, -2)
-    gap = pairwise_distances(features, others) / (features.shape[-1] ** 0.5 if average else 1)
+    candidates = distributed.gather_candidates(features, -2)
+    distance = pairwise_distances(features, candidates) / (features.shape[-1] ** 0.5 if average else 1)
     same: Bool[Tensor, "B G"] = pid[:, None] == distributed.gather_candidates(pid)
-    match = gap.masked_fill(~same, 0).amax(-1)
-    stranger = gap.masked_fill(same, float("inf")).amin(-1)
-    stranger = torch.where(stranger.isinf(), match.detach(), stranger)  # a batch of one identity
-    return F.softplus(match - stranger).mean(-1)
+    positive = distance.masked_fill(~same, 0).amax(-1)
+    negative = distance.masked_fill(same, float("inf")).amin(-1)
+    negative = torch.where(negative.isinf(), positive.detach(), negative)  # a batch of one identity
+    return F.softplus(positive - negative).mean(-1)
 
 
 def identity(logits: Float[Tensor, "B *P I"], pid: Int[Tensor, "B"]) -> Float[Tensor, "*P"]:
     """L_id of Eq. 19 and 20: cross-entropy against the true identity, the mean over images, for each part."""
-    moved = logits.float().movedim(-1, 1)  # classes second
-    target = pid.reshape(-1, *[1] * (moved.ndim - 2)).expand(len(pid), *moved.shape[2:])
-    return F.cross_entropy(moved, target, reduction="none").mean(0)
+    logits = logits.float().movedim(-1, 1)  # classes second
+    target = pid.reshape(-1, *[1] * (logits.ndim - 2)).expand(len(pid), *logits.shape[2:])
+    return F.cross_entropy(logits, target, reduction="none").mean(0)
 
 
 def kl_divergence(teacher: Float[Tensor, "B *P I"], student: Float[Tensor, "B *P I"]) -> Float[Tensor, "*P"]:
     """KL(teacher || student) of Eq. 19: sum over classes, mean over images; the teacher is detached."""
-    target, guess = teacher.detach().float().log_softmax(-1), student.float().log_softmax(-1)
-    return (target.exp() * (target - guess)).sum(-1).mean(0)
+    target, prediction = teacher.detach().float().log_softmax(-1), student.float().log_softmax(-1)
+    return (target.exp() * (target - prediction)).sum(-1).mean(0)
 
 
 def cosine(teacher: Float[Tensor, "B P D"], student: Float[Tensor, "B P D"]) -> Float[Tensor, ""]:

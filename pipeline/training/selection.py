@@ -14,55 +14,59 @@ from pipeline.model.distance import distances
 
 
 def hold_out(
-    pictures: ImageSet, names: list[str], count: int, seed: int
+    images: ImageSet, names: list[str], count: int, seed: int
 ) -> tuple[ImageSet, list[str], ImageSet | None]:
-    """Pictures to train on and their names, and those of `count` identities drawn at random, none for 0.
+    """Images to train on, their names, and the images of `count` identities drawn at random (None for 0).
 
-    A camera that only they were taken by is unknown.  Raises `BadInput` if there are not that many to spare.
+    A camera of held-out images alone becomes unknown (-1).  Raises `BadInput` if `count` leaves no identity.
     """
     if count == 0:
-        return pictures, names, None
-    identities = np.unique(pictures.pid)
+        return images, names, None
+    identities = np.unique(images.pid)
     if count >= len(identities):
         raise BadInput(
             f"params.yaml: train.held_out = {count}, but there are only {len(identities)} training "
             "identities. Lower it."
         )
-    aside = np.isin(pictures.pid, np.random.default_rng(seed).permutation(identities)[:count])
-    train, held_out = subset(pictures, ~aside), subset(pictures, aside)
+    is_held_out = np.isin(images.pid, np.random.default_rng(seed).permutation(identities)[:count])
+    train, held_out = subset(images, ~is_held_out), subset(images, is_held_out)
     held_out = replace(held_out, camid=np.where(np.isin(held_out.camid, train.camid), held_out.camid, -1))
-    return train, [names[i] for i in np.flatnonzero(~aside)], held_out
+    return train, [names[i] for i in np.flatnonzero(~is_held_out)], held_out
 
 
-def subset(pictures: ImageSet, rows: Bool[np.ndarray, "N"]) -> ImageSet:
-    """Some of the pictures, their identities numbered from 0."""
+def subset(images: ImageSet, rows: Bool[np.ndarray, "N"]) -> ImageSet:
+    """The images where `rows` is true, their identities numbered from 0."""
     return replace(
-        pictures,
-        image=pictures.image[rows],
-        parsing=pictures.parsing[rows],
-        hidden=pictures.hidden[rows],
-        camid=pictures.camid[rows],
-        pid=np.unique(pictures.pid[rows], return_inverse=True)[1],
+        images,
+        image=images.image[rows],
+        parsing=images.parsing[rows],
+        hidden=images.hidden[rows],
+        camid=images.camid[rows],
+        pid=np.unique(images.pid[rows], return_inverse=True)[1],
     )
 
 
 @torch.no_grad()
-def score(method: Method, pictures: ImageSet, batch: int, device: torch.device) -> float:
-    """Mean average precision in [0, 1] of the pictures as they are, each a query for all others."""
+def score(method: Method, images: ImageSet, batch_size: int, device: torch.device) -> float:
+    """Mean average precision in [0, 1] of the images without augmentation, each a query for all others.
+
+    An embedding's gate is left out.
+    """
     method.eval()
-    seen = [method.embed(b.to(device)) for b in eval_batches(pictures, batch)]
+    embeddings = [method.embed(batch.to(device)) for batch in eval_batches(images, batch_size)]
     method.train()
-    parts, visibility = torch.cat([e.parts for e in seen]), torch.cat([e.visibility for e in seen])
-    distance = distances(parts, parts, visibility, visibility)  # an embedding's gate is left out
-    return mean_average_precision(distance.cpu().numpy(), pictures.pid, pictures.camid)
+    parts = torch.cat([embedding.parts for embedding in embeddings])
+    visibility = torch.cat([embedding.visibility for embedding in embeddings])
+    distance = distances(parts, parts, visibility, visibility)
+    return mean_average_precision(distance.cpu().numpy(), images.pid, images.camid)
 
 
 def mean_average_precision(
     distance: Float[np.ndarray, "N N"], pid: Int[np.ndarray, "N"], camid: Int[np.ndarray, "N"]
 ) -> float:
-    """Mean over the images that have a match on another camera, or on one unknown; 0 if none has.
+    """Mean AP of the images that have a match on another camera, or on an unknown one; 0 if none has.
 
-    An image is compared neither with itself nor with others of its person and camera.
+    Junk: the image itself, and images of its identity by the same known camera.
     """
     ranks = []
     for i in range(len(pid)):
