@@ -26,26 +26,28 @@ from pipeline.indexing.archive import Archive
 def main(layout: str, archive: str, index: str, images: str, truth: str, config: str = "params.yaml") -> None:
     options = params.read(config, "index", build.Index)
     workers = params.read(config, "workers", params.Count)
-    named = params.read(config, "datasets", dict)
+    datasets = params.read(config, "datasets", dict)
     for name in options.occlude.datasets:
-        if name not in named:
+        if name not in datasets:
             raise BadInput(
-                f"{config}: index.occlude.datasets = {name}: no such dataset. There are: {', '.join(named)}."
+                f"{config}: index.occlude.datasets = {name}: no such dataset. "
+                f"There are: {', '.join(datasets)}."
             )
     dataset = Path(index).parent.name
     labelled = [*params.read(config, "parse_on", list), *params.read(config, "labels_from", dict)]
-    if dataset in named and dataset not in labelled:
+    if dataset in datasets and dataset not in labelled:
         raise BadInput(
             f"{config}: {dataset} of datasets stands in neither parse_on nor labels_from, so it has no "
-            "labels. Add it to parse_on, or tell labels_from where they lie (README, Labels made elsewhere)."
+            "labels. Add it to parse_on, or name the folder of its labels in labels_from "
+            "(pipeline/labels/README.md)."
         )
     with Archive(archive) as files:
-        found = build.build_index(files, layout, options, workers, dataset in options.occlude.datasets)
-        build.write_index(index, found.index, dataset=dataset, layout=layout)
-        write_packed(images, "images", found.blobs(), found.sizes, {"index": found.hash})
-    attrs = {"index": found.hash, "truth": int(bool(found.truth))}
-    write_label_file(truth, "truth", found.truth or found.pasted, attrs)
-    print(build.describe(found))
+        indexed = build.build_index(files, layout, options, workers, dataset in options.occlude.datasets)
+        build.write_index(index, indexed.index, dataset=dataset, layout=layout)
+        write_packed(images, "images", indexed.blobs(), indexed.sizes, {"index": indexed.hash})
+    attrs = {"index": indexed.hash, "truth": int(bool(indexed.truth))}
+    write_label_file(truth, "truth", indexed.truth or indexed.pasted, attrs)
+    print(build.describe(indexed))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""A dataset as the stages see it: the index, a row an image, and the pictures, decoded when asked for.
+"""A dataset as the stages read it: the index, one row per image, and the images, decoded on access.
 
-How an archive becomes these two files is told in `indexing.py`; nothing downstream depends on it.
+`pipeline/indexing` makes these two files from an archive; nothing downstream depends on it.
 """
 
 import hashlib
@@ -22,9 +22,9 @@ from pipeline.core.label_file import LabelFile
 from pipeline.core.params import BadInput
 
 COLUMNS = {
-    "row": pyarrow.int32(),  # the place in every label file
-    "key": pyarrow.string(),  # split/path inside the split's folder: unique, unlike the file's name
-    "pid": pyarrow.int32(),  # identity; 0 a distractor, -1 junk
+    "row": pyarrow.int32(),  # of every label file
+    "key": pyarrow.string(),  # split/path inside the split's folder; unique, unlike the file's name
+    "pid": pyarrow.int32(),  # identity, from 1; 0 a distractor, -1 junk
     "camid": pyarrow.int16(),  # from 0; -1 unknown
     "split": pyarrow.string(),  # train, query or gallery
     "width": pyarrow.int32(),  # pixels, as displayed
@@ -34,8 +34,8 @@ COLUMNS = {
 SPLITS = ("train", "query", "gallery")
 Crop = UInt8[np.ndarray, "_ _ 3"]  # height, width; crops of one batch differ in size
 
-# what Pillow raises for bytes that are no picture, or not a whole one
-UNDECODABLE = (
+# what Pillow raises for bytes that are no image, or not a whole one
+DECODE_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -46,12 +46,12 @@ UNDECODABLE = (
     zlib.error,
     Image.DecompressionBombError,
 )
-# how parts of a JPEG file begin: APP1, which holds EXIF or XMP; frames, whose tenth byte counts the colours
-APP1, FRAMES = b"\xff\xe1", (b"\xff\xc0", b"\xff\xc1", b"\xff\xc2")
+# markers of JPEG segments: APP1 holds EXIF or XMP; byte 9 of a frame is its number of colour channels
+APP1, START_OF_FRAME = b"\xff\xe1", (b"\xff\xc0", b"\xff\xc1", b"\xff\xc2")
 
 
 def read_index(path: str | Path) -> pd.DataFrame:
-    """The index of a dataset, a row an image: train, query, gallery; by key within each.
+    """The index of a dataset, one row per image, ordered by split (train, query, gallery) and key.
 
     Raises `BadInput` if the file is missing, damaged or no index.
     """
@@ -67,9 +67,9 @@ def read_index(path: str | Path) -> pd.DataFrame:
 
 
 def index_hash(index: pd.DataFrame) -> str:
-    """Hex digest that label files carry, so that they are never read with another index.
+    """Hex digest that label files carry, so that they are not read with another index.
 
-    It covers what is labelled and in which order: key, identity, camera and bytes of every image.
+    It covers key, identity, camera and bytes of every image, and their order.
     """
     columns = (index[name].tolist() for name in ("key", "pid", "camid", "sha256"))
     text = "\n".join("\t".join(map(str, row)) for row in zip(*columns, strict=True))
@@ -77,10 +77,10 @@ def index_hash(index: pd.DataFrame) -> str:
 
 
 class Images:
-    """The pictures of a dataset in index order: `images[i]` is (height, width, 3), RGB, 0 to 255.
+    """The images of a dataset in the index's order: `images[i]` is (height, width, 3), RGB, 0 to 255.
 
-    Opened on first use in each process, so it can be handed to workers.  Raises `BadInput` if the file
-    is missing, damaged or belongs to another index.
+    The file is opened on first use in each process, so an instance can be sent to workers.  Raises
+    `BadInput` if the file is missing, damaged or belongs to another index.
     """
 
     def __init__(self, path: str | Path, index_hash: str | None = None):
@@ -95,25 +95,25 @@ class Images:
             raise IndexError(f"image {i} of {len(self)}")
         blob = self._data[self._offset[i] : self._offset[i + 1]].tobytes()
         try:
-            return decode_again(blob)
-        except UNDECODABLE as error:
+            return decode_fast(blob)
+        except DECODE_ERRORS as error:
             raise BadInput(
-                f"{self._rows.path}: the image in row {i} cannot be decoded{decode_error(error)}. "
+                f"{self._rows.path}: the image in row {i} cannot be decoded{error_detail(error)}. "
                 "Run `dvc repro`."
             ) from None
 
 
 def decode(blob: bytes) -> UInt8[np.ndarray, "H W 3"]:
-    """An image file's bytes as RGB, turned upright by its EXIF tag; raises one of `UNDECODABLE`."""
+    """Decode an image file to RGB, rotated upright by its EXIF tag; raises one of `DECODE_ERRORS`."""
     with Image.open(io.BytesIO(blob)) as image:
         ImageOps.exif_transpose(image, in_place=True)
         return to_rgb(image)
 
 
 def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
-    """An image of Pillow as RGB, not turned; raises one of `UNDECODABLE` if its file is damaged.
+    """A Pillow image as RGB, not rotated; raises one of `DECODE_ERRORS` if its file is damaged.
 
-    Gray is repeated, CMYK and palettes are converted, transparency is dropped; 16-bit samples keep their
+    Grey is repeated, CMYK and palettes are converted, transparency is dropped.  16-bit samples keep their
     upper eight bits.
     """
     if image.mode.startswith("I"):  # Pillow's own conversion would clip at 255
@@ -124,18 +124,18 @@ def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def decode_error(error: Exception) -> str:
-    """What one of `UNDECODABLE` tells beside that there is no picture, in brackets; "" for nothing."""
-    if isinstance(error, UnidentifiedImageError):  # it names an object in memory
+def error_detail(error: Exception) -> str:
+    """The text of one of `DECODE_ERRORS` in brackets, after a space; "" if it says nothing of use."""
+    if isinstance(error, UnidentifiedImageError):  # its text is the address of an object
         return ""
     return f" ({' '.join(str(error).split())})"
 
 
-def decode_again(blob: bytes) -> UInt8[np.ndarray, "H W 3"]:
-    """What `decode` makes of an image file's bytes that it has read before, in half the time where it can.
+def decode_fast(blob: bytes) -> UInt8[np.ndarray, "H W 3"]:
+    """The pixels of `decode` in half the time, for image files that `decode` has accepted before.
 
-    Plain JPEG files take OpenCV's decoder, which gives the same pixels.  It also lets pass some damage that
-    `decode` refuses, so files that nobody has checked are not for it.
+    Plain JPEG files go through OpenCV's decoder, which gives the same pixels.  It accepts some damaged files
+    that `decode` refuses.
     """
     image = None
     if _plain_jpeg(blob):
@@ -144,17 +144,16 @@ def decode_again(blob: bytes) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _plain_jpeg(blob: bytes) -> bool:
-    """Whether a file is a JPEG of gray or three colours that no tag turns."""
+    """Whether a file is a JPEG of one or three channels without a tag that rotates it."""
     if not blob.startswith(b"\xff\xd8") or APP1 in blob:
         return False
-    at = 2
-    while (begin := blob[at : at + 2]).startswith(b"\xff") and begin not in FRAMES:
-        at += 2 + int.from_bytes(blob[at + 2 : at + 4])
-    return begin in FRAMES and blob[at + 9 : at + 10] in (b"\x01", b"\x03")
+    start = 2
+    while (marker := blob[start : start + 2]).startswith(b"\xff") and marker not in START_OF_FRAME:
+        start += 2 + int.from_bytes(blob[start + 2 : start + 4])
+    return marker in START_OF_FRAME and blob[start + 9 : start + 10] in (b"\x01", b"\x03")
 
 
-def resize_crop(crops: Sequence[Crop], size: tuple[int, int]) -> UInt8[np.ndarray, "B h w 3"]:
-    """Every crop at `size` (height, width), whatever its shape was: bilinear, averaging where it shrinks."""
-    wanted = size[::-1]
+def resize_crops(crops: Sequence[Crop], size: tuple[int, int]) -> UInt8[np.ndarray, "B h w 3"]:
+    """Crops of any shapes resized to `size` (height, width): bilinear, with antialiasing."""
     images = (Image.fromarray(crop) for crop in crops)
-    return np.stack([np.asarray(i.resize(wanted, Image.Resampling.BILINEAR)) for i in images])
+    return np.stack([np.asarray(i.resize(size[::-1], Image.Resampling.BILINEAR)) for i in images])

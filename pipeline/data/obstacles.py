@@ -1,13 +1,13 @@
-"""Occlusion augmentation: an obstacle pasted into a person crop, and what it takes away from the labels.
+"""Occlusion augmentation: an obstacle pasted into a person crop, and the pixels that it covers.
 
-The paper superimposes "an obstacle patch onto a randomly chosen region" (section 4.2) and says neither what
-nor how large.  Sources: a rectangle of another training image (it may hold a torso, which stands for a
-pedestrian in the way), another pedestrian cut out along the parsing map, and cut-outs with alpha.
+The paper superimposes "an obstacle patch onto a randomly chosen region" (section 4.2).  It specifies neither
+the patch nor its size.  The sources here: a rectangle of another training image (which may show a torso, as
+a pedestrian would), another pedestrian cut out along the parsing map, and cut-outs with alpha.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,7 +24,7 @@ from pipeline.core.params import STRICT, BadInput
 Source = Literal["rectangle", "person", "cutout"]
 
 
-def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
+def _check_order(bounds: tuple[float, float]) -> tuple[float, float]:
     if bounds[0] > bounds[1]:
         raise PydanticCustomError("rising", "The least comes first")
     return bounds
@@ -32,51 +32,51 @@ def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Ratio = Annotated[float, Field(gt=0)]
-Shares = Annotated[tuple[Share, Share], AfterValidator(_rising)]  # least and most
-Ratios = Annotated[tuple[Ratio, Ratio], AfterValidator(_rising)]
+Shares = Annotated[tuple[Share, Share], AfterValidator(_check_order)]  # minimum and maximum
+Ratios = Annotated[tuple[Ratio, Ratio], AfterValidator(_check_order)]
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class Obstacles:
-    """What is pasted into the occluded view; null means the preset's value."""
+    """What is pasted into the occluded view; `null` selects the preset's value."""
 
     probability: float | None = Field(ge=0, le=1)  # of an obstacle in an occluded view
     sources: list[Source] | None = Field(min_length=1)  # each obstacle comes from one of these, at random
     cutouts: str  # folder of PNG files with alpha, for the source `cutout`; "" for none
-    area: Shares | None  # least and most, as a share of the image
-    aspect: Ratios | None  # least and most height / width, of rectangles
+    area: Shares | None  # minimum and maximum, as a share of the image
+    aspect: Ratios | None  # of rectangles: minimum and maximum height / width
 
     @field_validator("cutouts")
     @classmethod
-    def _given(cls, cutouts: str, others: Any) -> str:
-        if not cutouts and "cutout" in (others.data.get("sources") or ()):
+    def _check_cutouts(cls, cutouts: str, info: Any) -> str:
+        if not cutouts and "cutout" in (info.data.get("sources") or ()):
             raise PydanticCustomError("folder", "The source `cutout` needs a folder of PNG files with alpha")
         return cutouts
 
 
-@plain_dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Obstacle:
-    """Pixels to paste and where they are solid."""
+    """Pixels to paste, and which of them are solid; the others are transparent."""
 
     pixels: UInt8[np.ndarray, "h w 3"]
     solid: Bool[np.ndarray, "h w"]
 
 
 def read_cutouts(folder: str) -> list[Obstacle]:
-    """The PNG files of a folder, by name; solid where alpha is at least one half.
+    """The PNG files of a folder as obstacles, ordered by name; solid where alpha is at least one half.
 
-    Raises `BadInput` if there is none, or if one is no picture with alpha.
+    Raises `BadInput` if there is none, or if one is no image with alpha.  [] for the folder "".
     """
-    return [_read_cutout(file) for file in _cutouts(folder)] if folder else []
+    return [_read_cutout(file) for file in _cutout_files(folder)] if folder else []
 
 
 def digest(folder: str) -> str:
-    """Hex digest of the PNG files of a folder, in the order of their names; raises `BadInput` if none is."""
-    each = [hashlib.sha256(file.read_bytes()).digest() for file in _cutouts(folder)]
-    return hashlib.sha256(b"".join(each)).hexdigest()
+    """Hex digest of the PNG files of a folder, ordered by name; raises `BadInput` if there is none."""
+    hashes = [hashlib.sha256(file.read_bytes()).digest() for file in _cutout_files(folder)]
+    return hashlib.sha256(b"".join(hashes)).hexdigest()
 
 
-def _cutouts(folder: str) -> list[Path]:
+def _cutout_files(folder: str) -> list[Path]:
     files = sorted(Path(folder).glob("*.png"))
     if not files:
         raise BadInput(f"{folder}: no PNG files. Put cut-outs with alpha there, or drop `cutout`.")
@@ -85,13 +85,13 @@ def _cutouts(folder: str) -> list[Path]:
 
 def _read_cutout(file: Path) -> Obstacle:
     try:
-        with Image.open(file) as picture:
-            alpha = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
-            array = np.asarray(picture.convert("RGBA"))
+        with Image.open(file) as image:
+            has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+            array = np.asarray(image.convert("RGBA"))
     except OSError as error:
         raise BadInput(f"{file}: cannot be read ({error}). Replace it.") from None
     solid = array[..., 3] >= 128
-    if not alpha or not solid.any():
+    if not has_alpha or not solid.any():
         raise BadInput(f"{file}: no solid pixel or no alpha channel. Save it as PNG with transparency.")
     return Obstacle(array[..., :3].copy(), solid)
 
@@ -102,9 +102,10 @@ def cut_rectangle(
     aspect: tuple[float, float],
     rng: np.random.Generator,
 ) -> Obstacle:
-    """A rectangle of `image` at a random place; its area is a share drawn from `area`.
+    """A rectangle of `image` at a random position.
 
-    The ratio height / width is drawn evenly on a logarithmic scale and bent where the image is too small.
+    Its area, as a share of the image, is uniform in `area`.  Its height / width is log-uniform in `aspect`,
+    changed where the image is too small for it.
     """
     height, width = image.shape[:2]
     pixels = rng.uniform(*area) * height * width
@@ -118,7 +119,7 @@ def cut_rectangle(
 def cut_person(
     image: UInt8[np.ndarray, "H W 3"], parsing: UInt8[np.ndarray, "H W"], background: int = 0
 ) -> Obstacle | None:
-    """The person of `image`, solid where the parsing map shows a part; none if it shows no part."""
+    """The person of `image`, solid where the parsing map shows a part; `None` if it shows no part."""
     body = parsing != background
     if not body.any():
         return None
@@ -128,8 +129,8 @@ def cut_person(
 
 
 def scale(obstacle: Obstacle, pixels: float) -> Obstacle:
-    """The obstacle resized to cover about so many pixels, its shape kept."""
-    import torch  # here, or `index` and its workers, which need none, would be three times as large
+    """The obstacle resized to cover about `pixels` pixels, its aspect kept."""
+    import torch  # here, because stage `index` and its workers need none and would be three times as large
     from torch.nn.functional import interpolate
 
     factor = np.sqrt(pixels / obstacle.solid.sum())
@@ -140,41 +141,41 @@ def scale(obstacle: Obstacle, pixels: float) -> Obstacle:
     return Obstacle(pixels, solid.view(bool))
 
 
-def mirror(obstacle: Obstacle) -> Obstacle:
-    """The obstacle seen in a mirror."""
+def flip(obstacle: Obstacle) -> Obstacle:
+    """The obstacle flipped left to right."""
     return Obstacle(cv2.flip(obstacle.pixels, 1), cv2.flip(obstacle.solid.view(np.uint8), 1).view(bool))
 
 
-def draw(
+def sample_obstacle(
     params: Obstacles,
     image: UInt8[np.ndarray, "H W 3"],
     parsing: UInt8[np.ndarray, "H W"],
     cutouts: Sequence[Obstacle],
     rng: np.random.Generator,
 ) -> Obstacle:
-    """An obstacle from one of the sources at random; `image` and `parsing` are another training image.
+    """An obstacle from a random source; `image` and `parsing` are another training image.
 
-    Where that image shows no person, a rectangle stands in for the source `person`.  People and cut-outs are
-    mirrored every other time, rectangles never.
+    A rectangle replaces the source `person` if that image shows no person.  Half of the people and cut-outs
+    are flipped, rectangles never.
     """
     source = params.sources[rng.integers(len(params.sources))]
-    found = None
+    obstacle = None
     if source == "person":
-        found = cut_person(image, parsing)
+        obstacle = cut_person(image, parsing)
     if source == "cutout":
-        found = cutouts[rng.integers(len(cutouts))]
-    if found is None:
+        obstacle = cutouts[rng.integers(len(cutouts))]
+    if obstacle is None:
         return cut_rectangle(image, params.area, params.aspect, rng)
-    found = scale(found, rng.uniform(*params.area) * parsing.size)
-    return mirror(found) if rng.random() < 0.5 else found
+    obstacle = scale(obstacle, rng.uniform(*params.area) * parsing.size)
+    return flip(obstacle) if rng.random() < 0.5 else obstacle
 
 
 def paste(
     image: UInt8[np.ndarray, "H W 3"], obstacle: Obstacle, top: int, left: int
 ) -> tuple[UInt8[np.ndarray, "H W 3"], Bool[np.ndarray, "H W"]]:
-    """A copy of `image` with the obstacle on it, and the pixels it covers.
+    """A copy of `image` with the obstacle pasted at (top, left), and the pixels that it covers.
 
-    The obstacle may reach beyond the image; what is outside is lost.
+    The part of the obstacle that reaches beyond the image is cut off.
     """
     image, covered = image.copy(), np.zeros(image.shape[:2], bool)
     h, w = obstacle.solid.shape
@@ -189,10 +190,10 @@ def paste(
     return image, covered
 
 
-def place(
+def sample_position(
     obstacle: Obstacle, height: int, width: int, rng: np.random.Generator, inside: float = 0.5
 ) -> tuple[int, int]:
-    """A random place (top, left) with at least the share `inside` of each side in the picture."""
+    """A random position (top, left) with at least the share `inside` of each side within the image."""
     h, w = obstacle.solid.shape
     top = rng.uniform(-h * (1 - inside), max(height - h * inside, 0))
     left = rng.uniform(-w * (1 - inside), max(width - w * inside, 0))

@@ -1,6 +1,6 @@
-"""The body's parts: K = 8 fine ones in the paper's order, and how C coarse ones merge them.
+"""The body's parts: K = 8 fine parts in the paper's order, and the C coarse parts that merge them.
 
-0 is background in every map.  Left is the person's left, on the right of a picture from the front.
+Label 0 is background in every map.  Left is the person's left, which is on the right of a frontal image.
 """
 
 from typing import Any
@@ -13,15 +13,15 @@ from pipeline.core.params import BadInput
 
 FINE = ("head", "left arm", "right arm", "torso", "left leg", "right leg", "left foot", "right foot")
 HEAD, LEFT_ARM, RIGHT_ARM, TORSO, LEFT_LEG, RIGHT_LEG, LEFT_FOOT, RIGHT_FOOT = range(1, 9)
-SWAPPED = (0, 1, 3, 2, 4, 6, 5, 8, 7)  # the label of each label in the mirror
-_MIRROR = np.array([*SWAPPED, *range(len(SWAPPED), 256)], np.uint8)
+SWAPPED = (0, 1, 3, 2, 4, 6, 5, 8, 7)  # the label that each label becomes when the image is flipped
+_FLIPPED = np.array([*SWAPPED, *range(len(SWAPPED), 256)], np.uint8)
 
 _ARMS, _LEGS, _FEET = (LEFT_ARM, RIGHT_ARM), (LEFT_LEG, RIGHT_LEG), (LEFT_FOOT, RIGHT_FOOT)
 _UPPER, _LOWER = (HEAD, *_ARMS, TORSO), (*_LEGS, *_FEET)
 _SIDED = {"head": (HEAD,), "left arm": (LEFT_ARM,), "right arm": (RIGHT_ARM,), "torso": (TORSO,)}
 
-# C -> coarse part -> the fine parts in it.  Fig. 4 studies C = 1..8; the paper names the parts of C = 4
-# alone, where feet can only belong to the legs.
+# C -> coarse part -> its fine parts.  Fig. 4 studies C = 1..8; the paper names the parts of C = 4 only, where
+# the feet can only belong to the legs.
 COARSE: dict[int, dict[str, tuple[int, ...]]] = {
     1: {"body": (*_UPPER, *_LOWER)},
     2: {"upper body": _UPPER, "lower body": _LOWER},
@@ -35,20 +35,20 @@ COARSE: dict[int, dict[str, tuple[int, ...]]] = {
 
 
 def flip(maps: UInt8[np.ndarray, "... H W"]) -> UInt8[np.ndarray, "... H W"]:
-    """Label maps as they are in the mirrored pictures: columns reversed, left and right swapped.
+    """Parsing maps of flipped images: columns reversed, labels of left and right parts swapped.
 
     Raises `BadInput` for a label above K.
     """
     check(maps)
     rows = cv2.flip(maps.reshape(-1, maps.shape[-1]), 1)
-    return cv2.LUT(rows, _MIRROR).reshape(maps.shape)
+    return cv2.LUT(rows, _FLIPPED).reshape(maps.shape)
 
 
 def check(maps: Any) -> None:
-    """Raise `BadInput` if label maps, an array or a tensor, name parts that do not exist."""
-    top = int(maps.max()) if 0 not in maps.shape else 0
-    if top >= len(SWAPPED):
+    """Raise `BadInput` if parsing maps, an array or a tensor, hold a label above K."""
+    largest = int(maps.max()) if 0 not in maps.shape else 0
+    if largest >= len(SWAPPED):
         raise BadInput(
-            f"parsing map: label {top}, but the parts end at {len(FINE)} (0 is background). "
-            "Convert the labels to the parts of pipeline/parts.py."
+            f"parsing map: label {largest}, but the parts end at {len(FINE)} (0 is background). "
+            "Convert the labels to the parts of pipeline/data/parts.py."
         )

@@ -1,6 +1,7 @@
-"""One archive file a dataset, read without being unpacked; and how a loose folder becomes one.
+"""A dataset's archive file: reading it without unpacking, and packing a folder into one.
 
-DVC looks at its dependencies at every command: a file costs it nothing, a folder of 36,000 seconds.
+A dataset is one file because DVC checks its dependencies at every command: a file costs nothing, a folder of
+36,000 images costs seconds.
 """
 
 import gzip
@@ -22,10 +23,13 @@ from pipeline.core.params import BadInput, plural
 from pipeline.core.workers import progress_bar
 
 GZIP, ZIP = b"\x1f\x8b", b"PK"
-FOREIGN = {b"Rar!": "RAR", b"7z\xbc\xaf": "7-Zip"}  # how files begin that need their own program
-ENDINGS = re.compile(r"(\.(zip|tar|tar\.gz|gz|tgz|rar|7z))?$", re.IGNORECASE)  # of archives' names
-BLOCK = 512  # bytes; a tar ends with blocks of zeros
-DAMAGED = (
+UNSUPPORTED = {
+    b"Rar!": "RAR",
+    b"7z\xbc\xaf": "7-Zip",
+}  # signatures of formats that need a program of their own
+ARCHIVE_SUFFIX = re.compile(r"(\.(zip|tar|tar\.gz|gz|tgz|rar|7z))?$", re.IGNORECASE)  # of file names
+TAR_BLOCK = 512  # bytes; a tar ends with blocks of zeros
+READ_ERRORS = (
     zipfile.BadZipFile,
     tarfile.TarError,
     zlib.error,
@@ -36,10 +40,10 @@ DAMAGED = (
 
 
 class Archive:
-    """The files of a zip, tar or tar.gz by name, in any order.
+    """The files of a zip, tar or tar.gz, read by name in any order.
 
-    Raises `BadInput` if the archive is missing, a folder, damaged or of another kind, or if names in it lead
-    out of it.
+    Raises `BadInput` if the archive is missing, a folder, damaged or of another format, or if a name in it
+    would lead out of the folder that it is unpacked to.
     """
 
     def __init__(self, path: str | Path):
@@ -48,11 +52,11 @@ class Archive:
         self._check_path()
         try:
             self._members, self.folders = self._open()
-        except DAMAGED as error:
+        except READ_ERRORS as error:
             self.close()
             raise BadInput(
                 f"{path}: damaged, or no zip, tar or tar.gz ({error}). Download it again, or pack its "
-                f"folder: {packing(path)}."
+                f"folder: {pack_command(path)}."
             ) from None
         self.names = [name for name, _ in self._members]
         self._check_names()
@@ -61,38 +65,44 @@ class Archive:
     def _check_path(self) -> None:
         path = Path(self.path)
         if path.is_dir():
-            packed = f"{path}.zip"
+            target = f"{path}.zip"
             raise BadInput(
-                f"{path}: is a folder, and a dataset is one archive file. Run {packing(packed, path)} and "
-                f"name {packed} in params.yaml."
+                f"{path}: is a folder, and a dataset is one archive file. "
+                f"Run {pack_command(target, path)} and name {target} in params.yaml."
             )
         if not path.is_file():
             raise BadInput(
-                f"{path}: no such file. Put the dataset's archive there, or pack its folder: {packing(path)}."
+                f"{path}: no such file. Put the dataset's archive there, "
+                f"or pack its folder: {pack_command(path)}."
             )
         with open(path, "rb") as file:
-            kind = FOREIGN.get(file.read(4))
-        if kind:
+            unsupported = UNSUPPORTED.get(file.read(4))
+        if unsupported:
             raise BadInput(
-                f"{path}: a {kind} archive, which is not read here. Unpack it, then run {packing(path)}."
+                f"{path}: a {unsupported} archive, which is not read here. "
+                f"Unpack it, then run {pack_command(path)}."
             )
 
     def _check_names(self) -> None:
-        outward = [name for name in self.names if leads_out(name)]
-        if outward:
+        traversals = [name for name in self.names if is_path_traversal(name)]
+        if traversals:
             self.close()
             raise BadInput(
-                f"{self.path}: {plural(len(outward), 'name')} in it would lead out of the folder that it is "
-                f"unpacked to, such as {outward[0]}. Unpack what you trust, and pack that folder: "
-                f"{packing(self.path)}."
+                f"{self.path}: {plural(len(traversals), 'name')} in it would lead out of the folder that it "
+                f"is unpacked to, such as {traversals[0]}. Unpack what you trust, and pack that folder: "
+                f"{pack_command(self.path)}."
             )
 
     def _open(self) -> tuple[list, set[str]]:
-        self._file = self._stack.enter_context(_opened(self.path))
+        self._file = self._stack.enter_context(_open_archive(self.path))
         if isinstance(self._file, zipfile.ZipFile):
-            entries = [(_tidy(m.filename), m, m.is_dir()) for m in self._file.infolist()]
+            entries = [(_normalise_name(m.filename), m, m.is_dir()) for m in self._file.infolist()]
         else:
-            entries = [(_tidy(m.name), m, m.isdir()) for m in self._file if m.isdir() or _is_file(m)]
+            entries = [
+                (_normalise_name(m.name), m, m.isdir())
+                for m in self._file
+                if m.isdir() or _is_regular_file(m)
+            ]
         members = [(name, member) for name, member, is_folder in entries if not is_folder]
         folders = {name for name, _, is_folder in entries if is_folder}
         return members, folders | {str(parent) for name, _ in members for parent in Path(name).parents}
@@ -104,7 +114,7 @@ class Archive:
                 return self._file.read(self._by_name[name])
             with self._file.extractfile(self._by_name[name]) as file:
                 return file.read()
-        except DAMAGED as error:
+        except READ_ERRORS as error:
             raise BadInput(f"{self.path}: {name} cannot be read from the archive ({error}).") from None
 
     def close(self) -> None:
@@ -118,7 +128,7 @@ class Archive:
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
+def _open_archive(path: str) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
     with open(path, "rb") as file:
         head = file.read(2)
     if head == ZIP:
@@ -126,9 +136,9 @@ def _opened(path: str) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
             yield archive
     else:
         with _uncompressed(path, head) as file:
-            file.seek(-min(BLOCK, file.seek(0, os.SEEK_END)), os.SEEK_END)
+            file.seek(-min(TAR_BLOCK, file.seek(0, os.SEEK_END)), os.SEEK_END)
             if any(file.read()):
-                raise tarfile.ReadError("its end is missing")  # else members could be, unnoticed
+                raise tarfile.ReadError("its end is missing")  # tarfile would not notice missing members
             file.seek(0)
             with tarfile.open(fileobj=file) as archive:
                 yield archive
@@ -140,41 +150,41 @@ def _uncompressed(path: str, head: bytes) -> Iterator[IO[bytes]]:
         if head != GZIP:
             yield file
             return
-        # gzip can only be read from its start: undone once, into a file without a name
+        # gzip allows no random access: decompress once into an unnamed file
         with gzip.open(file) as source, tempfile.TemporaryFile() as plain:
             shutil.copyfileobj(source, plain, 1 << 20)
             plain.seek(0)
             yield plain
 
 
-def _tidy(name: str) -> str:
+def _normalise_name(name: str) -> str:
     return name.replace("\\", "/").removeprefix("./").rstrip("/")
 
 
-def leads_out(name: str) -> bool:
-    """Whether a path may end outside the folder it is taken to start from."""
+def is_path_traversal(name: str) -> bool:
+    """Whether a relative path may lead out of the folder that it starts from."""
     return name.startswith("/") or ".." in name.split("/")
 
 
-def _is_file(member: tarfile.TarInfo) -> bool:
+def _is_regular_file(member: tarfile.TarInfo) -> bool:
     return member.isreg() or member.islnk()
 
 
-def packing(path: str | Path, folder: str | Path = "FOLDER") -> str:
-    """The command that packs a folder into the zip that may stand for `path`, ready for a shell.
+def pack_command(path: str | Path, folder: str | Path = "FOLDER") -> str:
+    """The shell command that packs a folder into the zip which replaces `path`, in backquotes.
 
-    If `path` is no name of a zip, it goes on with what to name in params.yaml instead.
+    If `path` is not the name of a zip, the text also says which name to give in params.yaml.
     """
-    target = ENDINGS.sub(".zip", str(path), count=1)
+    target = ARCHIVE_SUFFIX.sub(".zip", str(path), count=1)
     command = f"`python -m pipeline.indexing pack {shlex.quote(str(folder))} {shlex.quote(target)}`"
     return command if target == str(path) else f"{command} and name {target} in params.yaml"
 
 
 def pack(folder: str | Path, path: str | Path) -> int:
-    """Put every file below `folder` into the zip `path` and return how many there were.
+    """Pack every file below `folder` into the zip `path` and return their number.
 
-    Stored, in the order of names, with one date for all: equal files give equal bytes.  Raises `BadInput`
-    if there is no such folder or no file in it.
+    Files are stored uncompressed, ordered by name, with one constant date: equal files give equal bytes.
+    Raises `BadInput` if the folder does not exist or holds no file.
     """
     folder = Path(folder)
     if not folder.is_dir():

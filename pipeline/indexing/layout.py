@@ -1,32 +1,34 @@
-"""What a layout finds in an archive.  Each layout is a file in `layouts/`, found by its name, with
+"""Dataset layouts: from an archive's file names to images with split, identity and camera.
 
-find(archive) -> Found            every image, and what is wrong with the rest
-COUNTS: dict[split, Count]        what is published of the set; none for a layout of any set
+A layout is a file in `layouts/`, selected by its name.  It defines
+
+    list_images(archive) -> Listing             every image of the dataset, and every problem
+    COUNTS: dict[split, PublishedCount]         published sizes; empty for a layout of any dataset
 """
 
+import dataclasses
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from pipeline.core.params import plural, shorten
 from pipeline.indexing.archive import Archive
 
-IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
-MARKET = re.compile(r"(-1|\d{1,9})_c([1-9]\d{0,3})(?=[s_])")
-NUMBER = re.compile(r"(\d{1,8})(?=[_.])")
-COPIES = "query/occluded/"  # keys of queries' occluded copies begin so
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
+MARKET_NAME = re.compile(r"(-1|\d{1,9})_c([1-9]\d{0,3})(?=[s_])")
+NUMBERED_NAME = re.compile(r"(\d{1,8})(?=[_.])")
+OCCLUDED_PREFIX = "query/occluded/"  # of the keys of queries' occluded copies
 
-PersonCamera = tuple[int, int]  # identity and camera
-Parse = Callable[
-    [str], PersonCamera | str
-]  # path inside a split's folder -> who, or what is wrong with the name
+PidCamid = tuple[int, int]
+NameParser = Callable[
+    [str], PidCamid | str
+]  # path inside a split's folder -> identity and camera, or an error
 
 
-@dataclass(frozen=True)
-class Picture:
-    """An image, as far as its name tells."""
+@dataclasses.dataclass(frozen=True)
+class ImageEntry:
+    """An image as its file name describes it."""
 
     name: str  # in the archive
     split: str  # train, val, query or gallery
@@ -35,91 +37,92 @@ class Picture:
     camid: int  # from 0; -1 unknown
 
 
-@dataclass(frozen=True)
-class Count:
-    """What a split holds, junk left out; none is not published."""
+@dataclasses.dataclass(frozen=True)
+class PublishedCount:
+    """Published size of a split without its junk; `None` if not published."""
 
     images: int
-    identities: int | None  # distractors (identity 0) are none
-    cameras: int | None  # 0: the files do not tell
+    identities: int | None  # without distractors
+    cameras: int | None  # 0: the file names hold no camera
 
 
-class Fault(NamedTuple):
-    """Something that a user must repair."""
+class Problem(NamedTuple):
+    """Something that the user must repair before the dataset can be indexed."""
 
-    where: str  # file, row or key; "" if it is the whole set's
-    what: str  # details in brackets
+    place: str  # file, row or key; "" if it concerns the whole dataset
+    message: str  # details in brackets
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}" if self.where else self.what
+        return f"{self.place}: {self.message}" if self.place else self.message
 
     @property
     def kind(self) -> str:
-        """What faults of a kind say alike: neither where they are nor what is in brackets."""
-        return (self.what.replace(self.where, "") if self.where else self.what).partition(" (")[0]
+        """The message without its place and without details in brackets: equal for problems of a kind."""
+        message = self.message.replace(self.place, "") if self.place else self.message
+        return message.partition(" (")[0]
 
 
-@dataclass
+@dataclasses.dataclass
 class Listing:
-    """A layout's findings; nothing is written while there are problems."""
+    """What a layout lists.  Nothing is written while there are problems."""
 
-    pictures: list[Picture] = field(default_factory=list)
-    problems: list[Fault] = field(default_factory=list)
+    images: list[ImageEntry] = dataclasses.field(default_factory=list)
+    problems: list[Problem] = dataclasses.field(default_factory=list)
     ignored: int = 0  # files that are no images of the dataset
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name says that it is an image; hidden files and macOS's side files are not."""
-    return is_own(name, IMAGES)
+    """Whether a file's name is that of an image; hidden files and macOS's side files are none."""
+    return has_suffix(name, IMAGE_SUFFIXES)
 
 
-def is_own(name: str, kinds: Collection[str]) -> bool:
-    """Whether a file is of one of these kinds (suffixes), and neither hidden nor a side file of macOS."""
+def has_suffix(name: str, suffixes: Collection[str]) -> bool:
+    """Whether a file has one of these suffixes and is neither hidden nor a side file of macOS."""
     path = PurePosixPath(name)
-    return path.suffix.lower() in kinds and not path.name.startswith(".") and path.parts[0] != "__MACOSX"
+    return path.suffix.lower() in suffixes and not path.name.startswith(".") and path.parts[0] != "__MACOSX"
 
 
-# ------------------------------------------------------------------ who a name tells
+# ------------------------------------------------------------------ identity and camera from a file name
 
 
-def market(inside: str) -> PersonCamera | str:
-    """Identity and camera of `0002_c1s1_000451_03.jpg` or `0002_c1_f0046182.jpg`."""
-    match = MARKET.match(PurePosixPath(inside).name)
+def parse_market_name(path: str) -> PidCamid | str:
+    """Identity and camera of `0002_c1s1_000451_03.jpg` or `0002_c1_f0046182.jpg`, or an error."""
+    match = MARKET_NAME.match(PurePosixPath(path).name)
     if match is None:
         return "the name does not parse; 0002_c1s1_000451_03.jpg would"
     return int(match[1]), int(match[2]) - 1
 
 
-def numbered(inside: str) -> PersonCamera | str:
-    """Identity of `001_01.tif` or `001.jpg`; the camera is unknown."""
-    match = NUMBER.match(PurePosixPath(inside).name)
+def parse_numbered_name(path: str) -> PidCamid | str:
+    """Identity of `001_01.tif` or `001.jpg`, with an unknown camera, or an error."""
+    match = NUMBERED_NAME.match(PurePosixPath(path).name)
     if match is None:
         return "the name does not parse; 001_01.jpg would"
     return int(match[1]), -1
 
 
-# ------------------------------------------------------------------ a folder a split
+# ------------------------------------------------------------------ one folder per split
 
 
-def by_folder(archive: Archive, folders: Mapping[str, str], parse: Parse) -> Listing:
-    """Every image in the given folders (a path's last names: split); the folders may lie below others.
+def list_folders(archive: Archive, folders: Mapping[str, str], parse: NameParser) -> Listing:
+    """List every image in these folders (last names of their paths -> split), which may lie below others.
 
-    What is in no such folder, and files that are no images (Thumbs.db), are left out and counted.
+    Files outside these folders, and files that are no images (Thumbs.db), are counted as ignored.
     """
-    found, homes = Listing(), {}
+    listing, parents = Listing(), {}
     for name in archive.names:
-        home, folder, inside = _split(name, folders)
+        parent, folder, path = _split_path(name, folders)
         if not folder or not is_image(name):
-            found.ignored += 1
+            listing.ignored += 1
             continue
-        homes.setdefault(folder, set()).add(home)
-        _add(found, name, folders[folder], _inside(folder, folders, inside), parse(inside))
+        parents.setdefault(folder, set()).add(parent)
+        _add_image(listing, name, folders[folder], _path_in_split(folder, folders, path), parse(path))
     for folder in folders:
-        _check_folder(found, archive, folder, homes.get(folder, set()))
-    return found
+        _check_folder(listing, archive, folder, parents.get(folder, set()))
+    return listing
 
 
-def _split(name: str, folders: Mapping[str, str]) -> tuple[str, str, str]:
+def _split_path(name: str, folders: Mapping[str, str]) -> tuple[str, str, str]:
     # a/b/query/x.jpg -> a/b, query, x.jpg
     parts = name.split("/")
     for end in range(len(parts) - 1, 0, -1):
@@ -130,37 +133,38 @@ def _split(name: str, folders: Mapping[str, str]) -> tuple[str, str, str]:
     return "", "", ""
 
 
-def _inside(folder: str, folders: Mapping[str, str], inside: str) -> str:
-    # two folders of one split could hold files of one name
+def _path_in_split(folder: str, folders: Mapping[str, str], path: str) -> str:
+    # two folders of one split may hold files of one name
     shared = list(folders.values()).count(folders[folder]) > 1
-    return f"{PurePosixPath(folder).name}/{inside}" if shared else inside
+    return f"{PurePosixPath(folder).name}/{path}" if shared else path
 
 
-def _add(found: Listing, name: str, split: str, inside: str, who: PersonCamera | str) -> None:
-    if isinstance(who, str):
-        found.problems.append(Fault(name, who))
+def _add_image(listing: Listing, name: str, split: str, path: str, identity: PidCamid | str) -> None:
+    if isinstance(identity, str):
+        listing.problems.append(Problem(name, identity))
         return
-    pid, camid = who
+    pid, camid = identity
     if pid < 1 and split != "gallery":
-        what = "junk" if pid < 0 else "a distractor"
-        fault = f"identity {pid} means {what}, which only the gallery holds"
-        found.problems.append(Fault(name, fault))
+        meaning = "junk" if pid < 0 else "a distractor"
+        message = f"identity {pid} means {meaning}, which only the gallery holds"
+        listing.problems.append(Problem(name, message))
         return
-    found.pictures.append(Picture(name, split, f"{split}/{inside}", pid, camid))
+    listing.images.append(ImageEntry(name, split, f"{split}/{path}", pid, camid))
 
 
-def _check_folder(found: Listing, archive: Archive, folder: str, homes: set[str]) -> None:
-    if len(homes) > 1:
-        places = ", ".join(f"{home or '.'}/{folder}" for home in sorted(homes))
-        found.problems.append(Fault("", f"{folder}/ is there more than once: {places}"))
-    elif not homes and any(f"/{name}".endswith(f"/{folder}") for name in archive.folders):
-        found.problems.append(Fault("", f"{folder}/ holds no image"))
-    elif not homes:
-        found.problems.append(Fault("", f"no folder {folder}/"))
+def _check_folder(listing: Listing, archive: Archive, folder: str, parents: set[str]) -> None:
+    if len(parents) > 1:
+        places = ", ".join(f"{parent or '.'}/{folder}" for parent in sorted(parents))
+        listing.problems.append(Problem("", f"{folder}/ is there more than once: {places}"))
+    elif not parents and any(f"/{name}".endswith(f"/{folder}") for name in archive.folders):
+        listing.problems.append(Problem("", f"{folder}/ holds no image"))
+    elif not parents:
+        listing.problems.append(Problem("", f"no folder {folder}/"))
 
 
-def absent(what: str, names: list[str]) -> Fault:
-    """Files that a list names and the archive lacks."""
-    return Fault(
-        what, f"lists {plural(len(names), 'image')} that the archive lacks: {', '.join(shorten(names))}"
+def missing_images(list_name: str, names: list[str]) -> Problem:
+    """The problem of a list that names files which the archive lacks."""
+    return Problem(
+        list_name,
+        f"lists {plural(len(names), 'image')} that the archive lacks: {', '.join(shorten(names))}",
     )

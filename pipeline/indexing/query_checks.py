@@ -1,4 +1,4 @@
-"""What a set must be before numbers on it mean anything: as published, with queries that can be answered."""
+"""Checks before a dataset is ranked: published counts, and queries that have a match in the gallery."""
 
 from collections.abc import Iterable, Mapping
 
@@ -7,85 +7,88 @@ import pandas as pd
 from jaxtyping import Bool
 
 from pipeline.core.params import plural, shorten
-from pipeline.indexing.layout import Count, Picture
+from pipeline.indexing.layout import ImageEntry, PublishedCount
 
-MISSED = {  # what a set without a split is good for
+MISSING_SPLIT = {
     "train": "no training image: the set can test, not train",
     "query": "no query: nothing can be measured on the set",
     "gallery": "no gallery: nothing can be measured on the set",
 }
 
 
-def differences(pictures: Iterable[Picture], published: Mapping[str, Count]) -> list[str]:
-    """A line for each split that does not hold what is published of it; junk is left out of both."""
-    table = pd.DataFrame([(p.split, p.pid, p.camid) for p in pictures if p.pid >= 0], columns=list("spc"))
+def count_differences(images: Iterable[ImageEntry], published: Mapping[str, PublishedCount]) -> list[str]:
+    """One line for each split whose counts differ from the published ones; junk is not counted."""
+    columns = ["split", "pid", "camid"]
+    table = pd.DataFrame([(i.split, i.pid, i.camid) for i in images if i.pid >= 0], columns=columns)
     lines = []
-    for split, wanted in published.items():
-        part = table[table["s"] == split]
-        people, cameras = part.loc[part["p"] > 0, "p"].nunique(), part.loc[part["c"] >= 0, "c"].nunique()
+    for split, expected in published.items():
+        part = table[table["split"] == split]
+        pids, camids = part.loc[part["pid"] > 0, "pid"], part.loc[part["camid"] >= 0, "camid"]
         pairs = {
-            "image": (len(part), wanted.images),
-            "identity": (people, wanted.identities),
-            "camera": (cameras, wanted.cameras),
+            "image": (len(part), expected.images),
+            "identity": (pids.nunique(), expected.identities),
+            "camera": (camids.nunique(), expected.cameras),
         }
-        unlike = [
-            f"{plural(a, what)} (published: {b})"
-            for what, (a, b) in pairs.items()
-            if b is not None and a != b
+        differences = [
+            f"{plural(count, noun)} (published: {other})"
+            for noun, (count, other) in pairs.items()
+            if other is not None and count != other
         ]
-        if unlike:
-            lines.append(f"{split}: {', '.join(unlike)}")
+        if differences:
+            lines.append(f"{split}: {', '.join(differences)}")
     return lines
 
 
-def answered(query: pd.DataFrame, gallery: pd.DataFrame) -> Bool[np.ndarray, "Q"]:
-    """Whether each query has a right image in the gallery: the same identity, not by the query's own camera.
+def has_match(query: pd.DataFrame, gallery: pd.DataFrame) -> Bool[np.ndarray, "Q"]:
+    """Whether each query has a match: a gallery image of its identity by another camera.
 
-    An unknown camera (-1) of a query excludes nothing, as in the ranking.
+    As in the ranking, no gallery image is left out for a query of unknown camera (-1).
     """
-    seen = gallery.drop_duplicates(["pid", "camid"]).groupby("pid")["camid"].agg(set).to_dict()
+    cameras = gallery.drop_duplicates(["pid", "camid"]).groupby("pid")["camid"].agg(set).to_dict()
     pairs = zip(query["pid"].tolist(), query["camid"].tolist(), strict=True)
-    return np.array([bool(seen.get(pid, set()) - ({camid} if camid >= 0 else set())) for pid, camid in pairs])
+    return np.array(
+        [bool(cameras.get(pid, set()) - ({camid} if camid >= 0 else set())) for pid, camid in pairs]
+    )
 
 
-def unanswerable(query: pd.DataFrame, gallery: pd.DataFrame) -> list[str]:
-    """A line if no query has a right image in the gallery, so that nothing could be measured."""
+def unmatched_queries(query: pd.DataFrame, gallery: pd.DataFrame) -> list[str]:
+    """One line if no query has a match, so that nothing could be measured; else none."""
     if len(query) and not len(gallery):
         return ["there are queries, but no gallery to find them in: add it, or leave out the queries as well"]
-    if not len(query) or answered(query, gallery).any():
+    if not len(query) or has_match(query, gallery).any():
         return []
-    known = set(gallery["pid"])
-    if not any(pid in known for pid in query["pid"]):
+    gallery_pids = set(gallery["pid"])
+    if not any(pid in gallery_pids for pid in query["pid"]):
         return ["no identity of query is in gallery: are these splits of one set?"]
     return [
-        "every right image in gallery is by its query's own camera, which the protocol leaves out: give each "
+        "every match in gallery is by its query's own camera, which the protocol leaves out: give each "
         "camera its number, or leave cameras unknown"
     ]
 
 
-def itself(query: pd.DataFrame, gallery: pd.DataFrame) -> list[str]:
-    """Keys of the queries that the ranking may find as the same file, as no camera leaves it out."""
-    pairs = query.merge(gallery, on=["sha256", "pid"], suffixes=("", "_found"))
-    kept = pairs[(pairs["camid"] < 0) | (pairs["camid"] != pairs["camid_found"])]
-    return kept["key"].drop_duplicates().tolist()
+def self_matches(query: pd.DataFrame, gallery: pd.DataFrame) -> list[str]:
+    """Keys of the queries whose own file is in the gallery and is not left out by its camera."""
+    pairs = query.merge(gallery, on=["sha256", "pid"], suffixes=("", "_gallery"))
+    ranked = pairs[(pairs["camid"] < 0) | (pairs["camid"] != pairs["camid_gallery"])]
+    return ranked["key"].drop_duplicates().tolist()
 
 
-def notes(index: pd.DataFrame) -> list[str]:
-    """What a user should know of a set that is fit for use."""
+def dataset_warnings(index: pd.DataFrame) -> list[str]:
+    """One line for each limitation of a usable dataset."""
     parts = {split: rows for split, rows in index[index["pid"] > 0].groupby("split")}
-    none = index[:0]
-    train, query, gallery = (parts.get(split, none) for split in ("train", "query", "gallery"))
-    alone = int((train["pid"].value_counts() == 1).sum())
-    lost = int((~answered(query, gallery)).sum()) if len(query) else 0
-    same = itself(query, gallery)
-    both = len(set(train["pid"]) & (set(query["pid"]) | set(gallery["pid"])))
-    facts = {
-        f"{plural(alone, 'training identity')} with one image alone; a batch repeats it": alone,
-        f"{plural(lost, 'query')} without a right image by another camera in gallery; skipped when "
-        "evaluated": lost,
-        f"{plural(len(same), 'query')} in gallery as the same file, which no camera leaves out, so each "
-        f"finds itself and Rank-1 is too high: {', '.join(shorten(same))}": len(same),
-        f"{plural(both, 'identity')} both in train and in query or gallery": both,
+    empty = index[:0]
+    train, query, gallery = (parts.get(split, empty) for split in ("train", "query", "gallery"))
+    single = int((train["pid"].value_counts() == 1).sum())
+    unmatched = int((~has_match(query, gallery)).sum()) if len(query) else 0
+    itself = self_matches(query, gallery)
+    shared = len(set(train["pid"]) & (set(query["pid"]) | set(gallery["pid"])))
+    counts = {
+        f"{plural(single, 'training identity')} with one image alone; a batch repeats it": single,
+        f"{plural(unmatched, 'query')} without a match by another camera in gallery; skipped when "
+        "evaluated": unmatched,
+        f"{plural(len(itself), 'query')} in gallery as the same file, which no camera leaves out, so each "
+        f"finds itself and Rank-1 is too high: {', '.join(shorten(itself))}": len(itself),
+        f"{plural(shared, 'identity')} both in train and in query or gallery": shared,
     }
-    missed = [line for split, line in MISSED.items() if split not in set(index["split"])]
-    return missed + [fact for fact, number in facts.items() if number]
+    missing = [line for split, line in MISSING_SPLIT.items() if split not in set(index["split"])]
+    return missing + [line for line, count in counts.items() if count]

@@ -1,4 +1,4 @@
-"""What may stand in front of a person, and what it takes away."""
+"""Obstacles: cut, scaled, positioned and pasted."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ def test_pasting_changes_exactly_the_pixels_it_reports_and_leaves_the_original()
 
 
 @given(st.integers(-40, 80), st.integers(-40, 80))
-def test_what_lies_outside_the_picture_is_lost(top, left):
+def test_what_reaches_beyond_the_image_is_cut_off(top, left):
     image, covered = obstacles.paste(GREY, solid(20, 10), top, left)
     rows = max(0, min(64, top + 20) - max(0, top))
     columns = max(0, min(32, left + 10) - max(0, left))
@@ -44,23 +44,23 @@ def test_holes_of_an_obstacle_show_the_person():
 
 
 @given(st.integers(0, 10**6))
-def test_a_rectangle_keeps_to_the_area_and_the_picture(seed):
-    found = obstacles.cut_rectangle(GREY, (0.1, 0.3), (0.5, 2.0), RNG(seed))
-    share = found.solid.sum() / (64 * 32)
-    assert found.solid.shape[0] <= 64 and found.solid.shape[1] <= 32 and 0.08 < share < 0.33
+def test_a_rectangle_keeps_to_the_area_and_the_image(seed):
+    obstacle = obstacles.cut_rectangle(GREY, (0.1, 0.3), (0.5, 2.0), RNG(seed))
+    share = obstacle.solid.sum() / (64 * 32)
+    assert obstacle.solid.shape[0] <= 64 and obstacle.solid.shape[1] <= 32 and 0.08 < share < 0.33
 
 
 def test_a_person_is_cut_out_along_the_parsing_map():
     parsing = np.zeros((64, 32), np.uint8)
     parsing[8:20, 4:10] = 4
-    found = obstacles.cut_person(GREY, parsing)
-    assert found.solid.shape == (12, 6) and found.solid.all()
+    obstacle = obstacles.cut_person(GREY, parsing)
+    assert obstacle.solid.shape == (12, 6) and obstacle.solid.all()
     assert obstacles.cut_person(GREY, np.zeros_like(parsing)) is None
 
 
 def test_scaling_keeps_the_shape():
-    found = obstacles.scale(solid(20, 10), 50.0)
-    assert found.solid.shape == (10, 5) and found.pixels.shape == (10, 5, 3)
+    obstacle = obstacles.scale(solid(20, 10), 50.0)
+    assert obstacle.solid.shape == (10, 5) and obstacle.pixels.shape == (10, 5, 3)
 
 
 @pytest.mark.parametrize("source", ["rectangle", "person", "cutout"])
@@ -68,37 +68,39 @@ def test_every_source_gives_obstacles_of_the_wanted_area(source):
     people = toy.people()
     params = replace(PARAMS, sources=[source], cutouts="poles", area=(0.2, 0.2))
     shares = [
-        obstacles.draw(params, people.image[0], people.parsing[0], [solid(5, 5)], RNG(seed)).solid.mean(
-            dtype=float
-        )
+        obstacles.sample_obstacle(
+            params, people.image[0], people.parsing[0], [solid(5, 5)], RNG(seed)
+        ).solid.mean(dtype=float)
         for seed in range(5)
     ]
     assert min(shares) > 0.5
     areas = [
-        obstacles.draw(params, people.image[0], people.parsing[0], [solid(5, 5)], RNG(seed)).solid.sum()
+        obstacles.sample_obstacle(
+            params, people.image[0], people.parsing[0], [solid(5, 5)], RNG(seed)
+        ).solid.sum()
         for seed in range(5)
     ]
     assert all(0.12 < area / (64 * 32) < 0.28 for area in areas)
 
 
-def test_every_other_cutout_is_seen_in_a_mirror_its_solid_pixels_with_it():
+def test_half_of_the_cutouts_are_flipped_with_their_solid_pixels():
     params = replace(PARAMS, sources=["cutout"], cutouts="poles")
     pole = solid(20, 10)
-    pole.solid[:, 5:], pole.pixels[:, 5:] = False, 0  # on the left of its picture
-    drawn = [obstacles.draw(params, GREY, GREY[..., 0], [pole], RNG(seed)) for seed in range(200)]
-    sides = [(found.solid[0, [0, -1]].tolist(), found.pixels[0, [0, -1], 0].tolist()) for found in drawn]
-    as_it_is, mirrored = ([True, False], [200, 0]), ([False, True], [0, 200])
-    assert all(side in (as_it_is, mirrored) for side in sides) and 80 <= sides.count(mirrored) <= 120
+    pole.solid[:, 5:], pole.pixels[:, 5:] = False, 0  # solid on the left
+    poles = [obstacles.sample_obstacle(params, GREY, GREY[..., 0], [pole], RNG(seed)) for seed in range(200)]
+    sides = [(p.solid[0, [0, -1]].tolist(), p.pixels[0, [0, -1], 0].tolist()) for p in poles]
+    original, flipped = ([True, False], [200, 0]), ([False, True], [0, 200])
+    assert all(side in (original, flipped) for side in sides) and 80 <= sides.count(flipped) <= 120
 
 
-def test_where_nobody_is_seen_a_rectangle_stands_in_for_a_person():
+def test_a_rectangle_replaces_a_person_where_the_image_shows_none():
     params = replace(PARAMS, sources=["person"])
-    assert obstacles.draw(params, GREY, np.zeros((64, 32), np.uint8), [], RNG(0)).solid.all()
+    assert obstacles.sample_obstacle(params, GREY, np.zeros((64, 32), np.uint8), [], RNG(0)).solid.all()
 
 
-def test_at_least_half_of_an_obstacle_is_placed_inside():
+def test_at_least_half_of_each_side_lies_inside():
     for seed in range(50):
-        top, left = obstacles.place(solid(20, 10), 64, 32, RNG(seed))
+        top, left = obstacles.sample_position(solid(20, 10), 64, 32, RNG(seed))
         assert -10 <= top <= 54 and -5 <= left <= 27
 
 
@@ -106,13 +108,13 @@ def test_cutouts_are_read_with_their_alpha(tmp_path):
     pixels = np.zeros((4, 4, 4), np.uint8)
     pixels[:2] = 255
     Image.fromarray(pixels).save(tmp_path / "pole.png")
-    (found,) = obstacles.read_cutouts(str(tmp_path))
-    assert found.solid[:2].all() and not found.solid[2:].any()
+    (obstacle,) = obstacles.read_cutouts(str(tmp_path))
+    assert obstacle.solid[:2].all() and not obstacle.solid[2:].any()
     assert obstacles.read_cutouts("") == []
 
 
-GIVEN = {"probability": 1, "sources": ["cutout"], "cutouts": "poles", "area": [0.1, 0.1], "aspect": None}
-FAULTS = {  # a change to params that are good: what the message says
+VALID = {"probability": 1, "sources": ["cutout"], "cutouts": "poles", "area": [0.1, 0.1], "aspect": None}
+FAULTS = {  # change to valid params: the message
     "a source without its folder": ({"cutouts": ""}, "obstacles.cutouts = '': the source `cutout` needs"),
     "the most before the least": ({"area": [0.4, 0.1]}, "obstacles.area = [0.4, 0.1]: the least comes first"),
     "more than all": (
@@ -126,16 +128,16 @@ FAULTS = {  # a change to params that are good: what the message says
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_params_that_cannot_be_are_named(fault):
+def test_invalid_params_are_named(fault):
     change, message = FAULTS[fault]
-    assert validate(GIVEN, Obstacles, "").area == (0.1, 0.1)
+    assert validate(VALID, Obstacles, "").area == (0.1, 0.1)
     with pytest.raises(BadInput) as error:
-        validate(GIVEN | change, Obstacles, "params.yaml: ", "obstacles")
+        validate(VALID | change, Obstacles, "params.yaml: ", "obstacles")
     assert str(error.value).startswith(f"params.yaml: {message}")
 
 
 def test_the_presets_sources_need_no_folder():
-    assert validate(GIVEN | {"sources": None, "cutouts": ""}, Obstacles, "").cutouts == ""
+    assert validate(VALID | {"sources": None, "cutouts": ""}, Obstacles, "").cutouts == ""
 
 
 @pytest.mark.parametrize("content", ["nothing", "no alpha", "text"])

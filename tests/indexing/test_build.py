@@ -1,4 +1,4 @@
-"""Datasets: one archive in Market-1501 layout becomes an index and packed pictures, or one complete error."""
+"""Indexing: an archive in Market-1501 layout becomes an index and packed images, or one complete error."""
 
 import io
 import json
@@ -18,14 +18,24 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.core import params
+from pipeline.core.cli import run_stage
 from pipeline.core.label_file import LabelFile, write_packed
 from pipeline.core.params import BadInput
-from pipeline.data.index import UNDECODABLE, Images, _plain_jpeg, decode, decode_again, index_hash, read_index
-from pipeline.indexing import build as build_module
+from pipeline.data.index import (
+    DECODE_ERRORS,
+    Images,
+    _plain_jpeg,
+    decode,
+    decode_fast,
+    index_hash,
+    read_index,
+)
+from pipeline.indexing import probing
 from pipeline.indexing.__main__ import main as command
 from pipeline.indexing.archive import Archive, pack
-from pipeline.indexing.build import Index, build_index, describe, probe, write_index
-from pipeline.indexing.layout import Fault
+from pipeline.indexing.build import Index, build_index, describe, write_index
+from pipeline.indexing.layout import Problem
+from pipeline.indexing.probing import probe
 from stages import index as stage
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +47,7 @@ CONFIG = (
 
 
 def options(**changes):
-    """The stage's params, some changed."""
+    """The stage's params with changes."""
     return params.validate(INDEX | changes, Index, "")
 
 
@@ -109,7 +119,7 @@ def run(tmp_path, config, archive, name="a"):
 # ------------------------------------------------------------------ what an index is
 
 
-def test_a_row_says_who_stands_where_in_which_split(tmp_path, config):
+def test_a_row_holds_identity_camera_split_and_size(tmp_path, config):
     index = read_index(run(tmp_path, config, zipped(tmp_path / "a.zip", people()))[0])
     rows = index[["row", "key", "pid", "camid", "split", "width", "height"]].values.tolist()
     assert rows == [
@@ -134,16 +144,16 @@ def test_the_summary_counts_images_identities_and_cameras(tmp_path):
     assert rows == {"train": [2, 2, 2, 0, 0], "query": [1, 1, 1, 0, 0], "gallery": [3, 1, 1, 1, 1]}
 
 
-def test_people_in_train_and_test_are_told(tmp_path):
+def test_identities_both_in_train_and_test_are_reported(tmp_path):
     files = people() | {"set/bounding_box_train/0001_c2s1_000001_00.jpg": picture(9)}
     assert "1 identity both in train and" in describe(build(zipped(tmp_path / "a.zip", files)))
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
 def test_zip_and_tar_give_the_same_files(tmp_path, config, name):
-    wanted = run(tmp_path, config, zipped(tmp_path / "a.zip", people()), "one/a")
-    found = run(tmp_path, config, tarred(tmp_path / name, people()), "two/a")
-    for one, two in zip(wanted, found, strict=True):
+    from_zip = run(tmp_path, config, zipped(tmp_path / "a.zip", people()), "one/a")
+    from_tar = run(tmp_path, config, tarred(tmp_path / name, people()), "two/a")
+    for one, two in zip(from_zip, from_tar, strict=True):
         assert Path(one).read_bytes() == Path(two).read_bytes()
 
 
@@ -154,7 +164,7 @@ def test_the_order_inside_an_archive_does_not_matter(tmp_path):
 
 
 def test_workers_change_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(build_module, "AT_ONCE", 2)
+    monkeypatch.setattr(probing, "PROBE_BATCH", 2)
     path = zipped(tmp_path / "a.zip", people())
     assert build(path, workers=2).index.equals(build(path, workers=1).index)
 
@@ -202,7 +212,7 @@ def test_truth_that_is_no_truth_is_refused(tmp_path):
     assert "truth.h5: not readable" in complaint(tmp_path, people() | {"set/truth.h5": b"text"})
 
 
-# ------------------------------------------------------------------ what is wrong is all said at once
+# ------------------------------------------------------------------ all problems are reported at once
 
 
 def test_every_bad_image_is_listed_and_nothing_is_written(tmp_path, config):
@@ -230,7 +240,7 @@ def test_every_bad_image_is_listed_and_nothing_is_written(tmp_path, config):
     assert not (tmp_path / "a").exists()
 
 
-def test_many_faults_of_a_kind_are_counted_and_the_first_named(tmp_path):
+def test_many_problems_of_a_kind_are_counted_and_the_first_named(tmp_path):
     faulty = {f"set/query/0001_c1s1_00000{n}_00.jpg": picture(1)[:-n] for n in range(2, 9)}
     faulty |= {f"set/query/{name}.jpg": picture(1) for name in "abcdefg"}
     text = complaint(tmp_path, people() | faulty | {"set/query/0001_c1s1_000009_00.jpg": b""})
@@ -240,12 +250,12 @@ def test_many_faults_of_a_kind_are_counted_and_the_first_named(tmp_path):
     assert lines[1:-1] == [*names, "set/query/0001_c1s1_000009_00.jpg"] and "15 faults among" in text
 
 
-def test_faults_of_a_kind_differ_in_their_place_and_in_brackets():
+def test_problems_of_a_kind_differ_in_their_place_and_in_brackets():
     one, two = (
-        Fault(f"{n}.jpg", f"raw.zip: {n}.jpg cannot be read from the archive ({n} bytes)") for n in "ab"
+        Problem(f"{n}.jpg", f"raw.zip: {n}.jpg cannot be read from the archive ({n} bytes)") for n in "ab"
     )
-    assert one.kind == two.kind != Fault("a.jpg", "an empty file").kind
-    assert str(Fault("", "no folder query/")) == Fault("", "no folder query/").kind == "no folder query/"
+    assert one.kind == two.kind != Problem("a.jpg", "an empty file").kind
+    assert str(Problem("", "no folder query/")) == Problem("", "no folder query/").kind == "no folder query/"
 
 
 def test_no_message_names_an_object_in_memory(tmp_path):
@@ -335,8 +345,8 @@ def test_a_missing_archive_says_how_to_make_one(path):
     command = "`python -m pipeline.indexing pack FOLDER "
     with pytest.raises(BadInput) as error:
         Archive(path)
-    wanted = f"Put the dataset's archive there, or pack its folder: {command}{PACKED[path]}."
-    assert str(error.value) == f"{path}: no such file. {wanted}"
+    remedy = f"Put the dataset's archive there, or pack its folder: {command}{PACKED[path]}."
+    assert str(error.value) == f"{path}: no such file. {remedy}"
 
 
 @pytest.mark.parametrize("name", ["set", "my set", "set.zip"])
@@ -380,11 +390,12 @@ def test_the_command_packs_what_the_stage_reads(tmp_path, capsys):
     folder, path = unpack(tmp_path / "one", people()), tmp_path / "a.zip"
     command("pack", str(folder), str(path))
     assert f"{path}: 9 files" in capsys.readouterr().out and len(build(path).index) == 5
-    with pytest.raises(BadInput, match="no such command"):
-        command("extract", str(folder), str(path))
+    with pytest.raises(SystemExit):
+        run_stage(command, ["extract", str(folder), str(path)])
+    assert "argument command: invalid choice: 'extract'" in capsys.readouterr().err
 
 
-def test_the_command_unpacks_what_was_indexed_by_key_and_to_the_byte(tmp_path, config, capsys):
+def test_the_command_unpacks_the_indexed_bytes_under_their_keys(tmp_path, config, capsys):
     index, _, _ = run(tmp_path, config, zipped(tmp_path / "a.zip", people()))
     command("unpack", str(Path(index).parent), str(tmp_path / "out"))
     assert "out: 5 images of" in capsys.readouterr().out
@@ -394,7 +405,7 @@ def test_the_command_unpacks_what_was_indexed_by_key_and_to_the_byte(tmp_path, c
     assert query.read_bytes() == people()["set/query/0001_c1s1_000001_00.jpg"]
 
 
-def test_a_dataset_that_gets_no_labels_is_told_before_its_archive_is_read(tmp_path):
+def test_a_dataset_without_labels_is_reported_before_its_archive_is_read(tmp_path):
     (tmp_path / "params.yaml").write_text(CONFIG.replace("parse_on: [mine]", "parse_on: []"))
     with pytest.raises(BadInput, match=r"mine of datasets stands in neither parse_on nor labels_from"):
         run(tmp_path, str(tmp_path / "params.yaml"), tmp_path / "none.zip", name="mine")
@@ -402,21 +413,25 @@ def test_a_dataset_that_gets_no_labels_is_told_before_its_archive_is_read(tmp_pa
 
 def test_the_stage_index_loads_no_torch():
     """It would triple the memory of the reader and of each of its workers."""
-    loaded = "import sys, stages.index; print('torch' in sys.modules)"
-    told = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, cwd=ROOT)
-    assert told.stdout == "False\n"
+    script = "import sys, stages.index; print('torch' in sys.modules)"
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert process.stdout == "False\n"
 
 
-def test_unpacking_writes_over_nothing(tmp_path, config):
+def test_unpacking_overwrites_no_file(tmp_path, config):
     index, _, _ = run(tmp_path, config, zipped(tmp_path / "a.zip", people()))
     with pytest.raises(BadInput, match="exists already"):
         command("unpack", str(Path(index).parent), str(tmp_path))
 
 
-OUTWARD = ["set/query/../../../../0009_c1s1_1.jpg", "/0009_c1s1_1.jpg", "set\\..\\..\\query\\0009_c1s1_1.jpg"]
+TRAVERSALS = [
+    "set/query/../../../../0009_c1s1_1.jpg",
+    "/0009_c1s1_1.jpg",
+    "set\\..\\..\\query\\0009_c1s1_1.jpg",
+]
 
 
-@pytest.mark.parametrize("name", OUTWARD)
+@pytest.mark.parametrize("name", TRAVERSALS)
 def test_an_archive_whose_names_lead_out_of_it_is_refused(tmp_path, name):
     text = complaint(tmp_path, people() | {name: picture(9)})
     assert "1 name in it would lead out of the folder" in text and name.replace("\\", "/") in text
@@ -450,8 +465,8 @@ def test_images_are_the_archives_pictures_in_the_indexs_order(tmp_path, config):
     index, images, _ = run(tmp_path, config, zipped(tmp_path / "a.zip", people()))
     pictures = Images(images, index_hash(read_index(index)))
     assert len(pictures) == 5
-    wanted = np.asarray(Image.open(io.BytesIO(people()["set/query/0001_c1s1_000001_00.jpg"])))
-    assert pictures[2].shape == (20, 10, 3) and (pictures[2] == wanted).all()
+    pixels = np.asarray(Image.open(io.BytesIO(people()["set/query/0001_c1s1_000001_00.jpg"])))
+    assert pictures[2].shape == (20, 10, 3) and (pictures[2] == pixels).all()
     with pytest.raises(IndexError):
         pictures[5]
 
@@ -479,7 +494,7 @@ def deep(form):
     return out.getvalue()
 
 
-DRAWN = {
+IMAGE_FILES = {
     "gray": picture(mode="L"),
     "cmyk": picture(mode="CMYK"),
     "palette": picture(mode="P", form="PNG"),
@@ -490,10 +505,10 @@ DRAWN = {
 }
 
 
-@pytest.mark.parametrize("kind", DRAWN)
+@pytest.mark.parametrize("kind", IMAGE_FILES)
 def test_every_kind_of_picture_becomes_rgb(kind):
-    found = decode(DRAWN[kind])
-    assert found.shape == (16, 8, 3) and found.dtype == np.uint8 and len(np.unique(found)) > 1
+    pixels = decode(IMAGE_FILES[kind])
+    assert pixels.shape == (16, 8, 3) and pixels.dtype == np.uint8 and len(np.unique(pixels)) > 1
 
 
 JPEG = st.fixed_dictionaries(
@@ -513,35 +528,35 @@ def test_a_jpeg_file_has_the_same_pixels_by_the_fast_decoder(options, colours, w
     kinds = {"rgb": {"keep_rgb": True}, "gray": {"mode": "L"}}
     blob = picture(seed, (width, height), **options, **kinds.get(colours, {"subsampling": colours}))
     assert _plain_jpeg(blob)
-    assert (decode_again(blob) == decode(blob)).all()
+    assert (decode_fast(blob) == decode(blob)).all()
 
 
-def turned(place):
-    """A JPEG of a camera held sideways, as EXIF or XMP tells."""
-    if place == "xmp":
+def rotated(tag):
+    """A JPEG of a camera held sideways, by its EXIF or XMP tag."""
+    if tag == "xmp":
         return picture(size=(16, 8), xmp=b'<x tiff:Orientation="6"/>')
     exif = Image.Exif()
     exif[0x0112] = 6
     return picture(size=(16, 8), exif=exif)
 
 
-OTHERS = DRAWN | {
-    "exif": turned("exif"),
-    "xmp": turned("xmp"),
+OTHER_FILES = IMAGE_FILES | {
+    "exif": rotated("exif"),
+    "xmp": rotated("xmp"),
     "deep": deep("PNG"),
     "fill bytes": picture()[:2] + b"\xff" + picture()[2:],
 }
 
 
-@pytest.mark.parametrize("kind", OTHERS)
-def test_every_other_picture_is_decoded_as_the_first_time(kind):
-    assert (decode_again(OTHERS[kind]) == decode(OTHERS[kind])).all()
+@pytest.mark.parametrize("kind", OTHER_FILES)
+def test_every_other_image_has_the_same_pixels_by_the_fast_decoder(kind):
+    assert (decode_fast(OTHER_FILES[kind]) == decode(OTHER_FILES[kind])).all()
 
 
 @pytest.mark.parametrize("blob", [b"", b"text", b"\xff\xd8", picture()[:-99], picture()[:99]])
-def test_what_is_no_whole_picture_is_refused_the_second_time_too(blob):
-    for decoder in (decode, decode_again):
-        with pytest.raises(UNDECODABLE):
+def test_both_decoders_refuse_what_is_no_whole_image(blob):
+    for decoder in (decode, decode_fast):
+        with pytest.raises(DECODE_ERRORS):
             decoder(blob)
 
 
@@ -551,10 +566,10 @@ def test_sixteen_bit_samples_keep_their_upper_eight_bits(form):
 
 
 def test_the_exif_tag_turns_a_picture_upright_in_the_index_too(tmp_path):
-    blob = turned("exif")
+    blob = rotated("exif")
     assert decode(blob).shape == (16, 8, 3)
-    checked = probe(blob)
-    assert (checked.width, checked.height) == (8, 16)
+    info = probe(blob)
+    assert (info.width, info.height) == (8, 16)
 
 
 def test_an_index_must_be_one(tmp_path):

@@ -1,4 +1,4 @@
-"""Layouts: who is on which image of which split in every set, and whether the set is as published."""
+"""Layouts: split, identity and camera of every image in every dataset, and its published counts."""
 
 import io
 import re
@@ -17,9 +17,9 @@ from pipeline.batches.views import resize_image
 from pipeline.core.params import BadInput
 from pipeline.data.index import Images, index_hash, read_index
 from pipeline.indexing.archive import Archive
-from pipeline.indexing.build import build_index, describe, load
-from pipeline.indexing.layout import Count, Picture
-from pipeline.indexing.query_checks import answered, differences, itself
+from pipeline.indexing.build import build_index, describe, load_layout
+from pipeline.indexing.layout import ImageEntry, PublishedCount
+from pipeline.indexing.query_checks import count_differences, has_match, self_matches
 from stages import index as stage
 from tests.indexing.test_build import CONFIG, options, picture, tarred, zipped
 
@@ -46,7 +46,7 @@ def msmt17(train, test):
     }
 
 
-TREES = {  # layout, and where it differs version: images and who they show, other files
+TREES = {  # layout and, if it matters, version: images with split, identity and camera; other files
     "folders": (BOXES, {"gt_query/0005_c1_f0051230.jpg": b"x"}),
     "market1501": (
         {
@@ -58,7 +58,7 @@ TREES = {  # layout, and where it differs version: images and who they show, oth
         {"Market/query/Thumbs.db": b"x"},
     ),
     "dukemtmc_reid": (BOXES, {"CITATION.txt": b"x"}),
-    "occluded_duke": ({f"Occluded_Duke/{name}": who for name, who in BOXES.items()}, {}),
+    "occluded_duke": ({f"Occluded_Duke/{name}": row for name, row in BOXES.items()}, {}),
     "occluded_reid": (
         {
             "Occluded_REID/occluded_body_images/001/001_01.tif": ("query", 1, -1),
@@ -116,40 +116,39 @@ PUBLISHED = [name for name in TREES if name not in ("folders", "table")]
 def files_of(tree):
     images, others = TREES[tree]
     forms = {"tif": "TIFF", "png": "PNG"}
-    drawn = {n: picture(i, form=forms.get(n[-3:], "JPEG")) for i, n in enumerate(sorted(images))}
-    return drawn | others
+    files = {n: picture(i, form=forms.get(n[-3:], "JPEG")) for i, n in enumerate(sorted(images))}
+    return files | others
 
 
 def build(path, tree, **changes):
-    given = {"counts": "warn", **changes}
     with Archive(path) as archive:
-        return build_index(archive, tree.split()[0], options(**given), 1)
+        return build_index(archive, tree.split()[0], options(**{"counts": "warn", **changes}), 1)
 
 
-# ------------------------------------------------------------------ who stands where
+# ------------------------------------------------------------------ identity and camera
 
 
 @pytest.mark.parametrize("pack", ["a.zip", "a.tar.gz"])
 @pytest.mark.parametrize("tree", TREES)
 def test_every_image_is_in_its_split_with_identity_and_camera(tmp_path, tree, pack):
     images, others = TREES[tree]
-    found = build((zipped if pack == "a.zip" else tarred)(tmp_path / pack, files_of(tree)), tree)
-    rows = zip(found.names, found.index[["split", "pid", "camid"]].itertuples(index=False), strict=True)
+    indexed = build((zipped if pack == "a.zip" else tarred)(tmp_path / pack, files_of(tree)), tree)
+    rows = zip(indexed.names, indexed.index[["split", "pid", "camid"]].itertuples(index=False), strict=True)
     assert {name: tuple(row) for name, row in rows} == images
-    assert found.ignored == len(others) and found.index["key"].is_unique
-    starts = found.index["split"] + "/"
-    assert all(key.startswith(start) for key, start in zip(found.index["key"], starts, strict=True))
+    assert indexed.ignored == len(others) and indexed.index["key"].is_unique
+    starts = indexed.index["split"] + "/"
+    assert all(key.startswith(start) for key, start in zip(indexed.index["key"], starts, strict=True))
 
 
 def test_a_query_that_is_in_the_gallery_too_has_a_key_of_its_own(tmp_path):
-    found = build(zipped(tmp_path / "a.zip", files_of("occluded_duke")), "occluded_duke")
-    same = found.index[found.index["key"].str.endswith("/0005_c1_f0051230.jpg")]
+    indexed = build(zipped(tmp_path / "a.zip", files_of("occluded_duke")), "occluded_duke")
+    same = indexed.index[indexed.index["key"].str.endswith("/0005_c1_f0051230.jpg")]
     assert same["key"].tolist() == ["query/0005_c1_f0051230.jpg", "gallery/0005_c1_f0051230.jpg"]
 
 
 def test_whole_and_occluded_training_images_of_one_name_have_keys_of_their_own(tmp_path):
-    found = build(zipped(tmp_path / "a.zip", files_of("p_dukemtmc_reid")), "p_dukemtmc_reid")
-    assert found.index["key"].tolist()[:2] == [
+    indexed = build(zipped(tmp_path / "a.zip", files_of("p_dukemtmc_reid")), "p_dukemtmc_reid")
+    assert indexed.index["key"].tolist()[:2] == [
         "train/occluded_body_images/1/0001_c2_f0046182.jpg",
         "train/whole_body_images/1/0001_c2_f0046182.jpg",
     ]
@@ -157,49 +156,49 @@ def test_whole_and_occluded_training_images_of_one_name_have_keys_of_their_own(t
 
 @pytest.mark.parametrize(("validation", "images"), [("train", 2), ("drop", 1)])
 def test_msmt17s_validation_images_join_training_or_are_dropped(tmp_path, validation, images):
-    found = build(zipped(tmp_path / "a.zip", files_of("msmt17 V1")), "msmt17", validation=validation)
-    assert (found.index["split"] == "train").sum() == images and found.dropped == 2 - images
+    indexed = build(zipped(tmp_path / "a.zip", files_of("msmt17 V1")), "msmt17", validation=validation)
+    assert (indexed.index["split"] == "train").sum() == images and indexed.dropped == 2 - images
 
 
 def test_msmt17s_people_of_training_and_test_are_not_confused(tmp_path):
-    found = build(zipped(tmp_path / "a.zip", files_of("msmt17 V2")), "msmt17")
-    assert "both in train and" not in describe(found)
+    indexed = build(zipped(tmp_path / "a.zip", files_of("msmt17 V2")), "msmt17")
+    assert "both in train and" not in describe(indexed)
 
 
 # ------------------------------------------------------------------ as published or not
 
 
 @pytest.mark.parametrize("tree", PUBLISHED)
-def test_a_set_that_is_not_as_published_is_refused_or_told(tmp_path, tree):
+def test_a_dataset_that_is_not_as_published_is_refused_or_reported(tmp_path, tree):
     path = zipped(tmp_path / "a.zip", files_of(tree))
-    published = load(tree.split()[0]).COUNTS
+    published = load_layout(tree.split()[0]).COUNTS
     with pytest.raises(BadInput) as error:
         build(path, tree, counts="refuse")
-    told = describe(build(path, tree, counts="warn"))
+    text = describe(build(path, tree, counts="warn"))
     for split, count in published.items():
         line = next(line for line in str(error.value).splitlines() if line.strip().startswith(f"{split}:"))
         assert re.search(rf"\d images? \(published: {count.images}\)", line)
         assert "`index.counts: warn`" in line
-        assert f"not as published: {split}: " in told
+        assert f"not as published: {split}: " in text
 
 
 PICTURES = [
-    *(Picture("", "train", str(n), n // 2 + 1, n % 3) for n in range(6)),
-    Picture("", "gallery", "a", 0, 4),
-    Picture("", "gallery", "b", -1, 5),
-    Picture("", "gallery", "c", 7, -1),
+    *(ImageEntry("", "train", str(n), n // 2 + 1, n % 3) for n in range(6)),
+    ImageEntry("", "gallery", "a", 0, 4),
+    ImageEntry("", "gallery", "b", -1, 5),
+    ImageEntry("", "gallery", "c", 7, -1),
 ]
 COUNTED = {
-    "all as published": ({"train": Count(6, 3, 3), "gallery": Count(2, 1, 1)}, []),
-    "junk and distractors are no identities": ({"gallery": Count(2, 1, None)}, []),
-    "an image too few": ({"train": Count(7, 3, 3)}, ["train: 6 images (published: 7)"]),
+    "all as published": ({"train": PublishedCount(6, 3, 3), "gallery": PublishedCount(2, 1, 1)}, []),
+    "junk and distractors are no identities": ({"gallery": PublishedCount(2, 1, None)}, []),
+    "an image too few": ({"train": PublishedCount(7, 3, 3)}, ["train: 6 images (published: 7)"]),
     "all three": (
-        {"train": Count(1, 2, 0)},
+        {"train": PublishedCount(1, 2, 0)},
         ["train: 6 images (published: 1), 3 identities (published: 2), 3 cameras (published: 0)"],
     ),
-    "not published": ({"train": Count(6, None, None)}, []),
+    "not published": ({"train": PublishedCount(6, None, None)}, []),
     "a missing split": (
-        {"query": Count(1, 1, 0)},
+        {"query": PublishedCount(1, 1, 0)},
         ["query: 0 images (published: 1), 0 identities (published: 1)"],
     ),
 }
@@ -208,7 +207,7 @@ COUNTED = {
 @pytest.mark.parametrize("case", COUNTED)
 def test_images_identities_and_cameras_are_compared(case):
     published, lines = COUNTED[case]
-    assert differences(PICTURES, published) == lines
+    assert count_differences(PICTURES, published) == lines
 
 
 # ------------------------------------------------------------------ lists
@@ -220,7 +219,7 @@ def complaint(tmp_path, tree, files):
     return str(error.value)
 
 
-def test_msmt17s_faults_name_list_line_and_folder(tmp_path):
+def test_msmt17s_problems_name_list_line_and_folder(tmp_path):
     files = files_of("msmt17 V1")
     lines = b"0000/0000_000_01_0303morning_0015_0.jpg 0\nhello\n0000/x.jpg 1\n"
     wrong = {**files, "list_train.txt": lines}
@@ -237,12 +236,12 @@ def test_a_parquet_table_is_read_like_a_csv(tmp_path):
     files = files_of("table")
     text = files.pop("mine/people.csv").decode("utf-8-sig")
     table = pd.read_csv(io.StringIO(text.replace("\\", "/")))
-    wanted = build(zipped(tmp_path / "b.zip", files_of("table")), "table").index
+    from_csv = build(zipped(tmp_path / "b.zip", files_of("table")), "table").index
     for kind in ("float64", "Int16"):  # an unknown camera is NaN in one, NA in the other
         out = io.BytesIO()
         table.astype({"camid": kind}).to_parquet(out)
         path = zipped(tmp_path / "a.zip", files | {"mine/people.parquet": out.getvalue()})
-        assert table["camid"].isna().any() and build(path, "table").index.equals(wanted)
+        assert table["camid"].isna().any() and build(path, "table").index.equals(from_csv)
 
 
 def test_without_a_column_of_cameras_all_are_unknown(tmp_path):
@@ -260,12 +259,12 @@ ROWS = {
     "a.jpg,1,c1,query": "row 3, camid = 'c1': no whole number from -1 to 32767; number the cameras 0, 1, "
     "...; empty is unknown",
     "a.jpg,1,40000,query": "row 3, camid = '40000': no whole number from -1 to 32767",
-    "a.jpg,0,0,train": "row 3, pid = 0: for images of nobody",
+    "a.jpg,0,0,train": "row 3, pid = 0: means a distractor (0) or junk (-1), which only the gallery holds",
     "c.jpg,1,0,query": "t.csv: lists 1 image that the archive lacks: c.jpg (row 3)",
     "A.JPG,1,0,query": "t.csv: lists 1 image that the archive lacks: A.JPG (row 3; there is a.jpg)",
     "\nc.jpg,1,0,query": "c.jpg (row 4)",
     "./a.jpg,1,0,train": "t.csv, rows 2, 3, a.jpg: more than once in train",
-    " ,1,0,train": "t.csv, row 3, path is empty: name the picture",
+    " ,1,0,train": "t.csv, row 3, path is empty: name the image",
 }
 
 
@@ -276,7 +275,7 @@ def test_a_row_that_cannot_be_used_is_named(tmp_path, row):
     assert ROWS[row] in text and "bad.zip: 1 fault" in text
 
 
-def test_a_column_that_is_wrong_throughout_is_told_in_few_lines(tmp_path):
+def test_a_column_that_is_wrong_throughout_is_reported_in_few_lines(tmp_path):
     rows = "".join(f"a.jpg,1,c{n},query\n" for n in range(40))
     files = {"t.csv": f"path,pid,camid,split\n{rows}".encode(), "a.jpg": picture(1)}
     text = complaint(tmp_path, "table", files)
@@ -334,7 +333,7 @@ def test_names_that_do_not_parse_are_listed_in_every_layout(tmp_path):
         )
 
 
-# ------------------------------------------------------------------ what a user should know
+# ------------------------------------------------------------------ warnings
 
 
 def boxes(*names):
@@ -342,30 +341,31 @@ def boxes(*names):
 
 
 TRAIN, QUERY, GALLERY = "bounding_box_train/", "query/", "bounding_box_test/"
-WELL = (TRAIN + "0001_c1s1", TRAIN + "0001_c2s1", QUERY + "0002_c1s1", GALLERY + "0002_c2s1")
-NOTED = {
+COMPLETE = (TRAIN + "0001_c1s1", TRAIN + "0001_c2s1", QUERY + "0002_c1s1", GALLERY + "0002_c2s1")
+WARNINGS = {
     "nothing": ((), []),
     "one image alone": ((TRAIN + "0003_c1s1",), ["1 training identity with one image alone"]),
     "one camera": (
         (QUERY + "0004_c1s1", GALLERY + "0004_c1s2"),
-        ["1 query without a right image by another"],
+        ["1 query without a match by another"],
     ),
     "one camera among several": ((QUERY + "0004_c1s1", GALLERY + "0004_c1s2", GALLERY + "0004_c3s1"), []),
-    "nobody": ((QUERY + "0005_c1s1",), ["1 query without a right image by another camera"]),
+    "nobody": ((QUERY + "0005_c1s1",), ["1 query without a match by another camera"]),
     "both": ((GALLERY + "0001_c1s1",), ["1 identity both in train and in"]),
 }
 
 
-@pytest.mark.parametrize("case", NOTED)
-def test_what_limits_a_set_is_told(tmp_path, case):
-    names, lines = NOTED[case]
-    told = describe(build(zipped(tmp_path / "a.zip", boxes(*WELL, *names)), "folders")).splitlines()[5:]
-    assert len(told) == len(lines)
-    assert all(line.startswith(wanted) for line, wanted in zip(told, lines, strict=True))
+@pytest.mark.parametrize("case", WARNINGS)
+def test_limitations_of_a_dataset_are_reported(tmp_path, case):
+    names, lines = WARNINGS[case]
+    text = describe(build(zipped(tmp_path / "a.zip", boxes(*COMPLETE, *names)), "folders"))
+    warnings = text.splitlines()[5:]
+    assert len(warnings) == len(lines)
+    assert all(warning.startswith(line) for warning, line in zip(warnings, lines, strict=True))
 
 
 PEOPLE = "path,pid,camid,split\n"
-SETS = {  # rows of a table; a picture a letter
+SETS = {  # rows of a table; each letter is an image
     "test alone": ("a,1,0,query\nb,1,1,gallery", ["no training image: the set can test, not train"]),
     "training alone": (
         "a,1,0,train\nb,1,1,train",
@@ -381,11 +381,11 @@ SETS = {  # rows of a table; a picture a letter
 
 
 @pytest.mark.parametrize("case", SETS)
-def test_a_set_without_a_split_and_queries_that_find_themselves_are_told(tmp_path, case):
+def test_a_missing_split_and_queries_that_match_themselves_are_reported(tmp_path, case):
     rows, lines = SETS[case]
     files = {name: picture(ord(name)) for name in "abcd"} | {"t.csv": (PEOPLE + rows).encode()}
-    told = describe(build(zipped(tmp_path / "a.zip", files), "table"))
-    assert told.splitlines()[5:] == lines
+    text = describe(build(zipped(tmp_path / "a.zip", files), "table"))
+    assert text.splitlines()[5:] == lines
 
 
 def test_queries_without_any_gallery_are_refused(tmp_path):
@@ -393,35 +393,35 @@ def test_queries_without_any_gallery_are_refused(tmp_path):
     assert "there are queries, but no gallery to find them in" in complaint(tmp_path, "table", files)
 
 
-seen = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 2), st.integers(-1, 1)), max_size=6)
+image_rows = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 2), st.integers(-1, 1)), max_size=6)
 
 
-@given(seen, seen)
-def test_a_query_finds_itself_exactly_if_the_ranking_keeps_its_file(query, gallery):
+@given(image_rows, image_rows)
+def test_a_query_matches_itself_exactly_if_the_ranking_keeps_its_file(query, gallery):
     tables = [pd.DataFrame(rows, columns=["sha256", "pid", "camid"]) for rows in (query, gallery)]
     for table in tables:
         table["key"] = [f"{row}" for row in range(len(table))]
-    kept = [
+    ranked = [
         str(row)
         for row, (file, pid, camid) in enumerate(query)
-        if any(one[:2] == (file, pid) and (camid < 0 or camid != one[2]) for one in gallery)
+        if any(image[:2] == (file, pid) and (camid < 0 or camid != image[2]) for image in gallery)
     ]
-    assert itself(*tables) == kept
+    assert self_matches(*tables) == ranked
 
 
-people = st.lists(st.tuples(st.integers(1, 3), st.integers(-1, 2)), min_size=1, max_size=6)
+identities = st.lists(st.tuples(st.integers(1, 3), st.integers(-1, 2)), min_size=1, max_size=6)
 
 
-@given(people, people)
-def test_a_query_is_answered_exactly_if_the_ranking_finds_a_match(query, gallery):
+@given(identities, identities)
+def test_a_query_has_a_match_exactly_if_the_ranking_finds_one(query, gallery):
     tables = [pd.DataFrame(rows, columns=["pid", "camid"]) for rows in (query, gallery)]
-    seen = [
+    embedded = [
         ranking.Embedded(
             torch.ones(len(t), 1, 1), torch.ones(len(t), 1), t["pid"].to_numpy(), t["camid"].to_numpy()
         )
         for t in tables
     ]
-    assert answered(*tables).tolist() == ranking.rank(*seen).valid.tolist()
+    assert has_match(*tables).tolist() == ranking.rank(*embedded).valid.tolist()
 
 
 # ------------------------------------------------------------------ pictures of every kind
@@ -446,23 +446,23 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_picture_is_indexed_and_shown_upright_in_colour(tmp_path, kind):
-    files = boxes(*WELL) | {f"query/0002_c1s1 {kind} тётя.jpg": KINDS[kind]}
+    files = boxes(*COMPLETE) | {f"query/0002_c1s1 {kind} тётя.jpg": KINDS[kind]}
     (tmp_path / "params.yaml").write_text(CONFIG)
     outs = [str(tmp_path / out) for out in ("index.parquet", "images.h5", "truth.h5")]
     stage.main("folders", zipped(tmp_path / "a.zip", files), *outs, config=str(tmp_path / "params.yaml"))
     index = read_index(outs[0])
     row = index.index[index["key"] == f"query/0002_c1s1 {kind} тётя.jpg"].item()
-    shown = Images(outs[1], index_hash(index))[row]
+    pixels = Images(outs[1], index_hash(index))[row]
     size = (2500, 1600) if kind == "4 megapixels" else (16, 8)
-    assert shown.shape == (*size, 3) and tuple(index.loc[row, ["height", "width"]]) == size
-    assert resize_image(shown, (256, 128)).shape == (256, 128, 3)
+    assert pixels.shape == (*size, 3) and tuple(index.loc[row, ["height", "width"]]) == size
+    assert resize_image(pixels, (256, 128)).shape == (256, 128, 3)
     if kind.startswith("16 bits"):
         upper = deep(".png", kind.endswith("colour"))[1] >> 8
-        assert (shown[..., ::-1] == (upper if upper.ndim == 3 else upper[..., None])).all()
+        assert (pixels[..., ::-1] == (upper if upper.ndim == 3 else upper[..., None])).all()
 
 
 @pytest.mark.parametrize("pack", ["a.zip", "a.tar"])
 def test_names_may_hold_spaces_and_any_letters(tmp_path, pack):
-    files = boxes(*WELL, "query/0002_c1s1 été 東京", "my crops/no 1")
+    files = boxes(*COMPLETE, "query/0002_c1s1 été 東京", "my crops/no 1")
     path = (zipped if pack == "a.zip" else tarred)(tmp_path / pack, files)
     assert "query/0002_c1s1 été 東京.jpg" in build(path, "folders").index["key"].tolist()

@@ -19,49 +19,49 @@ SIZE = (40, 20)  # height, width
 COLOURS = {"0001": (200, 0, 0), "0002": (0, 200, 0), "0003": (0, 0, 200), "0004": (200, 200, 0)}
 
 
-def plain(colour, size=SIZE):
+def plain_png(colour, size=SIZE):
     out = io.BytesIO()
     Image.fromarray(np.full((*size, 3), colour, np.uint8)).save(out, "PNG")
     return out.getvalue()
 
 
-def world(queries=("0003", "0004")):
-    """A colour a person: two in training, the queries and their gallery."""
-    files = {f"bounding_box_train/{pid}_c1s1.png": plain(COLOURS[pid]) for pid in ("0001", "0002")}
-    files |= {f"query/{pid}_c1s1.png": plain(COLOURS[pid]) for pid in queries}
-    return files | {f"bounding_box_test/{pid}_c2s1.png": plain(COLOURS[pid]) for pid in queries}
+def dataset(queries=("0003", "0004")):
+    """One colour per identity: two in training, the queries and their gallery."""
+    files = {f"bounding_box_train/{pid}_c1s1.png": plain_png(COLOURS[pid]) for pid in ("0001", "0002")}
+    files |= {f"query/{pid}_c1s1.png": plain_png(COLOURS[pid]) for pid in queries}
+    return files | {f"bounding_box_test/{pid}_c2s1.png": plain_png(COLOURS[pid]) for pid in queries}
 
 
 def build(path, files, layout="folders", **changes):
-    given = options(counts="warn", occlude=OCCLUDE | changes)
+    params = options(counts="warn", occlude=OCCLUDE | changes)
     with Archive(zipped(path, files)) as archive:
-        found = build_index(archive, layout, given, 1, occlude=True)
-        return found, dict(zip(found.index["key"], found.blobs(), strict=True))
+        indexed = build_index(archive, layout, params, 1, occlude=True)
+        return indexed, dict(zip(indexed.index["key"], indexed.blobs(), strict=True))
 
 
-def of(found, key):
+def pasted(indexed, key):
     """What is pasted into an image: occluder, covered, box."""
-    row = found.index["key"].tolist().index(key)
-    return tuple(found.pasted[name][row] for name in ("occluder", "covered", "box"))
+    row = indexed.index["key"].tolist().index(key)
+    return tuple(indexed.pasted[name][row] for name in ("occluder", "covered", "box"))
 
 
 def test_every_query_has_an_occluded_copy_and_nothing_else_changes(tmp_path):
-    found, blobs = build(tmp_path / "a.zip", world())
-    copies = found.index[found.index["key"].str.startswith("query/occluded/")]
+    indexed, blobs = build(tmp_path / "a.zip", dataset())
+    copies = indexed.index[indexed.index["key"].str.startswith("query/occluded/")]
     assert copies[["key", "pid", "camid"]].values.tolist() == [
         ["query/occluded/0003_c1s1.png", 3, 0],
         ["query/occluded/0004_c1s1.png", 4, 0],
     ]
     rest = {key: blob for key, blob in blobs.items() if "occluded" not in key}
-    assert sorted(rest.values()) == sorted(world().values())
-    assert found.pasted["occluder"].sum() == 2 and "2 queries copied" in describe(found)
-    assert of(found, "query/0003_c1s1.png")[1:2] == (0.0,)
+    assert sorted(rest.values()) == sorted(dataset().values())
+    assert indexed.pasted["occluder"].sum() == 2 and "2 queries copied" in describe(indexed)
+    assert pasted(indexed, "query/0003_c1s1.png")[1:2] == (0.0,)
 
 
 def test_a_copy_differs_exactly_where_it_says_that_it_is_covered(tmp_path):
-    found, blobs = build(tmp_path / "a.zip", world())
+    indexed, blobs = build(tmp_path / "a.zip", dataset())
     for pid in ("0003", "0004"):
-        occluder, share, (top, left, bottom, right) = of(found, f"query/occluded/{pid}_c1s1.png")
+        occluder, share, (top, left, bottom, right) = pasted(indexed, f"query/occluded/{pid}_c1s1.png")
         image = decode(blobs[f"query/occluded/{pid}_c1s1.png"])
         changed = (image != COLOURS[pid]).any(2)
         inside = np.zeros(SIZE, bool)
@@ -73,16 +73,16 @@ def test_a_copy_differs_exactly_where_it_says_that_it_is_covered(tmp_path):
 
 def test_a_copy_depends_on_the_seed_and_on_no_other_query(tmp_path):
     key = "query/occluded/0004_c1s1.png"
-    blob = build(tmp_path / "a.zip", world())[1][key]
-    assert build(tmp_path / "b.zip", world(["0004"]))[1][key] == blob
-    assert build(tmp_path / "c.zip", world(), seed=2)[1][key] != blob
+    blob = build(tmp_path / "a.zip", dataset())[1][key]
+    assert build(tmp_path / "b.zip", dataset(["0004"]))[1][key] == blob
+    assert build(tmp_path / "c.zip", dataset(), seed=2)[1][key] != blob
 
 
 def test_an_obstacle_is_never_cut_from_the_same_person(tmp_path):
-    files = world() | {"bounding_box_train/0004_c9s1.png": plain(COLOURS["0004"])}
+    files = dataset() | {"bounding_box_train/0004_c9s1.png": plain_png(COLOURS["0004"])}
     for seed in range(6):
-        found, _ = build(tmp_path / f"{seed}.zip", files, seed=seed)
-        assert found.pasted["occluder"].sum() == 2
+        indexed, _ = build(tmp_path / f"{seed}.zip", files, seed=seed)
+        assert indexed.pasted["occluder"].sum() == 2
         image = decode(build(tmp_path / f"{seed}.zip", files, seed=seed)[1]["query/occluded/0004_c1s1.png"])
         assert (image != COLOURS["0004"]).any()
 
@@ -95,19 +95,19 @@ def cutout(folder):
     return str(folder)
 
 
-def test_cut_outs_cover_what_they_are_solid_in(tmp_path):
-    given = cutout(tmp_path / "cutouts")
-    test_only = {f"{body}_body_images/001/001_01.png": plain((9, 9, 9)) for body in ("occluded", "whole")}
-    found, blobs = build(tmp_path / "a.zip", test_only, "occluded_reid", cutouts=given)
+def test_cut_outs_cover_where_they_are_solid(tmp_path):
+    folder = cutout(tmp_path / "cutouts")
+    test_only = {f"{body}_body_images/001/001_01.png": plain_png((9, 9, 9)) for body in ("occluded", "whole")}
+    indexed, blobs = build(tmp_path / "a.zip", test_only, "occluded_reid", cutouts=folder)
     image = decode(blobs["query/occluded/001/001_01.png"])
-    share = of(found, "query/occluded/001/001_01.png")[1]
+    share = pasted(indexed, "query/occluded/001/001_01.png")[1]
     assert share == pytest.approx((image != 9).any(2).mean()) and share > 0
     with pytest.raises(BadInput, match=r"cutouts is empty, and the set has no training images"):
         build(tmp_path / "b.zip", test_only, "occluded_reid")
 
 
 def test_a_damaged_query_or_donor_is_named_once_for_each(tmp_path):
-    files = world()
+    files = dataset()
     for name in ("query/0003_c1s1.png", "bounding_box_train/0001_c1s1.png"):
         with pytest.raises(BadInput, match=rf"{name}: cut off or damaged"):
             build(tmp_path / "a.zip", files | {name: files[name][:60]})
@@ -118,25 +118,25 @@ def test_a_set_with_its_own_truth_is_refused(tmp_path):
         build(tmp_path / "a.zip", with_truth(["query/x.jpg"]))
 
 
-@pytest.mark.parametrize("asked", [True, False])
-def test_the_stage_occludes_the_sets_it_is_asked_to(tmp_path, asked):
+@pytest.mark.parametrize("occlude", [True, False])
+def test_the_stage_occludes_the_datasets_that_params_name(tmp_path, occlude):
     config = tmp_path / "params.yaml"
-    config.write_text(CONFIG.replace('"datasets": []', '"datasets": ["mine"]') if asked else CONFIG)
+    config.write_text(CONFIG.replace('"datasets": []', '"datasets": ["mine"]') if occlude else CONFIG)
     outs = [str(tmp_path / "mine" / name) for name in ("index.parquet", "images.h5", "truth.h5")]
-    stage.main("folders", zipped(tmp_path / "a.zip", world()), *outs, config=str(config))
+    stage.main("folders", zipped(tmp_path / "a.zip", dataset()), *outs, config=str(config))
     index = read_index(outs[0])
     truth = LabelFile(outs[2], "truth", index_hash(index))
-    assert len(index) == (8 if asked else 6) and truth.attrs["truth"] == 0
-    assert truth.names() == (["box", "covered", "occluder"] if asked else [])
+    assert len(index) == (8 if occlude else 6) and truth.attrs["truth"] == 0
+    assert truth.names() == (["box", "covered", "occluder"] if occlude else [])
     hidden = np.zeros((len(index), 4), np.uint8)
     attrs = {"index": index_hash(index), "parts": ["head", "arms", "torso", "legs"]}
     write_label_file(tmp_path / "occlusion.h5", "occlusion", {"occluded": hidden}, attrs)
     grouped = report.groups(index, LabelFile(tmp_path / "occlusion.h5"), truth, 5.0)
-    assert grouped.occluded.tolist() == ([False, False, True, True] if asked else [False, False])
-    assert ("pasted upon" in grouped.source) == asked and grouped.copies == asked
+    assert grouped.occluded.tolist() == ([False, False, True, True] if occlude else [False, False])
+    assert ("pasted upon" in grouped.source) == occlude and grouped.copies == occlude
 
 
-def test_a_set_that_there_is_not_is_named(tmp_path):
+def test_an_unknown_dataset_is_named(tmp_path):
     (tmp_path / "params.yaml").write_text(CONFIG.replace('"datasets": []', '"datasets": ["market"]'))
     with pytest.raises(
         BadInput, match=r"index\.occlude\.datasets = market: no such dataset. There are: mine"

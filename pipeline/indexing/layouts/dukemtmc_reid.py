@@ -6,12 +6,16 @@ bounding_box_test/                             gallery; 408 of its identities ar
 """
 
 from pipeline.indexing.archive import Archive
-from pipeline.indexing.layout import Count, Listing, by_folder, market
+from pipeline.indexing.layout import Listing, PublishedCount, list_folders, parse_market_name
 
 FOLDERS = {"bounding_box_train": "train", "query": "query", "bounding_box_test": "gallery"}
-COUNTS = {"train": Count(16522, 702, 8), "query": Count(2228, 702, 8), "gallery": Count(17661, 1110, 8)}
+COUNTS = {
+    "train": PublishedCount(16522, 702, 8),
+    "query": PublishedCount(2228, 702, 8),
+    "gallery": PublishedCount(17661, 1110, 8),
+}
 
 
-def find(archive: Archive) -> Listing:
-    """Every image of the three folders, and what is wrong with the rest."""
-    return by_folder(archive, FOLDERS, market)
+def list_images(archive: Archive) -> Listing:
+    """List the images of the three folders."""
+    return list_folders(archive, FOLDERS, parse_market_name)

@@ -1,4 +1,4 @@
-"""Any set in the layout of Market-1501, which most re-identification sets share; nothing is published of it.
+"""Any dataset in the layout of Market-1501, which most re-ID datasets share; it has no published counts.
 
 bounding_box_train/0002_c1s1_000451_03.jpg     train    identity 2, first camera
 query/                                         query
@@ -6,12 +6,12 @@ bounding_box_test/                             gallery; identity 0 is a distract
 """
 
 from pipeline.indexing.archive import Archive
-from pipeline.indexing.layout import Count, Listing, by_folder, market
+from pipeline.indexing.layout import Listing, PublishedCount, list_folders, parse_market_name
 
 FOLDERS = {"bounding_box_train": "train", "query": "query", "bounding_box_test": "gallery"}
-COUNTS: dict[str, Count] = {}
+COUNTS: dict[str, PublishedCount] = {}
 
 
-def find(archive: Archive) -> Listing:
-    """Every image of the three folders, and what is wrong with the rest."""
-    return by_folder(archive, FOLDERS, market)
+def list_images(archive: Archive) -> Listing:
+    """List the images of the three folders."""
+    return list_folders(archive, FOLDERS, parse_market_name)

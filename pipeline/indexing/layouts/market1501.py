@@ -4,16 +4,20 @@
     query/                                         query
     bounding_box_test/                             gallery; 2,798 distractors 0000, and 3,819 junk images -1
 
-The protocol leaves junk out of the gallery and keeps distractors in it, as images of nobody.
+The protocol leaves junk out of the gallery and keeps distractors in it, which match no query.
 """
 
 from pipeline.indexing.archive import Archive
-from pipeline.indexing.layout import Count, Listing, by_folder, market
+from pipeline.indexing.layout import Listing, PublishedCount, list_folders, parse_market_name
 
 FOLDERS = {"bounding_box_train": "train", "query": "query", "bounding_box_test": "gallery"}
-COUNTS = {"train": Count(12936, 751, 6), "query": Count(3368, 750, 6), "gallery": Count(15913, 750, 6)}
+COUNTS = {
+    "train": PublishedCount(12936, 751, 6),
+    "query": PublishedCount(3368, 750, 6),
+    "gallery": PublishedCount(15913, 750, 6),
+}
 
 
-def find(archive: Archive) -> Listing:
-    """Every image of the three folders, and what is wrong with the rest."""
-    return by_folder(archive, FOLDERS, market)
+def list_images(archive: Archive) -> Listing:
+    """List the images of the three folders."""
+    return list_folders(archive, FOLDERS, parse_market_name)

@@ -4,17 +4,21 @@
     Occluded_Duke/query/                                      query    all occluded
     Occluded_Duke/bounding_box_test/                          gallery; 591 of its identities are in no query
 
-1,870 of the queries are in the gallery too, under the same name: the same image by the same camera, which
-the protocol leaves out for that query.  Hence keys that begin with the split.
+1,870 of the queries are also in the gallery, under the same name.  They show the query by its own camera, so
+the protocol leaves them out for that query.  A key begins with the split, which keeps the two apart.
 """
 
 from pipeline.indexing.archive import Archive
-from pipeline.indexing.layout import Count, Listing, by_folder, market
+from pipeline.indexing.layout import Listing, PublishedCount, list_folders, parse_market_name
 
 FOLDERS = {"bounding_box_train": "train", "query": "query", "bounding_box_test": "gallery"}
-COUNTS = {"train": Count(15618, 702, 8), "query": Count(2210, 519, 8), "gallery": Count(17661, 1110, 8)}
+COUNTS = {
+    "train": PublishedCount(15618, 702, 8),
+    "query": PublishedCount(2210, 519, 8),
+    "gallery": PublishedCount(17661, 1110, 8),
+}
 
 
-def find(archive: Archive) -> Listing:
-    """Every image of the three folders, and what is wrong with the rest."""
-    return by_folder(archive, FOLDERS, market)
+def list_images(archive: Archive) -> Listing:
+    """List the images of the three folders."""
+    return list_folders(archive, FOLDERS, parse_market_name)

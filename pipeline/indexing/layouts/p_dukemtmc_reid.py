@@ -5,11 +5,11 @@
     P-DukeMTMC-reid/test/occluded_body_images/                         query
     P-DukeMTMC-reid/test/whole_body_images/                            gallery
 
-Its protocol compares a query with every whole image, whichever camera took it: cameras are unknown here.
+Its protocol compares a query with every whole image, by any camera.  Cameras are therefore unknown here.
 """
 
 from pipeline.indexing.archive import Archive
-from pipeline.indexing.layout import Count, Listing, by_folder, numbered
+from pipeline.indexing.layout import Listing, PublishedCount, list_folders, parse_numbered_name
 
 FOLDERS = {
     "train/whole_body_images": "train",
@@ -17,9 +17,13 @@ FOLDERS = {
     "test/occluded_body_images": "query",
     "test/whole_body_images": "gallery",
 }
-COUNTS = {"train": Count(12927, 665, 0), "query": Count(2163, 634, 0), "gallery": Count(9053, 634, 0)}
+COUNTS = {
+    "train": PublishedCount(12927, 665, 0),
+    "query": PublishedCount(2163, 634, 0),
+    "gallery": PublishedCount(9053, 634, 0),
+}
 
 
-def find(archive: Archive) -> Listing:
-    """Every image of the four folders, and what is wrong with the rest."""
-    return by_folder(archive, FOLDERS, numbered)
+def list_images(archive: Archive) -> Listing:
+    """List the images of the four folders."""
+    return list_folders(archive, FOLDERS, parse_numbered_name)

@@ -1,23 +1,23 @@
-"""Partial-iLIDS (Zheng et al., CVPR 2011, as cut by He et al., CVPR 2018); for testing alone.
+"""Partial-iLIDS (Zheng et al., CVPR 2011, as cut by He et al., CVPR 2018); for testing only.
 
     Partial_iLIDS/Probe/1.jpg       query    one image of each of 119 people
     Partial_iLIDS/Gallery/1.jpg     gallery
 
-Identities are one more than the names say, so that nobody is 0, a distractor.  Cameras are not told.
+Identities are the names' numbers plus one, because identity 0 means a distractor.  File names hold no camera.
 """
 
 from pipeline.indexing.archive import Archive
-from pipeline.indexing.layout import Count, Listing, PersonCamera, by_folder, numbered
+from pipeline.indexing.layout import Listing, PidCamid, PublishedCount, list_folders, parse_numbered_name
 
 FOLDERS = {"Probe": "query", "Gallery": "gallery"}
-COUNTS = {"query": Count(119, 119, 0), "gallery": Count(119, 119, 0)}
+COUNTS = {"query": PublishedCount(119, 119, 0), "gallery": PublishedCount(119, 119, 0)}
 
 
-def find(archive: Archive) -> Listing:
-    """Every image of the two folders, and what is wrong with the rest."""
-    return by_folder(archive, FOLDERS, _from_one)
+def list_images(archive: Archive) -> Listing:
+    """List the images of the two folders."""
+    return list_folders(archive, FOLDERS, _parse_from_one)
 
 
-def _from_one(inside: str) -> PersonCamera | str:
-    who = numbered(inside)
-    return who if isinstance(who, str) else (who[0] + 1, who[1])
+def _parse_from_one(path: str) -> PidCamid | str:
+    identity = parse_numbered_name(path)
+    return identity if isinstance(identity, str) else (identity[0] + 1, identity[1])

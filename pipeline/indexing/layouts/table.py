@@ -1,12 +1,14 @@
-"""A set of one's own: pictures anywhere in the archive, and a table that says who is on them.
+"""Your own dataset: images anywhere in the archive, and a table of their identities.
 
     path,pid,camid,split
     monday/door 1.jpg,1,0,train
 
-The table is the archive's only .csv or .parquet file.  `path` starts at the table's folder; `pid` is a
-whole number (0 a distractor, -1 junk, both in the gallery alone); `camid` counts from 0, -1, an empty cell
-or no such column mean that the camera is unknown; `split` is train, query or gallery.  Other columns, and
-pictures that the table does not name, are left out.
+The table is the archive's only .csv or .parquet file.  Its columns:
+`path` starts at the table's folder;
+`pid` is a whole number, 0 for a distractor and -1 for junk, both in the gallery only;
+`camid` counts from 0, and -1, an empty cell or a missing column mean that the camera is unknown;
+`split` is train, query or gallery.
+Other columns, and images that the table does not name, are ignored.
 """
 
 import csv
@@ -22,12 +24,12 @@ import pyarrow
 from pipeline.core.params import shorten
 from pipeline.data.index import SPLITS
 from pipeline.indexing.archive import Archive
-from pipeline.indexing.layout import Count, Fault, Listing, Picture, absent, is_own
+from pipeline.indexing.layout import ImageEntry, Listing, Problem, PublishedCount, has_suffix, missing_images
 
-COUNTS: dict[str, Count] = {}
-KINDS = {".csv", ".parquet"}
-NEEDED = ("path", "pid", "split")
-NUMBERS = {  # the largest of a column, and how to repair it
+COUNTS: dict[str, PublishedCount] = {}
+SUFFIXES = {".csv", ".parquet"}
+REQUIRED = ("path", "pid", "split")
+RANGES = {  # largest value of a column, and the remedy
     "pid": (2**31 - 1, "number the identities 1, 2, ..."),
     "camid": (2**15 - 1, "number the cameras 0, 1, ...; empty is unknown"),
 }
@@ -35,52 +37,52 @@ NUMBERS = {  # the largest of a column, and how to repair it
 Row = dict[Hashable, Any]  # cells by column
 
 
-def find(archive: Archive) -> Listing:
-    """Every image that the table names, and what is wrong with its rows."""
-    tables = [name for name in archive.names if is_own(name, KINDS)]
+def list_images(archive: Archive) -> Listing:
+    """List the images that the table names, and the problems of its rows."""
+    tables = [name for name in archive.names if has_suffix(name, SUFFIXES)]
     if len(tables) != 1:
-        held, kinds = ", ".join(tables) or "none", " or ".join(sorted(KINDS))
-        fault = f"needs one table ({kinds}) with the columns {', '.join(NEEDED)}; found: {held}"
-        return Listing(problems=[Fault("", fault)])
+        present, suffixes = ", ".join(tables) or "none", " or ".join(sorted(SUFFIXES))
+        message = f"needs one table ({suffixes}) with the columns {', '.join(REQUIRED)}; found: {present}"
+        return Listing(problems=[Problem("", message)])
     title = tables[0]
     try:
-        rows = _rows(archive, title)
+        rows = _read_table(archive, title)
     except Unreadable as error:
-        return Listing(problems=[Fault(title, str(error))])
-    found = _found(rows, title, archive.names)
-    found.ignored = len(archive.names) - len({picture.name for picture in found.pictures})
-    return found
+        return Listing(problems=[Problem(title, str(error))])
+    listing = _list_rows(rows, title, archive.names)
+    listing.ignored = len(archive.names) - len({image.name for image in listing.images})
+    return listing
 
 
 class Unreadable(ValueError):
-    """A table that cannot be used at all; the message says why and what to do."""
+    """A table that cannot be read; the message holds the reason and the remedy."""
 
 
 # ------------------------------------------------------------------ the table
 
 
-def _rows(archive: Archive, name: str) -> dict[int, Row]:
-    # by number; the header is row 1
+def _read_table(archive: Archive, name: str) -> dict[int, Row]:
+    # rows by number; the header is row 1
     blob = archive.read(name)
     try:
-        columns, rows = _csv(blob) if name.lower().endswith(".csv") else _parquet(blob)
+        columns, rows = _read_csv(blob) if name.lower().endswith(".csv") else _read_parquet(blob)
     except (ValueError, OSError, csv.Error, pyarrow.ArrowException) as error:
         raise Unreadable(f"no readable table ({' '.join(str(error).split())})") from None
-    if not set(NEEDED) <= set(columns):
-        meant = {_alike(column): column for column in columns}
-        renamed = [
-            f"; rename {meant[needed]!r} to {needed}"
-            for needed in NEEDED
-            if needed not in columns and needed in meant
+    if not set(REQUIRED) <= set(columns):
+        similar = {_simplified(column): column for column in columns}
+        renames = [
+            f"; rename {similar[required]!r} to {required}"
+            for required in REQUIRED
+            if required not in columns and required in similar
         ]
-        raise Unreadable(f"has columns {columns}, but needs {list(NEEDED)}{''.join(renamed)}")
+        raise Unreadable(f"has columns {columns}, but needs {list(REQUIRED)}{''.join(renames)}")
     for row in rows.values():
         camera = row.get("camid", "")
         row["camid"] = -1 if pd.isna(camera) or camera == "" else camera
     return rows
 
 
-def _csv(blob: bytes) -> tuple[list[str], dict[int, Row]]:
+def _read_csv(blob: bytes) -> tuple[list[str], dict[int, Row]]:
     try:
         text = blob.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -91,54 +93,55 @@ def _csv(blob: bytes) -> tuple[list[str], dict[int, Row]]:
     if "," not in header and (";" in header or "\t" in header):
         raise ValueError(f"its first line is {header.strip()!r}: separate the columns by commas")
     reader = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
-    filled = ((reader.line_num, row) for row in reader if any(row[column] for column in reader.fieldnames))
-    return list(reader.fieldnames or []), dict(filled)
+    rows = ((reader.line_num, row) for row in reader if any(row[column] for column in reader.fieldnames))
+    return list(reader.fieldnames or []), dict(rows)
 
 
-def _parquet(blob: bytes) -> tuple[list[str], dict[int, Row]]:
+def _read_parquet(blob: bytes) -> tuple[list[str], dict[int, Row]]:
     table = pd.read_parquet(io.BytesIO(blob))
     return list(table.columns), dict(enumerate(table.to_dict("records"), 2))
 
 
-def _alike(text: object) -> str:
+def _simplified(text: object) -> str:
     return unicodedata.normalize("NFC", str(text)).strip().lower()
 
 
-# ------------------------------------------------------------------ its rows
+# ------------------------------------------------------------------ the rows
 
 
-def _found(rows: dict[int, Row], title: str, held: list[str]) -> Listing:
-    names = {unicodedata.normalize("NFC", name): name for name in held}
-    similar = {_alike(name): name for name in held}
+def _list_rows(rows: dict[int, Row], title: str, archive_names: list[str]) -> Listing:
+    names = {unicodedata.normalize("NFC", name): name for name in archive_names}
+    similar = {_simplified(name): name for name in archive_names}
     home = PurePosixPath(title).parent
-    found, missing, places = Listing(), [], {}
+    listing, missing = Listing(), []
+    row_numbers: dict[tuple[str, str], list[int]] = {}  # by split and file
     for number, row in rows.items():
-        inside = str(PurePosixPath(str(row["path"]).replace("\\", "/")))
-        name = names.get(unicodedata.normalize("NFC", str(home / inside)))
-        fault = _fault(row)
-        if fault:
-            cell, what = fault
-            found.problems.append(Fault(f"{title}, row {number}, {cell}", what))
+        path = str(PurePosixPath(str(row["path"]).replace("\\", "/")))
+        name = names.get(unicodedata.normalize("NFC", str(home / path)))
+        error = _row_error(row)
+        if error:
+            cell, message = error
+            listing.problems.append(Problem(f"{title}, row {number}, {cell}", message))
         elif name is None:
-            near = similar.get(_alike(home / inside))
-            missing.append(f"{inside} (row {number}{f'; there is {near}' if near else ''})")
+            near = similar.get(_simplified(home / path))
+            missing.append(f"{path} (row {number}{f'; there is {near}' if near else ''})")
         else:
-            same = places.setdefault((row["split"], name), [])
-            same.append(number)
-            if len(same) == 1:
-                key = f"{row['split']}/{inside}"
-                picture = Picture(name, row["split"], key, _whole(row["pid"]), _whole(row["camid"]))
-                found.pictures.append(picture)
-    for (split, name), numbers in places.items():
+            numbers = row_numbers.setdefault((row["split"], name), [])
+            numbers.append(number)
+            if len(numbers) == 1:
+                key = f"{row['split']}/{path}"
+                image = ImageEntry(name, row["split"], key, _integer(row["pid"]), _integer(row["camid"]))
+                listing.images.append(image)
+    for (split, name), numbers in row_numbers.items():
         if len(numbers) > 1:
             lines = ", ".join(shorten([str(number) for number in numbers]))
-            found.problems.append(Fault(f"{title}, rows {lines}, {name}", f"more than once in {split}"))
+            listing.problems.append(Problem(f"{title}, rows {lines}, {name}", f"more than once in {split}"))
     if missing:
-        found.problems.append(absent(title, missing))
-    return found
+        listing.problems.append(missing_images(title, missing))
+    return listing
 
 
-def _whole(value: Any) -> int | None:
+def _integer(value: Any) -> int | None:
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -146,16 +149,18 @@ def _whole(value: Any) -> int | None:
     return int(number) if number.is_integer() else None
 
 
-def _fault(row: Row) -> tuple[str, str] | None:
+def _row_error(row: Row) -> tuple[str, str] | None:
+    # cell and message
     if pd.isna(row["path"]) or not str(row["path"]).strip():
-        return "path is empty", "name the picture, or take the row out"
+        return "path is empty", "name the image, or take the row out"
     if row["split"] not in SPLITS:
-        meant = f"; write {_alike(row['split'])}" if _alike(row["split"]) in SPLITS else ""
-        return f"split = {row['split']!r}", f"none of {', '.join(SPLITS)}{meant}"
-    for column, (largest, remedy) in NUMBERS.items():
-        number = _whole(row[column])
+        split = _simplified(row["split"])
+        remedy = f"; write {split}" if split in SPLITS else ""
+        return f"split = {row['split']!r}", f"none of {', '.join(SPLITS)}{remedy}"
+    for column, (largest, remedy) in RANGES.items():
+        number = _integer(row[column])
         if number is None or not -1 <= number <= largest:
             return f"{column} = {row[column]!r}", f"no whole number from -1 to {largest}; {remedy}"
-    if _whole(row["pid"]) < 1 and row["split"] != "gallery":
-        return f"pid = {row['pid']}", "for images of nobody in particular, which only the gallery holds"
+    if _integer(row["pid"]) < 1 and row["split"] != "gallery":
+        return f"pid = {row['pid']}", "means a distractor (0) or junk (-1), which only the gallery holds"
     return None
