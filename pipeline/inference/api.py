@@ -1,21 +1,20 @@
-"""A trained model for users: pictures of people in, features out, distances between them.
+"""A trained model for users: pictures of people in, embeddings out, distances between them.
 
 The stage `embed` and this module prepare pictures alike: the same batch gives the same features to the bit,
-another batch size to the last digits.  Without parsing maps nobody knows what a picture hides (z); then
+another batch size to the last digits.  Without parsing maps z, the parts that a picture hides, is unknown:
 
-    guess=False    nothing is known to be hidden: one pass
-    guess=True     the model says what is: its parts are asked after a first pass (Eq. 24: a coarse part is
-                   hidden if none of its fine ones is visible), and a picture that hides something is seen
-                   again, told so.  Methods without parts stay with the first pass
+    guess=False    nothing is taken for hidden: one pass
+    guess=True     z is predicted from a first pass (a coarse part is hidden if none of its fine parts is
+                   visible, Eq. 24), and pictures that hide something are embedded again under that z.
+                   Methods without parts keep the first pass
 
-What either costs is among the scores that the stage `evaluate` prints (z_unknown, z_guessed).
+The stage `evaluate` scores both (z_unknown, z_guessed).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import SupportsInt
 
 import numpy as np
 import torch
@@ -23,7 +22,6 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from pipeline import ranking
 from pipeline.batches.views import Batch, View, resize_image, resize_labels
 from pipeline.core import params
 from pipeline.core.distributed import parse_device
@@ -32,15 +30,13 @@ from pipeline.data.index import DECODE_ERRORS, decode, to_rgb
 from pipeline.inference.extract import with_z_guessed
 from pipeline.labels import occlusion
 from pipeline.methods.base import DataSpec, Embedding, Method, load_trained, trained_data_spec
-from pipeline.model import compute
-from pipeline.model.compute import Compute
-
-# `| Any` in a signature: what is given is checked, and refused in words
+from pipeline.model import distance
+from pipeline.model.compute import Compute, float32_matmul, inference_mode, resolve
+from pipeline.model.distance import Metric, check_embeddings
 
 # a file, an image of Pillow, or (height, width, 3) uint8, RGB; of any size
 Picture = str | Path | Image.Image | np.ndarray
 Map = np.ndarray  # (height, width) uint8, of any size: 0 background, 1..K the parts
-ALONE = {"pictures": 3, "maps": 2, "cameras": 0}  # dimensions of an array that is one of them
 
 
 @dataclass(frozen=True)
@@ -48,70 +44,71 @@ class Trained:
     """A trained model on a device, ready to embed pictures."""
 
     model: Method
-    world: DataSpec
+    spec: DataSpec
     device: torch.device
     batch: int  # pictures at a time
-    how: Compute  # nothing in it is `auto`
+    compute: Compute  # nothing in it is `auto`
 
     def embed(
         self,
-        pictures: Iterable[Picture] | np.ndarray | Any,
-        cameras: Iterable[int] | np.ndarray | Any | None = None,
-        maps: Iterable[Map] | np.ndarray | Any | None = None,
-        threshold: float | Any | None = None,
+        pictures: Iterable[Picture],
+        cameras: Iterable[SupportsInt] | None = None,
+        maps: Iterable[Map] | None = None,
+        threshold: float | None = None,
         guess: bool = False,
         strict: bool = True,
     ) -> Embedding:
-        """How the model sees N pictures, on the CPU.
+        """Embeddings of N pictures, on the CPU.
 
         `cameras` are numbered as in the index of the training set, from 0; -1 is unknown.  `maps` are parsing
-        maps, of any size; a part with fewer than `threshold` (lambda) of a map's pixels is hidden, and unless
-        `strict` (`label.strict`) one with just as many, too.  `guess` says what to do without maps.  Each may
-        be an array.  Raises `BadInput` that lists all pictures, cameras and maps that cannot be used.
+        maps; a part with fewer than `threshold` (lambda) of a map's pixels is hidden, and unless `strict`
+        (`label.strict`) one with exactly as many, too.  Without maps, `guess` decides how z is known.  An
+        array is taken as its rows.  Raises `BadInput` that lists all pictures, cameras and maps that cannot
+        be used.
         """
-        pictures = _listed("pictures", pictures)
-        maps = None if maps is None else _listed("maps", maps)
-        cameras = [-1] * len(pictures) if cameras is None else _numbered(cameras)
+        pictures = list(pictures)
+        cameras = [-1] * len(pictures) if cameras is None else np.asarray(list(cameras)).tolist()
+        maps = None if maps is None else list(maps)
         self._check(len(pictures), cameras, maps, threshold)
-        found = []
+        embeddings = []
         for start in range(0, len(pictures), self.batch):
-            some = slice(start, start + self.batch)
-            image = torch.from_numpy(_read(pictures[some], start, self.world.size))
-            given = None if maps is None else maps[some]
-            parsing, hidden = self._labels(given, threshold, strict, len(image))
-            camid = torch.tensor(cameras[some], dtype=torch.int64)
+            rows = slice(start, start + self.batch)
+            image = torch.from_numpy(_read_pictures(pictures[rows], start, self.spec.size))
+            batch_maps = None if maps is None else maps[rows]
+            parsing, hidden = self._parsing_and_z(batch_maps, threshold, strict, len(image))
+            camid = torch.tensor(cameras[rows], dtype=torch.int64)
             view = View(image.permute(0, 3, 1, 2), parsing, hidden)
             batch = Batch(view, camid, torch.zeros_like(camid)).to(self.device)
-            found.append(self._see(batch, guess and maps is None))
-        return _join(found)
+            embeddings.append(self._embed_batch(batch, guess and maps is None))
+        return _concatenate(embeddings)
 
-    def _see(self, batch: Batch, guess: bool) -> Embedding:
-        with compute.inference_mode(self.model, self.device, self.how):
-            seen = self.model.embed(batch)
-            return with_z_guessed(self.model, batch, seen) if guess else seen
+    def _embed_batch(self, batch: Batch, guess: bool) -> Embedding:
+        with inference_mode(self.model, self.device, self.compute):
+            embedding = self.model.embed(batch)
+            return with_z_guessed(self.model, batch, embedding) if guess else embedding
 
-    def _labels(
-        self, maps: Sequence[Map] | np.ndarray | None, threshold: float | None, strict: bool, count: int
+    def _parsing_and_z(
+        self, maps: list[Map] | None, threshold: float | None, strict: bool, count: int
     ) -> tuple[UInt8[Tensor, "N H W"], Bool[Tensor, "N C"]]:
-        """Parsing maps of some pictures at the model's size, and their z; all zero without maps."""
+        """Parsing maps at the model's size, and z; all zero without maps."""
         if maps is None:
-            parsing = torch.zeros(count, *self.world.size, dtype=torch.uint8)
-            return parsing, torch.zeros(count, self.world.coarse, dtype=torch.bool)
-        each = (torch.from_numpy(np.ascontiguousarray(m))[None] for m in maps)
-        pixels = torch.cat([occlusion.count_pixels(m, self.world.coarse) for m in each])
-        resized = np.stack([resize_labels(m, self.world.size) for m in maps])
+            parsing = torch.zeros(count, *self.spec.size, dtype=torch.uint8)
+            return parsing, torch.zeros(count, self.spec.coarse, dtype=torch.bool)
+        tensors = (torch.from_numpy(np.ascontiguousarray(m))[None] for m in maps)
+        pixels = torch.cat([occlusion.count_pixels(m, self.spec.coarse) for m in tensors])
+        resized = np.stack([resize_labels(m, self.spec.size) for m in maps])
         return torch.from_numpy(resized), occlusion.hidden_parts(pixels, threshold, strict)
 
-    def _check(self, count: int, cameras: list[Any], maps: Any, threshold: Any) -> None:
+    def _check(self, count: int, cameras: list, maps: list[Map] | None, threshold: float | None) -> None:
         if count == 0:
             raise BadInput("pictures: none given. Give files, or arrays of (height, width, 3) bytes.")
         _check_length("cameras", cameras, count)
-        known = self.world.trained_cameras
-        strange = [str(camera) for camera in dict.fromkeys(cameras) if camera not in (-1, *known)]
-        if strange:
+        trained = self.spec.trained_cameras
+        unknown = [str(camera) for camera in dict.fromkeys(cameras) if camera not in (-1, *trained)]
+        if unknown:
             raise BadInput(
-                f"cameras: {', '.join(strange)}, but the model was trained with "
-                f"{', '.join(map(str, known)) or 'none'}. Give -1 where the camera is unknown."
+                f"cameras: {', '.join(unknown)}, but the model was trained with "
+                f"{', '.join(map(str, trained)) or 'none'}. Give -1 where the camera is unknown."
             )
         if maps is not None:
             _check_maps(maps, threshold, count)
@@ -120,91 +117,74 @@ class Trained:
                 "threshold: given without maps, whose pixels it counts. Give maps, or leave it out."
             )
         elif self.model.needs_parsing:
-            raise BadInput("maps: none given, but this model erases by parsing maps. Give one a picture.")
+            raise BadInput("maps: none given, but this model erases by parsing maps. Give one per picture.")
 
 
 def load(
     folder: str | Path,
-    device: str | torch.device | Any = "cpu",
-    batch: int | Any = 64,
+    device: str | torch.device = "cpu",
+    batch: int = 64,
     precision: str = "float32",
     matmul: str = "default",
     attention: str = "auto",
 ) -> Trained:
-    """The model that `stages.train` left in a folder, on a device, `batch` pictures at a time.
+    """The model that `stages.train` wrote to a folder, on a device; it embeds `batch` pictures at a time.
 
-    It computes as `precision`, `matmul` and `attention` say, which are those of `embed` in params.yaml.
-    Raises `BadInput` if the folder holds no model, or if they cannot be.
+    `precision`, `matmul` and `attention` are those of `embed` in params.yaml.  Raises `BadInput` if the
+    folder holds no model, and for values that are not among the choices.
     """
-    given = {"precision": precision, "matmul": matmul, "attention": attention}
     check_count("inference.load: batch", batch, 1)
-    where, how = parse_device(device), params.validate(given, Compute, "inference.load: ")
-    how, model = compute.resolve(how, where), load_trained(folder)
-    return Trained(model.to(where), trained_data_spec(folder), where, batch, how)
+    target = parse_device(device)
+    choices = {"precision": precision, "matmul": matmul, "attention": attention}
+    compute = resolve(params.validate(choices, Compute, "inference.load: "), target)
+    return Trained(load_trained(folder).to(target), trained_data_spec(folder), target, batch, compute)
 
 
 def distances(
-    query: Embedding, gallery: Embedding, metric: ranking.Metric | Any = "euclidean"
+    query: Embedding, gallery: Embedding, metric: Metric | str = "euclidean"
 ) -> Float[Tensor, "Q G"]:
-    """Distance of every query to every gallery picture (Eq. 25), as the gallery is ranked by: 0 is alike."""
-    return ranking.distances(_embedded(query), _embedded(gallery), metric)
+    """Distance of every query to every gallery picture, by which `evaluate` ranks (Eq. 25); 0 is equal.
+
+    Raises `BadInput` for another metric, other parts or channels, and features that are not finite.
+    """
+    for name, embedding in (("query", query), ("gallery", gallery)):
+        check_embeddings(name, embedding.parts, embedding.visibility)
+    with float32_matmul("default"):
+        return distance.distances(
+            query.parts, gallery.parts, query.visibility, gallery.visibility, metric, query.gate
+        )
 
 
-def _embedded(seen: Embedding) -> ranking.Embedded:
-    nobody = np.zeros(len(seen.parts), np.int64)
-    return ranking.Embedded(seen.parts, seen.visibility, nobody, nobody, seen.gate)
+# ------------------------------------------------------------------ pictures and maps
 
 
-def _listed(name: str, given: Any) -> list[Any] | np.ndarray:
-    """What can be counted and sliced; raises `BadInput` for one picture, camera or map that comes alone."""
-    many = isinstance(given, Iterable) and not isinstance(given, str | bytes | Path)
-    if not many or (isinstance(given, np.ndarray) and given.ndim in (0, ALONE[name])):
-        raise BadInput(f"{name}: one alone ({_kind(given)}). Give a list, of one if need be.")
-    return given if isinstance(given, np.ndarray) else list(given)
+def _check_length(name: str, values: list, count: int) -> None:
+    if len(values) != count:
+        raise BadInput(f"{name}: {len(values)} for {plural(count, 'picture')}. Give one for each.")
 
 
-def _numbered(given: Any) -> list[Any]:
-    """Cameras as plain numbers, whatever these are; raises `BadInput` that lists those that are none."""
-    cameras = [c.item() if np.ndim(c) == 0 and hasattr(c, "item") else c for c in _listed("cameras", given)]
-    strange = [f"number {n} is a {_kind(c)}" for n, c in enumerate(cameras) if not isinstance(c, Real)]
-    if strange:
-        raise BadInput(f"cameras: {', '.join(strange)}. Give whole numbers, -1 where the camera is unknown.")
-    return cameras
-
-
-def _check_length(name: str, given: list[Any] | np.ndarray, count: int) -> None:
-    if len(given) != count:
-        raise BadInput(f"{name}: {len(given)} for {plural(count, 'picture')}. Give one for each.")
-
-
-def _check_maps(maps: list[Any] | np.ndarray, threshold: Any, count: int) -> None:
+def _check_maps(maps: list[Map], threshold: float | None, count: int) -> None:
     _check_length("maps", maps, count)
-    faulty = [n for n, m in enumerate(maps) if not _is_map(m)]
+    faulty = [n for n, m in enumerate(maps) if m.dtype != np.uint8 or m.ndim != 2 or m.size == 0]
     if faulty:
         raise BadInput(f"maps: number {faulty} not (height, width) of bytes. Give label maps as cached.")
-    _check_threshold(threshold)
-
-
-def _check_threshold(given: Any) -> None:
-    if given is None:
+    if threshold is None:
         raise BadInput("threshold: none given. With maps, say lambda: params.yaml has it (5).")
-    if not isinstance(given, Real) or not 0 <= given < np.inf:
-        told = given if isinstance(given, Real) else f"a {_kind(given)}"
-        raise BadInput(f"threshold: {told}. Give a number of pixels, 0 or more, such as 5.")
+    if not 0 <= threshold < np.inf:
+        raise BadInput(f"threshold: {threshold}. Give a number of pixels, 0 or more, such as 5.")
 
 
-def _is_map(given: Any) -> bool:
-    return isinstance(given, np.ndarray) and given.dtype == np.uint8 and given.ndim == 2 and given.size > 0
-
-
-def _read(
-    pictures: Sequence[Any] | np.ndarray, first: int, size: tuple[int, int]
+def _read_pictures(
+    pictures: list[Picture], first: int, size: tuple[int, int]
 ) -> UInt8[np.ndarray, "N H W 3"]:
-    """Decoded pictures at the model's size; raises `BadInput` that lists all that are none."""
+    """Decoded pictures at the model's size; raises `BadInput` that lists all that cannot be used.
+
+    `first` is the number of the first picture.
+    """
     images, faults = [], []
     for number, picture in enumerate(pictures, first):
         try:
-            images.append(resize_image(_decoded(picture), size))
+            images.append(resize_image(_decode(picture), size))
         except DECODE_ERRORS as error:
             name = picture if isinstance(picture, str | Path) else f"picture {number}"
             faults.append(
@@ -215,25 +195,21 @@ def _read(
     return np.stack(images)
 
 
-def _decoded(picture: Any) -> UInt8[np.ndarray, "h w 3"]:
+def _decode(picture: Picture) -> UInt8[np.ndarray, "h w 3"]:
     if isinstance(picture, str | Path):
         return decode(Path(picture).read_bytes())
     if isinstance(picture, Image.Image):
         picture = to_rgb(ImageOps.exif_transpose(picture))  # of a copy, the user's stays as it is
-    if not isinstance(picture, np.ndarray):
-        raise TypeError(_kind(picture))
     if picture.dtype != np.uint8 or picture.shape[2:] != (3,) or picture.size == 0:
         raise ValueError(f"an array of {picture.dtype} {picture.shape}")
     return picture
 
 
-def _kind(given: Any) -> str:
-    kind = type(given)
-    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-
-
-def _join(found: list[Embedding]) -> Embedding:
-    columns = {f.name: [getattr(seen, f.name) for seen in found] for f in fields(Embedding)}
+def _concatenate(embeddings: list[Embedding]) -> Embedding:
+    columns = {f.name: [getattr(embedding, f.name) for embedding in embeddings] for f in fields(Embedding)}
     return Embedding(
-        **{n: None if c[0] is None else torch.cat([t.float().cpu() for t in c]) for n, c in columns.items()}
+        **{
+            name: None if tensors[0] is None else torch.cat([tensor.float().cpu() for tensor in tensors])
+            for name, tensors in columns.items()
+        }
     )

@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.core.params import BadInput
 from pipeline.model import distance as distance_module
 from pipeline.model.compute import float32_matmul
 from pipeline.model.distance import Metric, check_embeddings, check_finite
@@ -35,7 +34,6 @@ def distances(query: Embedded, gallery: Embedded, metric: Metric | str = "euclid
 
     Raises `BadInput` for another metric, other parts or channels, and features that are not finite.
     """
-    check_compatible(query, gallery)
     tensors = {}
     for name, images in (("query", query), ("gallery", gallery)):
         rows = np.arange(len(images))
@@ -50,15 +48,6 @@ def distances(query: Embedded, gallery: Embedded, metric: Metric | str = "euclid
 def round_up(count: int, step: int) -> int:
     """The next multiple of `step`."""
     return -(-count // step) * step
-
-
-def check_compatible(query: Embedded, gallery: Embedded) -> None:
-    """Raises `BadInput` unless both have the same parts and channels."""
-    if tuple(query.parts.shape[1:]) != tuple(gallery.parts.shape[1:]):
-        raise BadInput(
-            f"queries of {tuple(query.parts.shape[1:])} parts and channels, gallery of "
-            f"{tuple(gallery.parts.shape[1:])}: embed both with the same model."
-        )
 
 
 class TileBuffer:

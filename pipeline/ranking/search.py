@@ -31,7 +31,7 @@ from pipeline.core.params import BadInput, check_choice, check_count
 from pipeline.core.workers import num_cores, progress_bar
 from pipeline.model.average_precision import Rule
 from pipeline.model.compute import float32_matmul
-from pipeline.model.distance import Metric
+from pipeline.model.distance import Metric, check_same_parts
 from pipeline.ranking import kernels
 from pipeline.ranking.comparison import (
     COLUMN_MULTIPLE,
@@ -43,7 +43,6 @@ from pipeline.ranking.comparison import (
     TileBuffer,
     Workspace,
     block_distances,
-    check_compatible,
     round_up,
 )
 from pipeline.ranking.embedded import Embedded, Stored
@@ -77,7 +76,7 @@ def rank(
     check_count("top", top)
     check_count("workers", workers)
     where = parse_device(device)
-    check_compatible(query, gallery)
+    check_same_parts(query.parts.shape[1:], gallery.parts.shape[1:])
     task = fitting(Task(query, gallery, metric, top, where, workers or num_cores()), memory)
     order = np.argsort(query.pid, kind="stable")
     pieces = list(blocks(task, query.pid[order], memory))

@@ -369,16 +369,11 @@ def test_anyones_features_are_ranked_in_four_lines():
 
 IDS, COLUMNS = [1, 2, 3], np.eye(3)
 REFUSED = {  # features, pid, camid, visibility: what the user reads
-    "text": (COLUMNS, ["a", "b", "c"], None, None, r"pid: text\. Number them.*numpy\.unique\(ids"),
-    "a column of text": (COLUMNS, np.array(["a", "b", "c"], object), None, None, "pid: text"),
-    "cameras of text": (COLUMNS, IDS, np.array(["c1", "c2", "c1"]), None, "camid: text"),
-    "no people": (COLUMNS, None, None, None, r"pid: object of \(\)\. Give one whole number"),
+    "text": (COLUMNS, ["a", "b", "c"], None, None, r"pid: <U1 .* Number text by numpy\.unique\(ids"),
+    "a column of text": (COLUMNS, np.array(["a", "b", "c"], object), None, None, "pid: object .* text by"),
+    "cameras of text": (COLUMNS, IDS, np.array(["c1", "c2", "c1"]), None, "camid: <U2 .* text by"),
     "people in a column": (COLUMNS, [[1], [2], [3]], None, None, r"pid: int64 of \(3, 1\)"),
     "fractions": (COLUMNS, IDS, [0.5, 1, nan], None, r"camid: float64 .* below 0 where .* unknown"),
-    "complex features": (COLUMNS + 1j, IDS, None, None, "features: complex128"),
-    "complex tensors": (torch.ones(3, 2) * 1j, IDS, None, None, "features: complex64"),
-    "features of text": (np.array([["a"]] * 3), IDS, None, None, "features: <U1"),
-    "rows of other lengths": ([[1.0], [1.0, 2.0], [3.0]], IDS, None, None, "features: a list that is no"),
     "one feature": (np.ones(3), IDS, None, None, r"features of \(3,\): give \(images, channels\)"),
     "four dimensions": (np.ones((3, 2, 1, 4)), IDS, None, None, r"features of \(3, 2, 1, 4\)"),
     "no channels": (np.ones((3, 0)), IDS, None, None, r"features of \(3, 0\)"),
