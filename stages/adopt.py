@@ -43,7 +43,7 @@ def main(index: str, labels: str, out: str, instances: str, config: str = "param
         adapter.LabelConverter, labelled.names, table[["height", "width"]].to_numpy(), settings, rule
     )
     attrs = {"index": own, "parts": parts.FINE, "params": dataclasses.asdict(rule)}
-    attrs |= {"source": settings.source, "classes": settings.named(), "sources": [labelled.content]}
+    attrs |= {"source": settings.source, "classes": settings.class_parts(), "sources": [labelled.content]}
     compute_rows(out, "parsing", len(table), rule.batch, make, attrs, workers, {})
     write_label_file(instances, "instances", {"found": np.zeros(len(table), np.int32)}, {"index": own})
 

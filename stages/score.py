@@ -39,15 +39,15 @@ def main(
     kinds = {instances: "instances", parsing: "parsing", occlusions: "occlusion", truth: "truth"}
     labels = metrics.Labels(*(LabelFile(path, kind, own) for path, kind in kinds.items()))
     pictures = Images(images, own)
-    seen = statistics.survey_labels(labels.parsing["map"], pictures)
-    report, agreement = metrics.report(table, labels, seen, label, threshold, score)
+    survey = statistics.survey_labels(labels.parsing["map"], pictures)
+    report, agreement = metrics.report(table, labels, survey, label, threshold, score)
     name = Path(index).parent.name
-    shown = audit.Audit(name, table, pictures, labels, seen, report, agreement, threshold)
+    view = audit.Audit(name, table, pictures, labels, survey, report, agreement, threshold)
     with atomic_write(figures) as folder:
         folder.mkdir()
         plots.draw(folder, pictures, labels, agreement, threshold, score)
         histograms = (folder / "pixels.png").read_bytes()
-        (folder / "audit.html").write_text(page.render(shown, histograms, score.pictures), encoding="utf-8")
+        (folder / "audit.html").write_text(page.render(view, histograms, score.pictures), encoding="utf-8")
     with atomic_write(out) as path:
         path.write_text(json.dumps(report, indent=2) + "\n")
 

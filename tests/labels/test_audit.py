@@ -70,14 +70,14 @@ def test_maps_out_of_step_with_the_images_fit_no_better_than_others():
 def test_a_survey_counts_pixels_places_and_repetitions(tmp_path):
     found = statistics.survey_labels(column(tmp_path, [WALKER, WALKER, LEGLESS, NOBODY, NOBODY]), [BLANK] * 5)
     assert found.pixels[0].tolist() == [2, 1, 1, 2, 1, 1, 1, 1]
-    assert found.place[:, 0, 1].tolist() == [0.4, 0.6, 0, 0, 0, 0, 0, 0, 0]
+    assert found.frequency[:, 0, 1].tolist() == [0.4, 0.6, 0, 0, 0, 0, 0, 0, 0]
     assert found.repeated == 1  # the second walker; of two empty maps none repeats the other
-    assert found.place.sum(0) == pytest.approx(np.ones((4, 4)))
+    assert found.frequency.sum(0) == pytest.approx(np.ones((4, 4)))
 
 
 def test_the_map_unlike_the_others_is_the_oddest(tmp_path):
     maps = [*[WALKER] * 8, WALKER[::-1]]
-    assert statistics.survey_labels(column(tmp_path, maps), [BLANK] * 9).odd.argmax() == 8
+    assert statistics.survey_labels(column(tmp_path, maps), [BLANK] * 9).surprise.argmax() == 8
 
 
 def test_occlusion_types_are_counted_in_every_split_and_new_ones_named():

@@ -233,14 +233,14 @@ UNUSABLE = {
 def test_what_is_no_array_of_confidences_is_refused(kind):
     array, message = UNUSABLE[kind]
     with pytest.raises(InvalidLabel, match=message):
-        confidences.read_confidences(npy(array), "x.npy")
+        confidences.read_confidences(npy(array))
 
 
 def test_a_pickle_is_refused():
     file = io.BytesIO()
     np.save(file, np.array([{}], object), allow_pickle=True)
     with pytest.raises(InvalidLabel, match="no complete"):
-        confidences.read_confidences(file.getvalue(), "x.npy")
+        confidences.read_confidences(file.getvalue())
 
 
 NO_MAP = {
@@ -336,7 +336,7 @@ def test_a_users_own_classes_name_parts_and_pairs():
         label_maps.class_codes("classes", ["background", "tail"])
     for source, classes in (("lip", ["background"]), ("bpbreid", ["background"]), ("classes", None)):
         with pytest.raises(BadInput, match="for `source: classes`, and for that alone"):
-            settings(source=source, classes=classes).named()
+            settings(source=source, classes=classes).class_parts()
 
 
 def test_trousers_take_the_side_of_the_nearest_shoe():
@@ -375,8 +375,8 @@ def test_the_mirrored_map_has_the_mirrored_sides(seed):
 
 def test_a_map_of_any_size_covers_the_picture():
     small = np.array([[1, 2], [3, 4]], np.uint8)
-    assert label_maps.resize_map((4, 4), small).tolist() == np.kron(small, np.ones((2, 2), int)).tolist()
-    assert label_maps.resize_map((2, 2), label_maps.resize_map((6, 4), small)).tolist() == small.tolist()
+    assert label_maps.resize_map(small, (4, 4)).tolist() == np.kron(small, np.ones((2, 2), int)).tolist()
+    assert label_maps.resize_map(label_maps.resize_map(small, (6, 4)), (2, 2)).tolist() == small.tolist()
 
 
 # ------------------------------------------------------------------ the stage

@@ -1,39 +1,40 @@
-"""Labels made elsewhere: from a folder or an archive of files, one an image, to parsing maps.
+"""Labels made elsewhere: a folder or an archive of files, one per image, as parsing maps.
 
 Unusual here:
-- Every file is looked at before anything is computed; what is missing or unusable is reported together.
-- A label is found by its name and by folders, so that an archive is read as it was downloaded.
+- Every file is read and checked before anything is computed; all faults are reported together.
+- A label is matched by its name and its folders, so that an archive is read as it was downloaded.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import UInt8
+from jaxtyping import Integer, UInt8
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from pipeline.core.params import STRICT, BadInput, plural, shorten
 from pipeline.core.workers import progress_bar
 from pipeline.data.index import SPLITS
-from pipeline.indexing.layout import COPIES, IMAGES
+from pipeline.indexing.layout import IMAGE_SUFFIXES, OCCLUDED_PREFIX
 from pipeline.labels import parsing
 from pipeline.labels.external import confidences, label_maps
 from pipeline.labels.external.folder import open_files
 
-MAX_STRETCH = 1.2  # least ratio of the sides by which a label and its image lie across each other
-SUFFIXES = {"bpbreid": (".npy",)}  # of a label's name, by source; all others' are:
+MAX_STRETCH = (
+    1.2  # ratio of the aspects of a label and its image; beyond it the label is transposed or turned
+)
+SUFFIXES = {"bpbreid": (".npy",)}  # of a label's name, by source; of all other sources:
 MAP_SUFFIXES = (".png", ".npy")
 
 
 @dataclass(frozen=True, config=STRICT)
 class SplitFolders:
-    """Where the labels of each split lie: the last folders of a path, as in `query` or `pifpaf/query`."""
+    """The folder of each split's labels: the end of a path, such as `query` or `pifpaf/query`."""
 
     train: str
     query: str
@@ -44,149 +45,154 @@ class SplitFolders:
 class ExternalLabels:
     """Where a dataset's labels come from."""
 
-    # bpbreid: confidences of 17 keypoints and 19 limbs.  Otherwise label maps, by their classes
+    # bpbreid: confidences of 17 keypoints and 19 limbs.  All others: label maps, named by their classes
     source: Literal["bpbreid", "lip", "cihp", "atr", "pascal", "bodypix", "classes"]
     path: str  # a folder, zip, tar or tar.gz; the file that dvc.yaml hands to the stage
     folders: SplitFolders
-    missing: Literal["refuse", "nobody"]  # nobody: images without a label count as those without a person
+    missing: Literal["refuse", "nobody"]  # nobody: images without a label count as images without a person
     # source `classes`: the part, pair or `background` of class 0, 1, ...
     classes: list[str] | None = Field(default=None, min_length=1)
 
-    def endings(self) -> tuple[str, ...]:
-        """How the name of a label ends."""
+    def suffixes(self) -> tuple[str, ...]:
+        """The suffixes of the labels' names."""
         return SUFFIXES.get(self.source, MAP_SUFFIXES)
 
-    def named(self) -> list[str]:
-        """What each class of the label maps shows; empty for confidences, which have no classes."""
+    def class_parts(self) -> list[str]:
+        """The part of each class of the label maps; empty for confidences, which have no classes."""
         if self.source == "bpbreid" and self.classes is None:
             return []
         return label_maps.class_parts(self.source, self.classes)
 
-    def reader(self) -> Callable[[bytes, str], np.ndarray]:
-        """Bytes of a label and its name -> an array; `Unusable` says what is wrong with them."""
+    def read(self, blob: bytes, name: str) -> np.ndarray:
+        """The array in a label's bytes.  Raises `InvalidLabel` that says what is wrong with them."""
         if self.source == "bpbreid":
-            return confidences.read_confidences
-        return partial(label_maps.read_map, classes=len(self.named()))
+            return confidences.read_confidences(blob)
+        return label_maps.read_map(blob, name, len(self.class_parts()))
 
 
 class MatchedLabels(NamedTuple):
-    """Every image accounted for."""
+    """The label of every image."""
 
-    names: list[str]  # of its label, an image a row; empty where it is missing
+    names: list[str]  # of the label's file, one per image; empty for a missing label
     content: str  # hash of all labels, in the order of the images
     ignored: int  # files that are no label of any image
 
     @property
     def missing(self) -> int:
+        """Images without a label."""
         return sum(not name for name in self.names)
 
 
-# ------------------------------------------------------------------ which file is whose
+# ------------------------------------------------------------------ matching files and images
 
 
 def match_files(
     index: pd.DataFrame, names: list[str], settings: ExternalLabels
 ) -> tuple[list[list[str]], int]:
-    """The labels that fit each image best, and how many files fit none.
+    """The labels that fit each image best, and the number of files that fit no image.
 
-    A label fits an image if it lies in the folder of its split, has its name (`x.npy`, `x.jpg.npy`,
-    `x.jpg.confidence_fields.npy` are labels of x.jpg), and lies in no folder that the image does not; the
-    label that shares most folders is the best.  A query's occluded copy is another picture than the query:
-    its label must lie in the copies' own folder.
+    A label fits an image if it lies in the folder of the image's split, has the image's name (`x.npy`,
+    `x.jpg.npy` and `x.jpg.confidence_fields.npy` are labels of x.jpg), and lies in no further folder than the
+    image.  The best label shares most folders.  The label of a query's occluded copy must lie in the folder
+    of the copies, as the copy is another picture than the query.
     """
-    by_image: dict[tuple[str, str], list[tuple[tuple[str, ...], str]]] = {}
+    by_stem: dict[tuple[str, str], list[tuple[tuple[str, ...], str]]] = {}
     for name in names:
-        for split, inside, stem in _split_folders(name, settings):
-            by_image.setdefault((split, stem), []).append((inside, name))
-    fitting = []
+        for split, inner, stem in _split_folders(name, settings):
+            by_stem.setdefault((split, stem), []).append((inner, name))
+    matches = []
     for key in index["key"]:
         split, *folders, last = PurePosixPath(key).parts
-        found = by_image.get((split, _stem(last)), [])
-        own = set(PurePosixPath(COPIES).parts[1:]) if key.startswith(COPIES) else set()
-        near = [(len(inside), name) for inside, name in found if own <= set(inside) <= set(folders)]
-        most = max((shared for shared, _ in near), default=0)
-        fitting.append(sorted(name for shared, name in near if shared == most))
-    used = {name for fit in fitting for name in fit}
-    return fitting, len(names) - len(used)
+        required = set(PurePosixPath(OCCLUDED_PREFIX).parts[1:]) if key.startswith(OCCLUDED_PREFIX) else set()
+        candidates = [
+            (len(inner), name)
+            for inner, name in by_stem.get((split, _stem(last)), [])
+            if required <= set(inner) <= set(folders)
+        ]
+        most = max((shared for shared, _ in candidates), default=0)
+        matches.append(sorted(name for shared, name in candidates if shared == most))
+    return matches, len(names) - len({name for match in matches for name in match})
 
 
 def _split_folders(name: str, settings: ExternalLabels) -> list[tuple[str, tuple[str, ...], str]]:
-    # a/query/b/x.jpg.npy -> [(query, (b,), x)], if `query` is the folder of the split `query`
+    # a/query/b/x.jpg.npy -> [(query, (b,), x)] if `query` is the folder of the split `query`
     *folders, last = PurePosixPath(name).parts
-    if not last.endswith(settings.endings()) or last.startswith("."):
+    if not last.endswith(settings.suffixes()) or last.startswith("."):
         return []
     stem = _stem(PurePosixPath(last).stem.removesuffix(".confidence_fields"))
-    found = []
+    places = []
     for split in SPLITS:
-        wanted = list(PurePosixPath(getattr(settings.folders, split)).parts)
-        ends = [i + len(wanted) for i in range(len(folders)) if folders[i : i + len(wanted)] == wanted]
+        path = list(PurePosixPath(getattr(settings.folders, split)).parts)
+        ends = [i + len(path) for i in range(len(folders)) if folders[i : i + len(path)] == path]
         if ends:
-            found.append((split, tuple(folders[ends[-1] :]), stem))
-    return found
+            places.append((split, tuple(folders[ends[-1] :]), stem))
+    return places
 
 
 def _stem(name: str) -> str:
-    # x of x.jpg, and of x.jpg.jpg, as 14 queries of Market-1501 are called
-    while (path := PurePosixPath(name)).suffix.lower() in IMAGES:
+    # x of x.jpg and of x.jpg.jpg, the form of 14 names in Market-1501
+    while (path := PurePosixPath(name)).suffix.lower() in IMAGE_SUFFIXES:
         name = path.stem
     return name
 
 
-# ------------------------------------------------------------------ every image accounted for
+# ------------------------------------------------------------------ checking every label
 
 
 def check_labels(
     index: pd.DataFrame, settings: ExternalLabels, rule: parsing.Parse, where: str
 ) -> MatchedLabels:
-    """The label of every image, each one looked at.  `where` names the settings in params.yaml.
+    """The label of every image, read and checked.  `where` names the settings in params.yaml.
 
-    Raises `BadInput` that lists the first missing, ambiguous and unusable ones and counts the rest.  With
-    `missing: nobody`, labels are missing only where a whole split has none.
+    Raises `BadInput` that lists the first missing, ambiguous and unusable labels and counts the rest.  With
+    `missing: nobody`, a missing label is an error only if its whole split has none.
     """
     if settings.source == "bpbreid":
         confidences.check_rule(rule)
-    read, digest = settings.reader(), hashlib.sha256()
+    digest = hashlib.sha256()
     faults: dict[str, list[str]] = {"missing": [], "more than one label": [], "unusable": []}
     with open_files(settings.path) as files:
-        fitting, ignored = match_files(index, files.names, settings)
+        matches, ignored = match_files(index, files.names, settings)
         rows = index[["key", "height", "width"]].itertuples(index=False)
-        shown = progress_bar(iterable=rows, total=len(index), desc="labels")
-        for (key, *size), found in zip(shown, fitting, strict=True):
-            if len(found) > 1:
-                faults["more than one label"].append(f"{key}: {' and '.join(found)}")
-            elif not found:
+        bar = progress_bar(iterable=rows, total=len(index), desc="labels")
+        for (key, *size), match in zip(bar, matches, strict=True):
+            if len(match) > 1:
+                faults["more than one label"].append(f"{key}: {' and '.join(match)}")
+            elif not match:
                 faults["missing"].append(key)
             else:
-                blob = files.read(found[0])
+                blob = files.read(match[0])
                 digest.update(hashlib.sha256(blob).digest())
                 try:
-                    _check_orientation(read(blob, found[0]).shape[-2:], size)
+                    _check_orientation(settings.read(blob, match[0]).shape[-2:], size)
                 except confidences.InvalidLabel as error:
-                    faults["unusable"].append(f"{found[0]}: {error}")
+                    faults["unusable"].append(f"{match[0]}: {error}")
     if settings.missing == "nobody":
-        bare = _unlabelled_splits(index["key"], fitting)
-        faults["missing"] = [key for key in faults["missing"] if key.split("/")[0] in bare]
+        unlabelled = _unlabelled_splits(index["key"], matches)
+        faults["missing"] = [key for key in faults["missing"] if key.split("/")[0] in unlabelled]
     if any(faults.values()):
         raise BadInput(
             _fault_report(settings, faults, len(index), where) + _search_report(settings, faults, files.names)
         )
-    names = [found[0] if found else "" for found in fitting]
+    names = [match[0] if match else "" for match in matches]
     digest.update("".join("01"[bool(name)] for name in names).encode())
     return MatchedLabels(names, digest.hexdigest(), ignored)
 
 
 def _check_orientation(label: tuple[int, int], image: Sequence[int]) -> None:
-    # a parser may make any picture square, but never lays it across
-    (high, wide), (height, width) = label, image
-    if min(high / wide, width / height) > MAX_STRETCH or min(wide / high, height / width) > MAX_STRETCH:
+    # a parser may make any picture square, but no upright one wide
+    (label_height, label_width), (height, width) = label, image
+    label_aspect, aspect = label_height / label_width, height / width
+    if min(label_aspect, 1 / aspect) > MAX_STRETCH or min(1 / label_aspect, aspect) > MAX_STRETCH:
         raise confidences.InvalidLabel(
-            f"{high} x {wide} (height x width), but its image is {height} x {width}: transposed or turned"
+            f"{label_height} x {label_width} (height x width), but its image is {height} x {width}: "
+            "transposed or turned"
         )
 
 
-def _unlabelled_splits(keys: Iterable[str], fitting: list[list[str]]) -> set[str]:
-    # splits without a single label: a folder that is misspelt, not images without a person
-    labelled = {key.split("/")[0] for key, found in zip(keys, fitting, strict=True) if found}
+def _unlabelled_splits(keys: Iterable[str], matches: list[list[str]]) -> set[str]:
+    # splits without a single label: their folder is misspelt, rather than all images without a person
+    labelled = {key.split("/")[0] for key, match in zip(keys, matches, strict=True) if match}
     return {key.split("/")[0] for key in keys} - labelled
 
 
@@ -194,75 +200,85 @@ def _search_report(settings: ExternalLabels, faults: dict[str, list[str]], names
     splits = [split for split in SPLITS if any(key.startswith(f"{split}/") for key in faults["missing"])]
     if not splits:
         return ""
-    wanted = " or ".join(f"NAME{ending}" for ending in settings.endings())
-    places = ", ".join(f"{getattr(settings.folders, split)}/ for {split}" for split in splits)
-    kinds = Counter(PurePosixPath(name).suffix or "no ending" for name in names)
-    held = shorten([f"{number} {kind}" for kind, number in kinds.most_common()])
-    return f"\nLooked for {wanted} in {places}. {settings.path} holds {plural(len(names), 'file')}" + (
-        f" ({', '.join(held)}), such as {', '.join(names[:2])}." if names else "."
+    patterns = " or ".join(f"NAME{suffix}" for suffix in settings.suffixes())
+    folders = ", ".join(f"{getattr(settings.folders, split)}/ for {split}" for split in splits)
+    suffixes = Counter(PurePosixPath(name).suffix or "no ending" for name in names)
+    counts = shorten([f"{number} {suffix}" for suffix, number in suffixes.most_common()])
+    return f"\nLooked for {patterns} in {folders}. {settings.path} holds {plural(len(names), 'file')}" + (
+        f" ({', '.join(counts)}), such as {', '.join(names[:2])}." if names else "."
     )
 
 
 def _fault_report(settings: ExternalLabels, faults: dict[str, list[str]], images: int, where: str) -> str:
     lines = []
-    for kind, found in faults.items():
-        if found:
-            lines.append(f"  {len(found)} {kind}:\n    " + "\n    ".join(shorten(found)))
+    for kind, items in faults.items():
+        if items:
+            lines.append(f"  {len(items)} {kind}:\n    " + "\n    ".join(shorten(items)))
     remedy = f"Repair them, or correct {where} in params.yaml (folders: where the labels of a split lie)."
     if faults["missing"] and settings.missing == "nobody":
         remedy += f" {where}.missing: nobody is for single images, not for all of a split."
     elif faults["missing"]:
         remedy += f" {where}.missing: nobody takes missing ones for images without a person."
-    if any(key.startswith(COPIES) for key in faults["missing"]):
-        remedy += f" `python -m pipeline.indexing unpack DATASET FOLDER` writes the pictures of {COPIES}."
+    if any(key.startswith(OCCLUDED_PREFIX) for key in faults["missing"]):
+        remedy += (
+            f" `python -m pipeline.indexing unpack DATASET FOLDER` writes the pictures of {OCCLUDED_PREFIX}."
+        )
     return (
         f"{settings.path}: no usable label for {sum(map(len, faults.values()))} of "
         f"{plural(images, 'image')}; nothing was written.\n" + "\n".join(lines) + f"\n{remedy}"
     )
 
 
-def describe(labelled: MatchedLabels) -> str:
-    """How many labels were found, for people."""
-    images, missing = len(labelled.names), labelled.missing
+def describe(labels: MatchedLabels) -> str:
+    """A line for the user: how many images, labels, missing labels and other files there are."""
+    images, missing = len(labels.names), labels.missing
     return (
         f"{plural(images, 'image')}: {plural(images - missing, 'label')}, {missing} missing; "
-        f"{plural(labelled.ignored, 'other file')} left out"
+        f"{plural(labels.ignored, 'other file')} left out"
     )
 
 
-# ------------------------------------------------------------------ labels -> maps
+# ------------------------------------------------------------------ converting labels
 
 
 class LabelConverter:
-    """Makes the parsing map of any range of rows from their labels; built anew in each worker."""
+    """Converts the labels of any range of rows to parsing maps; each worker has its own.
 
-    def __init__(self, names: list[str], sizes: np.ndarray, settings: ExternalLabels, rule: parsing.Parse):
+    `names` are the labels' files, `sizes` are height and width of each image.
+    """
+
+    def __init__(
+        self,
+        names: list[str],
+        sizes: Integer[np.ndarray, "N 2"],
+        settings: ExternalLabels,
+        rule: parsing.Parse,
+    ):
         self.files = open_files(settings.path)
         self.names, self.sizes, self.settings, self.rule = names, sizes, settings, rule
-        self.read = settings.reader()
 
     def __call__(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """The arrays of parsing.h5 for rows start..stop: map, status, instance, margin.
 
-        Nobody was chosen here: `instance` is -1 and `margin` is nan.
+        No target was selected here: `instance` is -1 and `margin` is nan.
         """
-        found = np.stack([self.map(row) for row in range(start, stop)])
-        nobody = ~found.any((1, 2))
+        maps = np.stack([self.map(row) for row in range(start, stop)])
+        empty = ~maps.any((1, 2))
         return {
-            "map": found,
-            "status": np.where(nobody, parsing.NO_PERSON, parsing.OK).astype(np.uint8),
-            "instance": np.full(len(found), -1, np.int8),
-            "margin": np.full(len(found), np.nan, np.float32),
+            "map": maps,
+            "status": np.where(empty, parsing.NO_PERSON, parsing.OK).astype(np.uint8),
+            "instance": np.full(len(maps), -1, np.int8),
+            "margin": np.full(len(maps), np.nan, np.float32),
         }
 
     def map(self, row: int) -> UInt8[np.ndarray, "H W"]:
-        """The parsing map of an image; all background if it has no label."""
+        """The parsing map of one image; all background without a label."""
         name = self.names[row]
         if not name:
             return np.zeros(self.rule.grid, np.uint8)
-        label = self.read(self.files.read(name), name)
+        label = self.settings.read(self.files.read(name), name)
         if self.settings.source == "bpbreid":
             height, width = self.sizes[row].tolist()
             return confidences.fuse(label, (height, width), self.rule)
         codes = label_maps.class_codes(self.settings.source, self.settings.classes)[label]
-        return label_maps.resize_map(self.rule.grid, label_maps.assign_sides(codes))
+        return label_maps.resize_map(label_maps.assign_sides(codes), self.rule.grid)

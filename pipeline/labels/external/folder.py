@@ -7,7 +7,7 @@ from pipeline.indexing.archive import Archive
 
 
 class Folder:
-    """The files below a folder, by their path in it; an `Archive` that is not packed."""
+    """The files below a folder, by their path in it; the interface is that of `Archive`."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)

@@ -1,8 +1,9 @@
-"""Label maps of human parsers: an image of class numbers each, to the eight parts.
+"""Label maps of human parsers, one image of class numbers each, as maps of the eight parts.
 
-Most classes are clothes and know no side: trousers are both legs.  Such a pixel takes the side of the nearest
-pixel of the same limbs whose side the parser knows; where it knows neither or only one, the side on which it
-lies, as in a picture from the front.  The coarse parts of C <= 5 merge the sides and do not notice.
+Most classes are clothes without a side: trousers are both legs.  Such a pixel takes the side of the nearest
+pixel of the same limbs whose side the parser labels.  If the parser labels only one side or neither, the
+pixel takes the side on which it lies, as in a picture from the front.  The coarse parts of C <= 5 merge the
+sides.
 """
 
 import io
@@ -14,7 +15,7 @@ from PIL import Image
 
 from pipeline.core.params import BadInput
 from pipeline.data import parts
-from pipeline.data.index import DECODE_ERRORS, decode_error
+from pipeline.data.index import DECODE_ERRORS, error_detail
 from pipeline.labels.external.confidences import InvalidLabel, load_array
 
 BACKGROUND, HEAD, TORSO, ARMS, LEGS, FEET = "background", "head", "torso", "arms", "legs", "feet"
@@ -22,7 +23,7 @@ LEFT_ARM, RIGHT_ARM, LEFT_LEG, RIGHT_LEG = "left arm", "right arm", "left leg", 
 LEFT_FOOT, RIGHT_FOOT = "left foot", "right foot"
 _SIDED = (LEFT_ARM, RIGHT_ARM, LEFT_LEG, RIGHT_LEG, LEFT_FOOT, RIGHT_FOOT)
 
-# the part of class 0, 1, ...; each line names the source's classes in its order
+# the part of class 0, 1, ... of each source; the comments name the source's classes
 CLASSES: dict[str, tuple[str, ...]] = {
     "lip": (
         BACKGROUND, HEAD, HEAD, ARMS, HEAD,  # background, hat, hair, glove, sunglasses
@@ -53,14 +54,8 @@ CLASSES: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
-CODES = {
-    BACKGROUND: 0,
-    **{name: label for label, name in enumerate(parts.FINE, 1)},
-    ARMS: 9,
-    LEGS: 10,
-    FEET: 11,
-}
-# pair -> left, right part that its pixels take; left, right parts that show the side
+CODES = {BACKGROUND: 0, **dict(zip(parts.FINE, range(1, 9), strict=True)), ARMS: 9, LEGS: 10, FEET: 11}
+# code of a pair -> its left, right part; the left, right parts that show the side of its pixels
 SIDES = {
     CODES[ARMS]: (parts.LEFT_ARM, parts.RIGHT_ARM, (parts.LEFT_ARM,), (parts.RIGHT_ARM,)),
     CODES[LEGS]: (
@@ -75,7 +70,7 @@ SIDES = {
 
 
 def class_parts(source: str, classes: list[str] | None) -> list[str]:
-    """What each class of a source shows: background, one of the eight parts, or a pair of them.
+    """The part of each class of a source: background, one of the eight parts, or a pair of them.
 
     `classes` are the user's own, for the source `classes` alone.  Raises `BadInput` for an unknown name.
     """
@@ -94,43 +89,44 @@ def class_parts(source: str, classes: list[str] | None) -> list[str]:
 
 
 def class_codes(source: str, classes: list[str] | None) -> UInt8[np.ndarray, "classes"]:
-    """The code of each class; see `named`."""
+    """The code of each class in `CODES`; see `class_parts`."""
     return np.array([CODES[name] for name in class_parts(source, classes)], np.uint8)
 
 
 def read_map(blob: bytes, name: str, classes: int) -> UInt8[np.ndarray, "h w"]:
-    """The class of each pixel, below `classes`.  A palette's colours are left out of account.
+    """The class of each pixel, in [0, `classes`).  The colours of a palette are ignored.
 
-    Raises `Unusable` for anything else.
+    Raises `InvalidLabel` for anything else.
     """
-    found = load_array(blob) if name.endswith(".npy") else _read_picture(blob)
-    if found.ndim != 2 or 0 in found.shape:
+    label = load_array(blob) if name.endswith(".npy") else _read_picture(blob)
+    if label.ndim != 2 or 0 in label.shape:
         raise InvalidLabel(
-            f"shape {found.shape}, not (h, w): one class a pixel is needed, no colours or scores"
+            f"shape {label.shape}, not (h, w): one class per pixel is needed, no colours or scores"
         )
-    if found.dtype.kind not in "uib":
-        raise InvalidLabel(f"{found.dtype}, not whole numbers")
-    if found.min() < 0 or found.max() >= classes:
-        wrong = found.min() if found.min() < 0 else found.max()
-        raise InvalidLabel(f"class {int(wrong)}, but the source has 0 to {classes - 1}")
-    return found.astype(np.uint8)
+    if label.dtype.kind not in "uib":
+        raise InvalidLabel(f"{label.dtype}, not whole numbers")
+    if label.min() < 0 or label.max() >= classes:
+        number = label.min() if label.min() < 0 else label.max()
+        raise InvalidLabel(f"class {int(number)}, but the source has 0 to {classes - 1}")
+    return label.astype(np.uint8)
 
 
 def _read_picture(blob: bytes) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(blob)) as picture:
-            return np.array(picture)  # of a palette: its numbers
+            return np.array(picture)  # of a palette: the class numbers
     except DECODE_ERRORS as error:
-        raise InvalidLabel(f"no complete picture{decode_error(error)}") from None
+        raise InvalidLabel(f"no complete picture{error_detail(error)}") from None
 
 
 def assign_sides(codes: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
-    """Parts 0 to 8 where `codes` may hold pairs: every pixel of a pair takes a side."""
+    """Parts 0 to 8 from `codes`, which may hold pairs: every pixel of a pair takes a side."""
     label = codes.copy()
-    for code, (left, right, *shown) in SIDES.items():
+    for code, (left, right, left_parts, right_parts) in SIDES.items():
         pair = codes == code
         if pair.any():
-            label[pair] = np.where(_is_left(pair, *(np.isin(codes, s) for s in shown))[pair], left, right)
+            is_left = _is_left(pair, np.isin(codes, left_parts), np.isin(codes, right_parts))
+            label[pair] = np.where(is_left[pair], left, right)
     return label
 
 
@@ -142,10 +138,10 @@ def _is_left(pair: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarra
     return np.broadcast_to(columns > middle, pair.shape)
 
 
-def _distance_to(shown: np.ndarray) -> np.ndarray:
-    return cv2.distanceTransform((~shown).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+def _distance_to(pixels: np.ndarray) -> np.ndarray:
+    return cv2.distanceTransform((~pixels).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
 
-def resize_map(grid: tuple[int, int], label: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "H W"]:
-    """A label map on a grid (height, width), by the nearest pixel; both cover the same picture."""
+def resize_map(label: UInt8[np.ndarray, "h w"], grid: tuple[int, int]) -> UInt8[np.ndarray, "H W"]:
+    """A label map on a grid (height, width) over the same picture, by the nearest pixel."""
     return cv2.resize(label, grid[::-1], interpolation=cv2.INTER_NEAREST_EXACT)

@@ -1,6 +1,6 @@
-"""An audit of cached labels: all that one page shows of them, most of it without any truth.
+"""An audit of cached labels: the data of its page, and the images that the page shows.
 
-So labels from anywhere, and labels of photographs, are looked at alike.
+Most of it needs no truth, so that labels of photographs and labels made elsewhere are audited as well.
 """
 
 from typing import Any, NamedTuple
@@ -18,46 +18,51 @@ CLOSE_CALLS = "Closest calls"  # the sheet that shows boxes
 
 
 class Audit(NamedTuple):
-    """All that the page is made of."""
+    """The data of the page."""
 
     name: str  # of the dataset
     index: pd.DataFrame
     images: Images
     labels: metrics.Labels
-    seen: statistics.Survey
+    survey: statistics.Survey
     report: dict[str, Any]  # labels.json
-    agreement: metrics.Agreement | None  # with the truth, if it is known
+    agreement: metrics.Agreement | None  # with the truth; None if it is unknown
     threshold: float  # lambda, in pixels
 
 
-# ------------------------------------------------------------------ which images are shown
+# ------------------------------------------------------------------ the images on the page
 
 
 def select_rows(audit: Audit, count: int) -> dict[str, tuple[str, Integer[np.ndarray, "n"]]]:
-    """Title -> a line about it, and rows: at random, the worst or the oddest, close calls, nobody found."""
-    labels, agreement = audit.labels, audit.agreement
-    margin, status = labels.parsing["margin"][:], labels.parsing["status"][:]
-    found = {"At random": ("A bit of everything.", plots.random_order(len(status)))}
-    someone = status != parsing.NO_PERSON
-    if agreement is not None:
-        iou = agreement.image_iou()
-        found["Worst"] = ("Least mean IoU with the true map.", np.argsort(iou)[: int((~np.isnan(iou)).sum())])
-    odd = np.argsort(-np.where(someone, audit.seen.odd, -1), kind="stable")[: int(someone.sum())]
-    found["Oddest"] = ("Maps least like the others: parts lie where they seldom do.", odd)
-    close = np.argsort(np.where(np.isfinite(margin) & someone, margin, np.inf), kind="stable")
-    close = close[np.isfinite(margin[close]) & someone[close]]
-    found[CLOSE_CALLS] = ("Least lead of the target (white box) over the second person (red).", close)
-    found["Nobody found"] = ("All background; left out of losses on the maps.", np.flatnonzero(~someone))
-    return {title: (line, rows[:count]) for title, (line, rows) in found.items() if len(rows)}
+    """Title of a sheet -> a line about it, and the rows of its images, at most `count`.
+
+    The sheets show random images, the worst maps by the truth, the oddest ones, close calls, empty maps.
+    """
+    margin, status = audit.labels.parsing["margin"][:], audit.labels.parsing["status"][:]
+    person = status != parsing.NO_PERSON
+    sheets = {"At random": ("A bit of everything.", plots.random_order(len(status)))}
+    if audit.agreement is not None:
+        iou = audit.agreement.image_iou()
+        sheets["Worst"] = (
+            "Least mean IoU with the true map.",
+            np.argsort(iou)[: int((~np.isnan(iou)).sum())],
+        )
+    odd = np.argsort(-np.where(person, audit.survey.surprise, -1), kind="stable")[: int(person.sum())]
+    sheets["Oddest"] = ("Maps least like the others: parts lie where they seldom do.", odd)
+    close = np.argsort(np.where(np.isfinite(margin) & person, margin, np.inf), kind="stable")
+    close = close[np.isfinite(margin[close]) & person[close]]
+    sheets[CLOSE_CALLS] = ("Least lead of the target (white box) over the second person (red).", close)
+    sheets["Nobody found"] = ("All background; left out of losses on the maps.", np.flatnonzero(~person))
+    return {title: (line, rows[:count]) for title, (line, rows) in sheets.items() if len(rows)}
 
 
 def draw_boxes(audit: Audit, i: int) -> UInt8[np.ndarray, "H W 3"]:
-    """An image with the boxes of the persons found in it: the target's white, the others' red."""
-    image, found = audit.images[i].copy(), int(audit.labels.instances["found"][i])
+    """An image with the boxes of its persons: white for the target, red for the others."""
+    image, count = audit.images[i].copy(), int(audit.labels.instances["found"][i])
     scale = plots.TILE[0] / image.shape[0]
     image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     target = int(audit.labels.parsing["instance"][i])
-    for person in sorted(range(found), key=lambda p: p == target):
+    for person in sorted(range(count), key=lambda p: p == target):
         x0, y0, x1, y1 = (audit.labels.instances["box"][i][person] * scale).round().astype(int).tolist()
         colour = (255, 255, 255) if person == target else (230, 60, 60)
         cv2.rectangle(image, (x0, y0), (x1 - 1, y1 - 1), colour, 2 if person == target else 1)

@@ -1,4 +1,4 @@
-"""The audit as one HTML page, its pictures inside: whether labels can be trusted, at a look."""
+"""The audit as one HTML file with its pictures inside."""
 
 import base64
 import re
@@ -15,7 +15,7 @@ from pipeline.labels.quality import plots, statistics
 from pipeline.labels.quality.audit import CLOSE_CALLS, Audit, draw_boxes, select_rows
 from pipeline.labels.quality.checks import Finding, check_labels
 
-HEAT_SIZE = (256, 128)  # height, width of a picture of places
+HEAT_SIZE = (256, 128)  # height, width of a heat map in pixels
 STYLE = """
 :root { --ink: #1d2329; --dim: #66707a; --line: #e3e6e9; --bar: #4878a8; --wrong: #b3261e; --look: #9a6700; }
 * { box-sizing: border-box }
@@ -48,16 +48,18 @@ td.n, th.n { text-align: right }
 
 
 class Section(NamedTuple):
-    """A part of the page: its title, a line that says what is seen, and HTML."""
+    """A part of the page: its title, a line that explains it, and HTML."""
 
     title: str
     line: str
     content: str
 
     def anchor(self) -> str:
+        """The section's name in links."""
         return re.sub(r"\W+", "-", self.title.lower()).strip("-")
 
     def html(self) -> str:
+        """The section with its heading."""
         heads = f'<h2>{escape(self.title)}</h2><p class="dim">{escape(self.line)}</p>'
         return f'<section id="{self.anchor()}">{heads}{self.content}</section>'
 
@@ -67,16 +69,20 @@ def render(audit: Audit, histograms: bytes, pictures: int) -> str:
     patterns = statistics.count_patterns(audit.index, audit.labels.occlusion["occluded"][:])
     iou = None if audit.agreement is None else audit.agreement.image_iou()
     below = f"A part left of the dashed line, λ = {audit.threshold:g} pixels, counts as hidden."
-    drawn = f'<img class="wide" alt="histograms of y(c)" src="{_data_uri(histograms, "png")}">'
+    image = f'<img class="wide" alt="histograms of y(c)" src="{_data_uri(histograms, "png")}">'
     sections = [
         Section("Where each part lies", "How often a pixel shows it.", _places(audit)),
-        Section("Pixels of each part, y(c)", below, drawn),
+        Section("Pixels of each part, y(c)", below, image),
         Section("Occlusion types", "Types in no training image are marked.", _types(audit.report, patterns)),
         *([_truth(audit.report)] if audit.agreement is not None else []),
-        *(_sheet(audit, iou, title, *what) for title, what in select_rows(audit, pictures).items()),
+        *(_sheet(audit, iou, title, *sheet) for title, sheet in select_rows(audit, pictures).items()),
     ]
     links = " ".join(f'<a href="#{s.anchor()}">{escape(s.title)}</a>' for s in sections)
-    body = [_head(audit), _findings(check_labels(audit.report, audit.seen, patterns)), f"<nav>{links}</nav>"]
+    body = [
+        _head(audit),
+        _findings(check_labels(audit.report, audit.survey, patterns)),
+        f"<nav>{links}</nav>",
+    ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f"<title>Labels of {escape(audit.name)}</title>"
@@ -95,36 +101,36 @@ def _head(audit: Audit) -> str:
         "ambiguous": report["ambiguous"],
         "hide something": report["images"] - report["patterns"].get("0" * len(report["hidden"]), 0),
     }
-    shown = "".join(f"<div><b>{count:,}</b>{what}</div>" for what, count in numbers.items())
+    boxes = "".join(f"<div><b>{count:,}</b>{name}</div>" for name, count in numbers.items())
     return (
         f'<h1>Labels of {escape(audit.name)}</h1>\n<p class="dim">from {escape(str(source))} · λ = '
         f"{audit.threshold:g} pixels · C = {len(report['hidden'])} · maps of "
-        f"{' × '.join(map(str, audit.seen.place.shape[1:]))} · index {escape(attrs['index'][:12])}</p>"
-        f'<div class="numbers">{shown}</div>'
+        f"{' × '.join(map(str, audit.survey.frequency.shape[1:]))} · index {escape(attrs['index'][:12])}</p>"
+        f'<div class="numbers">{boxes}</div>'
     )
 
 
-def _findings(found: list[Finding]) -> str:
-    if not found:
+def _findings(findings: list[Finding]) -> str:
+    if not findings:
         line = "<b>Nothing stands out.</b> Look at the pictures all the same."
         return f'<ul class="findings"><li class="well">{line}</li></ul>'
     word = {"wrong": "Wrong?", "look": "Look:"}
-    lines = "".join(f'<li class="{f.level}"><b>{word[f.level]}</b> {escape(f.text)}</li>' for f in found)
+    lines = "".join(f'<li class="{f.level}"><b>{word[f.level]}</b> {escape(f.text)}</li>' for f in findings)
     return f'<ul class="findings">{lines}</ul>'
 
 
 def _places(audit: Audit) -> str:
-    shown = (audit.seen.pixels > 0).mean(0)
+    shares = (audit.survey.pixels > 0).mean(0)
     figures = [
-        _figure(plots.encode_image(heat_map(audit.seen.place[k], plots.COLOURS[k]), ".png"), "png",
-                f"<b>{name}</b><br>in {shown[k - 1]:.1%} of images", HEAT_SIZE[1])
+        _figure(plots.encode_image(heat_map(audit.survey.frequency[k], plots.COLOURS[k]), ".png"), "png",
+                f"<b>{name}</b><br>in {shares[k - 1]:.1%} of images", HEAT_SIZE[1])
         for k, name in enumerate(parts.FINE, 1)
     ]  # fmt: skip
     return f'<div class="tiles places">{"".join(figures)}</div>'
 
 
 def heat_map(share: Float[np.ndarray, "H W"], colour: UInt8[np.ndarray, "3"]) -> UInt8[np.ndarray, "T S 3"]:
-    """Shares from white, 0, to the colour, the greatest."""
+    """Shares as colours: white for 0, nearly the given colour for the greatest."""
     strength = (share / max(share.max(), 1e-9))[..., None]
     picture = (255 * (1 - strength * 0.92) + colour * strength * 0.92).round().astype(np.uint8)
     return cv2.resize(picture, HEAT_SIZE[::-1], interpolation=cv2.INTER_LINEAR)
@@ -134,11 +140,11 @@ def _types(report: dict[str, Any], patterns: pd.DataFrame) -> str:
     names, most = list(report["hidden"]), patterns.sum(axis=1).max()
     rows = []
     for z, counts in patterns.iterrows():
-        what = ", ".join(n for n, bit in zip(names, z, strict=True) if bit == "1") or "nothing"
+        hidden = ", ".join(n for n, bit in zip(names, z, strict=True) if bit == "1") or "nothing"
         new = ' class="new"' if z in report["unseen"] else ""
         cells = "".join(f'<td class="n">{count:,}</td>' for count in counts)
         share = _bar(counts.sum() / most)
-        rows.append(f"<tr{new}><td>{z}</td><td>{escape(what)}</td>{cells}<td>{share}</td></tr>")
+        rows.append(f"<tr{new}><td>{z}</td><td>{escape(hidden)}</td>{cells}<td>{share}</td></tr>")
     heads = "<th>z</th><th>hidden</th>" + "".join(f'<th class="n">{name}</th>' for name in patterns.columns)
     return f"<table><tr>{heads}<th></th></tr>{''.join(rows)}</table>"
 
@@ -183,7 +189,7 @@ def _legend() -> str:
 def _sheet(
     audit: Audit, iou: Float[np.ndarray, "N"] | None, title: str, line: str, rows: Integer[np.ndarray, "n"]
 ) -> Section:
-    beside = "Image, true map, map." if audit.labels.scored else "Image and map."
+    beside = "Image, true map, map." if audit.labels.has_truth else "Image and map."
     figures = "".join(_tile(audit, int(i), iou, title == CLOSE_CALLS) for i in rows)
     return Section(title, f"{line} {beside}", f'{_legend()}<div class="tiles">{figures}</div>')
 

@@ -1,4 +1,4 @@
-"""Pictures of the labels: contact sheets of maps over images, histograms of y(c) with lambda drawn in."""
+"""Figures of the labels: contact sheets of maps over images, histograms of y(c) with lambda."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +13,12 @@ from matplotlib.ticker import StrMethodFormatter
 from pipeline.data.index import Images
 from pipeline.labels.quality import metrics, statistics
 
-# background, then the parts in their order
+# RGB of background and of the parts in their order
 COLOURS = np.array(
     [[0, 0, 0], [230, 75, 60], [120, 220, 110], [25, 130, 60], [245, 205, 60], [90, 165, 245], [30, 70, 190],
      [225, 110, 225], [125, 30, 140]], np.uint8
 )  # fmt: skip
-TILE = (192, 96)  # height, width of a picture on a sheet
+TILE = (192, 96)  # height, width of a picture on a sheet in pixels
 
 
 def draw(
@@ -29,9 +29,9 @@ def draw(
     threshold: float,
     score: metrics.Score,
 ) -> None:
-    """Write labels.png (images drawn at random), pixels.png (y(c)) and, with truth, worst.png.
+    """Write labels.png (random images), pixels.png (histograms of y(c)), with truth worst.png (least IoU).
 
-    A tile is the image, the true map if there is one, and the map; worst are those of least part IoU.
+    A tile shows an image, its true map if there is one, and its map.
     """
     random = random_order(len(labels.parsing["map"]))[: score.pictures]
     iou = None if agreement is None else agreement.image_iou()
@@ -39,7 +39,7 @@ def draw(
     names = labels.occlusion.attrs["parts"]
     histograms(folder / "pixels.png", labels.occlusion["pixels"][:], names, threshold)
     if iou is not None:
-        worst = np.argsort(iou, kind="stable")[: score.pictures]  # nan, nothing to find, comes last
+        worst = np.argsort(iou, kind="stable")[: score.pictures]  # nan, where no part is visible, comes last
         sheet(folder / "worst.png", [_tile(images, labels, int(i), iou) for i in worst], score.columns)
 
 
@@ -53,13 +53,13 @@ def _tile(
 
 
 def random_order(count: int) -> Integer[np.ndarray, "N"]:
-    """All rows in an order that shows a bit of everything, always the same."""
+    """All rows in a random order, the same at every call."""
     return np.random.default_rng(statistics.SHUFFLE).permutation(count)
 
 
 def label_maps(labels: metrics.Labels, i: int) -> list[UInt8[np.ndarray, "H W"]]:
-    """What belongs beside an image: its true map if there is one, and its map."""
-    return [*([labels.truth["map"][i]] if labels.scored else []), labels.parsing["map"][i]]
+    """The maps beside an image: its true map if there is one, and its map."""
+    return [*([labels.truth["map"][i]] if labels.has_truth else []), labels.parsing["map"][i]]
 
 
 def tile(
@@ -78,28 +78,27 @@ def panels(
     """An image and, beside it, each label map over the darkened image."""
     height, width = TILE
     small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    beside = [small]
-    for labels in maps:
-        shown = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST)
-        over = small // 2 + COLOURS[shown] // 2
-        beside.append(np.where(shown[..., None] > 0, over, small // 3).astype(np.uint8))
-    return np.concatenate(beside, 1)
+    pictures = [small]
+    for label in maps:
+        resized = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST)
+        overlay = small // 2 + COLOURS[resized] // 2
+        pictures.append(np.where(resized[..., None] > 0, overlay, small // 3).astype(np.uint8))
+    return np.concatenate(pictures, 1)
 
 
 def sheet(path: str | Path, tiles: Sequence[UInt8[np.ndarray, "T S 3"]], columns: int) -> None:
     """Tiles of one size side by side, row by row, as a PNG."""
-    blank = np.zeros_like(tiles[0])
-    filled = [*tiles, *[blank] * (-len(tiles) % columns)]
-    rows = [np.concatenate(filled[i : i + columns], 1) for i in range(0, len(filled), columns)]
+    tiles = [*tiles, *[np.zeros_like(tiles[0])] * (-len(tiles) % columns)]
+    rows = [np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)]
     _save(path, np.concatenate(rows))
 
 
 def histograms(
     path: str | Path, counts: Integer[np.ndarray, "N C"], names: Sequence[str], threshold: float
 ) -> None:
-    """How many images show how many pixels of each part, as a PNG; lambda is the dashed line.
+    """Histograms of the pixels of each part over all images, as a PNG; lambda is the dashed line.
 
-    The axis is linear up to ten pixels and logarithmic above, as lambda lies near the low end.
+    The axis is linear up to ten pixels and logarithmic above, as lambda lies near its low end.
     """
     figure = Figure(figsize=(3.2 * len(names), 2.8), layout="constrained")
     edges = np.concatenate([np.arange(-0.5, 10), np.geomspace(10.5, max(counts.max(initial=0), 11) + 1, 40)])
@@ -125,6 +124,6 @@ def _save(path: str | Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
 
 def encode_image(picture: UInt8[np.ndarray, "h w 3"], ending: str) -> bytes:
     """The bytes of a picture file, `.png` or `.jpg`."""
-    done, data = cv2.imencode(ending, np.ascontiguousarray(picture[..., ::-1]))
-    assert done
+    success, data = cv2.imencode(ending, np.ascontiguousarray(picture[..., ::-1]))
+    assert success
     return data.tobytes()
