@@ -35,9 +35,9 @@ from pipeline.data import parts
 from pipeline.model import compute
 from pipeline.model.backbones import save_vit, small_vit
 from pipeline.model.vit import patch_labels
-from pipeline.synthetic.cameras import draw_camera
-from pipeline.synthetic.people import ATTRIBUTES, attributes, draw_person
-from pipeline.synthetic.pictures import TRAINING, Picture, compose
+from pipeline.synthetic.cameras import sample_camera
+from pipeline.synthetic.people import ATTRIBUTES, attribute_classes, sample_person
+from pipeline.synthetic.pictures import TRAINING_STREAM, Picture, compose
 
 BLOCK = 250  # pictures in a kept file
 SIZE = (256, 128)
@@ -86,8 +86,8 @@ class LabelledImages(NamedTuple):
 
 def draw_picture(seed: int, i: int) -> Picture:
     """Picture `i` of a stream of people with nothing before them, the same for the same arguments."""
-    rng = np.random.default_rng([seed, TRAINING, 2, i])
-    return compose(rng, draw_person(rng), draw_camera(rng), occluded=False)
+    rng = np.random.default_rng([seed, TRAINING_STREAM, 2, i])
+    return compose(rng, sample_person(rng), sample_camera(rng), occluded=False)
 
 
 def load_images(seed: int, count: int) -> LabelledImages:
@@ -111,7 +111,7 @@ def _block(seed: int, start: int) -> LabelledImages:
                 jpeg=np.concatenate(jpeg),
                 stop=np.cumsum([len(j) for j in jpeg]),
                 map=np.stack([p.map for p in drawn]),
-                attribute=np.array([list(attributes(p.identity).values()) for p in drawn], np.int64),
+                attribute=np.array([list(attribute_classes(p.identity).values()) for p in drawn], np.int64),
             )
     with np.load(kept) as held:
         pieces = np.split(held["jpeg"], held["stop"][:-1])

@@ -1,4 +1,4 @@
-"""What people carry: a bag worn on the body counts as the torso, one held in a hand as nothing."""
+"""Bags: one worn on the body is labelled as torso, one held in a hand as a belonging (no body part)."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ TORSO = 4
 
 
 def paint(canvas: Canvas, person: Person, view: View, joints: Joints, front: bool) -> None:
-    """The bag, when it belongs in front of the torso (`front`) or behind it."""
+    """Paint the parts of the bag that lie in front of the torso (`front`) or behind it."""
     if person.bag == "backpack":
         _backpack(canvas, person, view, joints, front)
     elif person.bag == "shoulder bag":
@@ -29,25 +29,25 @@ def _box(view: View, centre: np.ndarray, across: float, forward: float, up: floa
     x, y, _ = view.project(centre[None])[0]
     wide, high = view.half_width(across, forward, 0.6), up * view.scale_y
     angle = np.linspace(0, 2 * np.pi, 28, endpoint=False)
-    round_ = np.stack([np.cos(angle), np.sin(angle)], 1)
-    return np.array([x, y]) + np.sign(round_) * np.abs(round_) ** 0.45 * np.array([wide, high])
+    circle = np.stack([np.cos(angle), np.sin(angle)], 1)
+    return np.array([x, y]) + np.sign(circle) * np.abs(circle) ** 0.45 * np.array([wide, high])
 
 
 def _backpack(canvas: Canvas, person: Person, view: View, joints: Joints, front: bool) -> None:
     spine = joints["neck"] - joints["pelvis"]
     centre = joints["pelvis"] + 0.62 * spine + np.array([0.0, 0.0, -0.094])
-    seen_from_behind = np.cos(view.yaw) < 0.15
+    from_behind = np.cos(view.yaw) < 0.15
     axis = view.project(np.stack([joints["neck"], joints["pelvis"]]))[:, :2]
-    if front == seen_from_behind:
+    if front == from_behind:
         body = _box(view, centre, 0.078, 0.045, 0.105)
         canvas.lay(canvas.polygon(body), _cloth(person), axis, TORSO, roundness=0.9)
-        if seen_from_behind:
+        if from_behind:
             pocket = _box(view, centre + np.array([0, -0.045, -0.03]), 0.058, 0.03, 0.042)
             canvas.lay(canvas.polygon(pocket), _cloth(person, 0.85), axis, TORSO, roundness=0.6)
     if front and np.cos(view.yaw) > -0.35:
         for side in (1.0, -1.0):
-            near = np.cos(view.yaw) - 0.55 * side * np.sin(view.yaw)
-            if near > 0.1:
+            facing = np.cos(view.yaw) - 0.55 * side * np.sin(view.yaw)
+            if facing > 0.1:
                 points = joints["pelvis"] + np.array(
                     [(side * 0.068, 0.292, 0.0), (side * 0.066, 0.22, 0.066), (side * 0.088, 0.13, 0.03)]
                 )
@@ -61,7 +61,7 @@ def _shoulder_bag(canvas: Canvas, person: Person, view: View, joints: Joints, fr
     side = float(person.bag_side)
     across = 0.105 * person.width
     centre = joints["pelvis"] + np.array([side * across, 0.005, -0.015])
-    near = -side * np.sin(view.yaw) > -0.3
+    is_near = -side * np.sin(view.yaw) > -0.3
     axis = view.project(np.stack([joints["neck"], joints["pelvis"]]))[:, :2]
     if front:
         way = 1.0 if np.cos(view.yaw) > 0 else -1.0
@@ -74,7 +74,7 @@ def _shoulder_bag(canvas: Canvas, person: Person, view: View, joints: Joints, fr
         )
         path = view.project(points)[:, :2]
         canvas.lay(canvas.tube(path, np.full(3, 0.0075 * view.scale_x)), _cloth(person, 0.8), axis, TORSO)
-    if front == near:
+    if front == is_near:
         body = _box(view, centre, 0.03, 0.078, 0.06)
         canvas.lay(canvas.polygon(body), _cloth(person), axis, TORSO, roundness=0.8)
         flap = _box(view, centre + np.array([side * 0.004, 0.024, 0]), 0.03, 0.078, 0.036)
@@ -84,8 +84,8 @@ def _shoulder_bag(canvas: Canvas, person: Person, view: View, joints: Joints, fr
 def _handbag(canvas: Canvas, person: Person, view: View, joints: Joints, front: bool) -> None:
     name = "left" if person.bag_side > 0 else "right"
     hand = joints[f"{name}_hand"]
-    near = -person.bag_side * np.sin(view.yaw) > -0.25
-    if front != near:
+    is_near = -person.bag_side * np.sin(view.yaw) > -0.25
+    if front != is_near:
         return
     axis = view.project(np.stack([hand, hand - (0, 0.1, 0)]))[:, :2]
     ring = view.project(

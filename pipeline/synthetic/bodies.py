@@ -19,19 +19,23 @@ def _paint_neck(canvas: Canvas, person: Person, view: View, joints: Joints) -> N
 
 
 def paint_body(canvas: Canvas, person: Person, pose: Pose, view: View, joints: Joints) -> None:
-    """Everything of one person, far parts first."""
-    near = dict(zip(joints, view.project(np.stack(list(joints.values())))[:, 2].tolist(), strict=True))
-    legs = sorted(("left", "right"), key=lambda side: near[f"{side}_hip"] + 0.6 * near[f"{side}_knee"])
+    """Paint one whole person, far parts first."""
+    nearness = dict(zip(joints, view.project(np.stack(list(joints.values())))[:, 2].tolist(), strict=True))
+    legs = sorted(
+        ("left", "right"), key=lambda side: nearness[f"{side}_hip"] + 0.6 * nearness[f"{side}_knee"]
+    )
     arms = {
-        side: 0.4 * near[f"{side}_shoulder"] + 0.6 * near[f"{side}_elbow"] + 0.5 * near[f"{side}_wrist"]
+        side: 0.4 * nearness[f"{side}_shoulder"]
+        + 0.6 * nearness[f"{side}_elbow"]
+        + 0.5 * nearness[f"{side}_wrist"]
         for side in ("left", "right")
     }
     behind = [side for side in ("left", "right") if arms[side] < -0.03]
-    face = view.yaw + pose.head_yaw
-    facing = np.cos(face) > -0.15
+    head_yaw = view.yaw + pose.head_yaw
+    facing = np.cos(head_yaw) > -0.15
     bags.paint(canvas, person, view, joints, front=False)
     if facing:
-        heads.paint_long_hair(canvas, person, view, joints, face)
+        heads.paint_long_hair(canvas, person, view, joints, head_yaw)
     for side in behind:
         paint_arm(canvas, person, view, joints, side)
     for side in legs:
@@ -42,9 +46,9 @@ def paint_body(canvas: Canvas, person: Person, pose: Pose, view: View, joints: J
     paint_torso(canvas, person, view, joints)
     if person.upper_kind == "coat":
         paint_skirts(canvas, person, view, joints)
-    heads.paint_head(canvas, person, view, joints, face)
+    heads.paint_head(canvas, person, view, joints, head_yaw)
     if not facing:
-        heads.paint_long_hair(canvas, person, view, joints, face)
+        heads.paint_long_hair(canvas, person, view, joints, head_yaw)
     bags.paint(canvas, person, view, joints, front=True)
     for side in sorted(set(arms) - set(behind), key=arms.get):
         paint_arm(canvas, person, view, joints, side)

@@ -1,4 +1,4 @@
-"""Cameras: each has its own place, sight, colours, sharpness and compression."""
+"""Cameras: each has its own place, geometry, colours, sharpness and compression."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 
 @dataclass(frozen=True)
 class Camera:
-    """What all pictures of one camera share."""
+    """Properties shared by all pictures of one camera."""
 
     balance: tuple[float, float, float]  # gains of red, green, blue
     gamma: float
@@ -20,14 +20,14 @@ class Camera:
     resolution: float  # share of the picture's resolution that the sensor gave
     quality: int  # of JPEG
     pitch: float  # radians the camera looks down
-    loom: float
+    loom: float  # how much nearer, hence larger, the head is than the feet
     light: tuple[float, float]  # towards the light, x right, y down
-    sun: float  # strength of shading and shadows
+    sun: float  # strength of shadows
     place: str  # kind of background
     palette: int  # seeds the background's colours
     aspect: float  # horizontal stretch
-    heading: float  # the yaw most people walk with
-    spread: float  # of the yaw around it
+    heading: float  # radians: mean yaw of the people
+    spread: float  # of the yaw around the mean
 
     def develop(
         self, picture: UInt8[np.ndarray, "H W 3"], rng: np.random.Generator
@@ -57,8 +57,8 @@ class Camera:
 PLACES = ("street", "wall", "pavement", "grass", "indoor")
 
 
-def draw_camera(rng: np.random.Generator, place: str | None = None) -> Camera:
-    """A camera unlike any other."""
+def sample_camera(rng: np.random.Generator, place: str | None = None) -> Camera:
+    """A random camera."""
     tint = rng.normal(0, 1, 3)
     angle = rng.uniform(-np.pi, np.pi)
     side = rng.uniform(-0.9, 0.9)
@@ -83,15 +83,15 @@ def draw_camera(rng: np.random.Generator, place: str | None = None) -> Camera:
     )
 
 
-def network(seed: int, count: int) -> list[Camera]:
-    """The `count` cameras of a dataset: their tints, gammas and places are spread out, not left to chance."""
+def spread_cameras(seed: int, count: int) -> list[Camera]:
+    """The `count` cameras of a dataset, with tints, gammas and places spread evenly instead of at random."""
     rng = np.random.default_rng([seed, 31])
     places = rng.permutation(PLACES)
     order = rng.permutation(count)
     start = rng.uniform(0, 2 * np.pi)
     cameras = []
     for number in range(count):
-        camera = draw_camera(rng, str(places[number % len(PLACES)]))
+        camera = sample_camera(rng, str(places[number % len(PLACES)]))
         hue = start + 2 * np.pi * number / count
         tint = 0.02 * np.cos(hue + np.array([0, 2, 4]) * np.pi / 3)
         level = (order[number] + 0.5) / count * 2 - 1

@@ -1,4 +1,4 @@
-"""A layer to paint on at twice the picture's size: colour, light and part label of every pixel."""
+"""The canvas of one person, at twice the picture's size: colour, light and part label of every pixel."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ class Stencil:
 
 @dataclass(frozen=True)
 class Cloth:
-    """What a shape is covered with: one colour, or a tile of a pattern."""
+    """Surface of a shape: one colour, or a tile of a pattern."""
 
     tile: UInt8[np.ndarray, "s s 3"] | tuple[int, int, int]
     folds: int = -1  # kind of folds, -1 smooth
@@ -36,7 +36,7 @@ Radii = Float[np.ndarray, "N"] | list[float]
 
 
 class Canvas:
-    """Shapes are laid one over the other, the nearest last."""
+    """Shapes are painted over one another, the nearest last."""
 
     def __init__(self, height: int, width: int, light: tuple[float, float]):
         self.albedo = np.zeros((height, width, 3), np.uint8)
@@ -46,7 +46,7 @@ class Canvas:
         self.unit = 480.0  # pixels per body height, for thicknesses
 
     def window(self, low: np.ndarray, high: np.ndarray) -> tuple[int, int, int, int] | None:
-        """Integer bounds x0, y0, x1, y1 inside the canvas, or none when it lies outside."""
+        """Integer bounds x0, y0, x1, y1 inside the canvas, or `None` if it lies outside."""
         x0, y0 = (max(0, int(np.floor(value)) - 2) for value in low)
         x1 = min(self.label.shape[1], int(np.ceil(high[0])) + 3)
         y1 = min(self.label.shape[0], int(np.ceil(high[1])) + 3)
@@ -63,7 +63,7 @@ class Canvas:
         return Stencil(mask, window[0], window[1])
 
     def tube(self, points: Points, radii: Radii, cut: bool = False) -> Stencil | None:
-        """A tapered tube along a path, with round ends; `cut` leaves the last one flat, like a sleeve's."""
+        """A tapered tube along a path, with round ends; `cut` leaves the far end flat, like a sleeve's."""
         points, radii = np.asarray(points)[:, :2], np.asarray(radii, dtype=np.float64)
         window = self.window((points - radii[:, None]).min(0), (points + radii[:, None]).max(0))
         if window is None:
@@ -95,10 +95,10 @@ class Canvas:
         shadow: float = 0.22,
         details=None,
     ) -> None:
-        """Paint cloth through a stencil, shaded as something round that shades what lies below.
+        """Paint cloth through a stencil, shaded as a round shape that casts a shadow on what lies below.
 
-        `axis` runs along the limb; `details(albedo, x, y)` may draw on the cloth before it is cut out;
-        `label` is a part or a window of parts.
+        `axis` runs along the limb; `details(albedo, x, y)` may draw on the cloth before it is
+        cut out; `label` is a part, or an array of one part per pixel of the stencil.
         """
         if stencil is None:
             return
@@ -114,8 +114,8 @@ class Canvas:
         if details is not None:
             details(albedo, x, y)
         if shadow:
-            fallen = cv2.blur(mask, (9, 9), anchor=self._anchor(9, 0.8)).astype(np.float32)
-            self.light[area] *= 1 - fallen * (shadow / 255)
+            cast = cv2.blur(mask, (9, 9), anchor=self._anchor(9, 0.8)).astype(np.float32)
+            self.light[area] *= 1 - cast * (shadow / 255)
         light = self._shade(mask, roundness)
         if cloth.folds >= 0:
             crease = textures.sample(
@@ -135,7 +135,7 @@ class Canvas:
         return min(max(x, 0), size - 1), min(max(y, 0), size - 1)
 
     def _shade(self, mask: np.ndarray, roundness: float) -> np.ndarray:
-        """Light on a bulging shape: a box blur seen towards the light and away from it."""
+        """Light on a round shape: box blurs of the mask, shifted towards the light and away from it."""
         thick = 2 * int(min(max(cv2.countNonZero(mask) ** 0.5 * 0.16, 3), 14)) + 1
         towards = cv2.blur(
             mask, (thick, thick), anchor=self._anchor(thick, -0.8), borderType=cv2.BORDER_CONSTANT
@@ -151,7 +151,7 @@ class Canvas:
         )
 
     def colour(self) -> UInt8[np.ndarray, "h w 3"]:
-        """What is seen, black where nothing was laid."""
+        """The lit colours, black where nothing was painted."""
         return cv2.multiply(self.albedo, cv2.merge([self.light] * 3), dtype=cv2.CV_8U)
 
 

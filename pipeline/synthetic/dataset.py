@@ -1,15 +1,16 @@
-"""The embedded dataset: who is seen where, rendered in parallel, as one archive in Market-1501 layout.
+"""The embedded dataset, rendered in parallel into one archive in Market-1501 layout.
 
-Every picture depends on (seed, person, camera, shot) alone, so neither workers nor the set's size change it.
+A picture depends only on its seed, person, camera and shot, not on the number of workers or the size of the
+dataset.
 """
 
+import dataclasses
 import multiprocessing
 import zipfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from dataclasses import asdict
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -24,21 +25,21 @@ from pipeline.core.files import atomic_write
 from pipeline.core.label_file import write_label_file
 from pipeline.core.params import STRICT, BadInput
 from pipeline.core.workers import num_cores, progress_bar
-from pipeline.synthetic.cameras import Camera, network
-from pipeline.synthetic.people import Person, attributes, draw_person
+from pipeline.synthetic.cameras import Camera, spread_cameras
+from pipeline.synthetic.people import Person, attribute_classes, sample_person
 from pipeline.synthetic.pictures import Picture, compose
 
 FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 DATE = (2000, 1, 1, 0, 0, 0)  # of every file in the archive, so that its bytes repeat
-CHUNK = 16  # pictures a worker renders before it reports
+CHUNK = 16  # pictures that a worker is given at once
 
 Truth = dict[str, np.ndarray | np.generic]
-"""What is true of one picture: a row of every array of `truth.h5`."""
+"""The truth of one picture: its row of every array of `truth.h5`."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class Render:
-    """How large the embedded dataset is and how hard."""
+    """Size and difficulty of the embedded dataset."""
 
     seed: int = Field(ge=0)
     train_identities: int = Field(ge=1, le=2000)
@@ -53,9 +54,9 @@ class Render:
     gallery_occluded: float = Field(ge=0, le=1)  # share of the pictures
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Shot:
-    """One picture to take."""
+    """One picture to render."""
 
     split: str
     pid: int  # 0 for a distractor
@@ -71,7 +72,7 @@ class Shot:
 
     @property
     def path(self) -> str:
-        """Where it lies in the archive."""
+        """Path in the archive."""
         return f"{FOLDERS[self.split]}/{self.name}"
 
     @property
@@ -82,24 +83,23 @@ class Shot:
 
 @cache
 def population(render: Render) -> tuple[Person, ...]:
-    """Everybody of the dataset, no two of whom look the same in every attribute: train, test, distractors."""
+    """All people in the order train, test, distractors; any two differ in at least one attribute."""
     rng = np.random.default_rng([render.seed, 1])
     looks: dict[tuple[int, ...], Person] = {}
     while len(looks) < render.train_identities + render.test_identities + render.distractors:
-        person = draw_person(rng)
-        looks.setdefault(tuple(attributes(person).values()), person)
+        person = sample_person(rng)
+        looks.setdefault(tuple(attribute_classes(person).values()), person)
     return tuple(looks.values())
 
 
 @cache
 def _cameras(render: Render) -> tuple[Camera, ...]:
-    return tuple(network(render.seed, render.cameras))
+    return tuple(spread_cameras(render.seed, render.cameras))
 
 
 def shots(render: Render) -> list[Shot]:
-    """All pictures of the dataset, sorted by their place in the archive."""
-    found = [*_train(render), *_queries(render), *_gallery(render)]
-    return sorted(found, key=lambda shot: shot.path)
+    """All pictures of the dataset, sorted by their path in the archive."""
+    return sorted([*_train(render), *_queries(render), *_gallery(render)], key=lambda shot: shot.path)
 
 
 def _is_occluded(render: Render, person: int, camera: int, number: int, share: float) -> bool:
@@ -139,23 +139,23 @@ def _gallery(render: Render) -> Iterator[Shot]:
 
 
 def picture(render: Render, shot: Shot) -> Picture:
-    """The picture of a shot; the same whoever asks, and whatever was rendered before."""
+    """The picture of a shot; it does not depend on what was rendered before."""
     rng = np.random.default_rng([render.seed, 3, shot.person, shot.camera, shot.number])
     return compose(rng, population(render)[shot.person], _cameras(render)[shot.camera], shot.occluded)
 
 
 def _row(work: tuple[Render, Shot]) -> tuple[bytes, Truth]:
     render, shot = work
-    made = picture(render, shot)
+    rendered = picture(render, shot)
     truth = {
-        "map": made.map,
-        "person": made.person,
-        "keypoints": made.keypoints,
-        "visible": made.visible,
-        "whole": made.whole,
-        "occluder": np.uint8(made.occluder),
+        "map": rendered.map,
+        "person": rendered.person,
+        "keypoints": rendered.keypoints,
+        "visible": rendered.visible,
+        "whole": rendered.whole,
+        "occluder": np.uint8(rendered.occluder),
     }
-    return made.jpeg, {"key": np.bytes_(shot.key.encode()), **truth}
+    return rendered.jpeg, {"key": np.bytes_(shot.key.encode()), **truth}
 
 
 def _one_thread() -> None:
@@ -163,7 +163,7 @@ def _one_thread() -> None:
 
 
 def rows(render: Render, workers: int) -> Iterator[tuple[bytes, Truth]]:
-    """JPEG file and truth of every shot, in the order of `shots`; `workers` 0 means one a core."""
+    """JPEG file and truth of every shot, in the order of `shots`; `workers` 0 means one per core."""
     work = [(render, shot) for shot in shots(render)]
     with ExitStack() as stack:
         progress = stack.enter_context(progress_bar(total=len(work), desc="render"))
@@ -189,10 +189,9 @@ def _parallel(work: list[tuple[Render, Shot]], workers: int, stack: ExitStack) -
 
 def write(path: str | Path, render: Render, workers: int) -> None:
     """Render everything into one archive: pictures in Market-1501 layout, and `truth.h5`."""
-    taken = shots(render)
     truths = []
-    with atomic_write(path) as beside, zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
-        for shot, (jpeg, truth) in zip(taken, rows(render, workers), strict=True):
+    with atomic_write(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+        for shot, (jpeg, truth) in zip(shots(render), rows(render, workers), strict=True):
             _add(archive, shot.path, jpeg)
             truths.append(truth)
         _add(archive, "truth.h5", _truth_file(truths, render))
@@ -206,12 +205,12 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
 
 def _truth_file(truths: list[Truth], render: Render) -> bytes:
     arrays = {name: np.stack([truth[name] for truth in truths]) for name in truths[0]}
-    facts = {"index": keys_hash(arrays["key"].tolist()), "render": asdict(render), "truth": 1}
+    attrs = {"index": keys_hash(arrays["key"].tolist()), "render": dataclasses.asdict(render), "truth": 1}
     with TemporaryDirectory() as folder:
-        write_label_file(Path(folder) / "truth.h5", "truth", arrays, facts, ["opencv-python-headless"])
+        write_label_file(Path(folder) / "truth.h5", "truth", arrays, attrs, ["opencv-python-headless"])
         return (Path(folder) / "truth.h5").read_bytes()
 
 
 def keys_hash(keys: Iterable[bytes]) -> str:
-    """Hex digest of the pictures' keys: which pictures the truth is about."""
+    """Hex digest of the keys of the pictures that the truth describes."""
     return sha256(b"\n".join(keys)).hexdigest()

@@ -1,4 +1,4 @@
-"""What is drawn on an upper garment: prints, tones, openings, collars, buttons, hoods."""
+"""Details of an upper garment: prints, tones, openings, collars, buttons, hoods."""
 
 import cv2
 import numpy as np
@@ -11,32 +11,32 @@ Places = list[tuple[float, float]]
 
 
 class Surface:
-    """Draws on a window of the torso's cloth in body terms: height along the spine, angle from the front."""
+    """A window of the torso's cloth with body coordinates: height along the spine, angle from the front."""
 
     def __init__(self, albedo: np.ndarray, origin: tuple[int, int], trunk):
         self.albedo, self.origin, self.trunk = albedo, np.array(origin), trunk
 
     def points(self, places: Places) -> tuple[np.ndarray, float]:
-        """Window coordinates of (height, angle) places, and how much the most visible of them faces us."""
-        found = np.array([self.trunk.at(height, angle) for height, angle in places])
-        return found[:, :2] - self.origin, float(found[:, 2].max())
+        """Window coordinates of (height, angle) places, and the largest cosine between surface and camera."""
+        points = np.array([self.trunk.at(height, angle) for height, angle in places])
+        return points[:, :2] - self.origin, float(points[:, 2].max())
 
-    def fill(self, places: Places, colour, least: float = 0.15) -> None:
+    def fill(self, places: Places, colour, min_facing: float = 0.15) -> None:
         points, facing = self.points(places)
-        if facing > least:
+        if facing > min_facing:
             fixed = np.round(points * (1 << SHIFT)).astype(np.int32)
             cv2.fillPoly(self.albedo, [fixed], colour, cv2.LINE_AA, SHIFT)
 
-    def line(self, places: Places, colour, width: float, least: float = 0.15) -> None:
+    def line(self, places: Places, colour, width: float, min_facing: float = 0.15) -> None:
         points, facing = self.points(places)
-        if facing > least:
+        if facing > min_facing:
             fixed = np.round(points * (1 << SHIFT)).astype(np.int32)
             thick = max(1, round(width * self.trunk.view.scale_x))
             cv2.polylines(self.albedo, [fixed], False, colour, thick, cv2.LINE_AA, SHIFT)
 
 
 def draw_details(albedo: np.ndarray, origin: tuple[int, int], person: Person, trunk) -> None:
-    """All details of the person's upper garment that this view shows."""
+    """Draw the details of the person's upper garment that this view shows."""
     surface = Surface(albedo, origin, trunk)
     if person.upper_pattern == "two-tone":
         _yoke(surface, person)
@@ -103,7 +103,7 @@ def _hood(surface: Surface, person: Person) -> None:
 
 
 def _opening(surface: Surface, person: Person) -> None:
-    """A jacket, open over something of the second colour, or zipped."""
+    """A jacket's front, open over a garment of the second colour, or zipped."""
     if person.variety % 2:
         inside = SECOND_COLOURS[person.second_colour]
         surface.fill(

@@ -1,4 +1,4 @@
-"""A head, pixel by pixel: a tapered ellipsoid whose surface is skin, hair, eyes or cap by where it lies.
+"""A head: a tapered ellipsoid; surface coordinates decide which pixel is skin, hair, eyes or cap.
 
 Surface coordinates lie on the unit sphere of the head: u to the person's left, v up, w forward.
 """
@@ -100,15 +100,15 @@ def paint_head(canvas: Canvas, person: Person, view: View, joints: Joints, yaw: 
     skin = np.array(SKINS[person.skin], np.float32)
     colour = np.broadcast_to(skin, (*u.shape, 3)).copy()
     _features(colour, person, u, v, w)
-    light = _light(canvas, view, yaw, u, v, w)
+    light = _light(canvas, yaw, u, v, w)
     _paint(canvas, colour, light, inside, window[0], window[1])
     u, v, w, inside = _surface(person, view, yaw, centre, 1.1 if person.hair_style != "short" else 1.07, x, y)
-    _paint_hair(canvas, person, (u, v, w), _light(canvas, view, yaw, u, v, w), inside, window)
+    _paint_hair(canvas, person, (u, v, w), _light(canvas, yaw, u, v, w), inside, window)
     if person.hair_style == "cap" and np.cos(yaw) > -0.3:
         _peak(canvas, person, view, joints, yaw)
 
 
-def _light(canvas: Canvas, view: View, yaw: float, u, v, w) -> np.ndarray:
+def _light(canvas: Canvas, yaw: float, u: np.ndarray, v: np.ndarray, w: np.ndarray) -> np.ndarray:
     side, near = u * np.cos(yaw) + w * np.sin(yaw), w * np.cos(yaw) - u * np.sin(yaw)
     return 0.74 + 0.2 * (canvas.direction[0] * side - canvas.direction[1] * v) + 0.2 * near
 

@@ -12,7 +12,7 @@ from pipeline.synthetic.textures import darker, upper_tile
 ARM, LEG, FOOT = {"left": 2, "right": 3}, {"left": 5, "right": 6}, {"left": 7, "right": 8}
 FOOT_FROM = 0.87  # share of the shin's length from the knee at which the part "foot" begins
 BULK = {"shirt": 1.04, "t-shirt": 1.0, "hoodie": 1.14, "jacket": 1.13, "coat": 1.17}
-"""Thickness of the upper garment, against bare skin."""
+"""Thickness of the upper garment relative to bare skin."""
 
 
 def _bent(points: np.ndarray, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -29,17 +29,19 @@ def _part_of_path(
     path: np.ndarray, radii: np.ndarray, start: float, end: float
 ) -> tuple[np.ndarray, np.ndarray]:
     share = np.linspace(0, 1, len(path))
-    where = np.linspace(start, end, max(3, int(len(path) * (end - start))))
-    return np.stack([np.interp(where, share, column) for column in path.T], 1), np.interp(where, share, radii)
+    positions = np.linspace(start, end, max(3, int(len(path) * (end - start))))
+    return np.stack([np.interp(positions, share, column) for column in path.T], 1), np.interp(
+        positions, share, radii
+    )
 
 
-def lay_limb(canvas: Canvas, path, radii, cloth: Cloth, label: int, cut: bool = False, **how) -> None:
-    """A tube of cloth; `how` goes to `Canvas.lay`."""
-    canvas.lay(canvas.tube(path, radii, cut), cloth, path[[0, -1]], label, **how)
+def lay_limb(canvas: Canvas, path, radii, cloth: Cloth, label: int, cut: bool = False, **options) -> None:
+    """Paint a tube of cloth; `options` are those of `Canvas.lay`."""
+    canvas.lay(canvas.tube(path, radii, cut), cloth, path[[0, -1]], label, **options)
 
 
 def paint_leg(canvas: Canvas, person: Person, view: View, joints: Joints, side: str) -> None:
-    """One leg: skin below, then trousers or shorts; the shoe is part of the foot."""
+    """Paint one leg: skin, then trousers or shorts; the shoe is part of the foot."""
     points = view.project(np.stack([joints[f"{side}_{name}"] for name in ("hip", "knee", "ankle")]))
     girth = person.width * view.scale_x
     skin = np.array([0.042, 0.05, 0.041, 0.036, 0.037, 0.03, 0.02]) * girth
@@ -63,7 +65,7 @@ def paint_leg(canvas: Canvas, person: Person, view: View, joints: Joints, side: 
 
 
 def _relabel_ankle(canvas: Canvas, path: np.ndarray, radii: np.ndarray, side: str) -> None:
-    """The leg's last stretch belongs to the foot."""
+    """Label the leg's last stretch as foot."""
     end, wide = _part_of_path(path, radii, 0.5 + 0.5 * FOOT_FROM, 1.0)
     stencil = canvas.tube(end, wide)
     if stencil is not None:
@@ -88,7 +90,7 @@ def _paint_foot(canvas, person: Person, view: View, joints: Joints, side: str, p
 
 
 def paint_arm(canvas: Canvas, person: Person, view: View, joints: Joints, side: str) -> None:
-    """One arm with its hand and sleeve."""
+    """Paint one arm with its hand and sleeve."""
     points = view.project(np.stack([joints[f"{side}_{name}"] for name in ("shoulder", "elbow", "wrist")]))
     hand = view.project(np.stack([joints[f"{side}_wrist"], joints[f"{side}_hand"]]))[:, :2]
     girth = view.scale_x * (0.45 + 0.55 * person.width)

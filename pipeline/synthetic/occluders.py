@@ -1,20 +1,20 @@
-"""Objects in front of a person, drawn so that they hide about a wanted share."""
+"""Objects in front of a person, sized to hide about a given share of it."""
 
 from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool
 
-from pipeline.synthetic.sheets import Layer, Sheet, level, middle_of, paint, scaled
+from pipeline.synthetic.overlay import Layer, Overlay, centre_column, sample_paint, scaled, share_boundary
 from pipeline.synthetic.vehicles import bicycle, car
 
 
-def _bin(sheet: Sheet, rng, person, share: float) -> None:
+def _bin(overlay: Overlay, rng, person, share: float) -> None:
     height = person.shape[0]
-    top, colour = level(person, min(0.65, share * 1.15), 0, True), paint(rng)
-    middle, wide = middle_of(person) + rng.uniform(-14, 14), rng.uniform(26, 44)
+    top, colour = share_boundary(person, min(0.65, share * 1.15), 0, True), sample_paint(rng)
+    middle, wide = centre_column(person) + rng.uniform(-14, 14), rng.uniform(26, 44)
     low = height + 8
-    sheet.polygon(
+    overlay.polygon(
         [
             (middle - wide, top + 10),
             (middle + wide, top + 10),
@@ -23,7 +23,7 @@ def _bin(sheet: Sheet, rng, person, share: float) -> None:
         ],
         colour,
     )
-    sheet.polygon(
+    overlay.polygon(
         [
             (middle - wide - 3, top + 12),
             (middle - wide * 0.8, top),
@@ -33,34 +33,36 @@ def _bin(sheet: Sheet, rng, person, share: float) -> None:
         scaled(colour, 0.7),
     )
     for x in np.linspace(-0.6, 0.6, 5):
-        sheet.line([(middle + x * wide, top + 18), (middle + x * wide * 0.9, low)], scaled(colour, 0.8), 1.5)
+        overlay.line(
+            [(middle + x * wide, top + 18), (middle + x * wide * 0.9, low)], scaled(colour, 0.8), 1.5
+        )
 
 
-def _hedge(sheet: Sheet, rng, person, share: float) -> None:
+def _hedge(overlay: Overlay, rng, person, share: float) -> None:
     height, width = person.shape
-    top, leaf = level(person, share, 0, True), np.array((62, 84, 48)) * rng.uniform(0.7, 1.25)
-    sheet.box(-4, top + 8, width + 4, height + 4, leaf.tolist())
+    top, leaf = share_boundary(person, share, 0, True), np.array((62, 84, 48)) * rng.uniform(0.7, 1.25)
+    overlay.box(-4, top + 8, width + 4, height + 4, leaf.tolist())
     for _ in range(110):
         x, y = rng.uniform(-6, width + 6), top + 8 + rng.exponential(26)
-        sheet.ellipse(x, y, rng.uniform(3, 8), rng.uniform(3, 7), (leaf * rng.uniform(0.6, 1.4)).tolist())
+        overlay.ellipse(x, y, rng.uniform(3, 8), rng.uniform(3, 7), (leaf * rng.uniform(0.6, 1.4)).tolist())
 
 
-def _low_wall(sheet: Sheet, rng, person, share: float) -> None:
+def _low_wall(overlay: Overlay, rng, person, share: float) -> None:
     height, width = person.shape
-    top = level(person, share, 0, True)
+    top = share_boundary(person, share, 0, True)
     tilt = rng.uniform(-9, 9)
     colour = np.clip(rng.uniform(90, 190) + rng.normal(0, 14, 3), 20, 240)
-    sheet.polygon(
+    overlay.polygon(
         [(-4, top - tilt), (width + 4, top + tilt), (width + 4, height + 4), (-4, height + 4)],
         colour.tolist(),
     )
     size = int(rng.integers(10, 26))
     joint = (colour * rng.uniform(0.72, 0.9)).tolist()
     for row, y in enumerate(range(size, 320, size)):
-        sheet.line([(-4, top - tilt + y), (width + 4, top + tilt + y)], joint, 1)
+        overlay.line([(-4, top - tilt + y), (width + 4, top + tilt + y)], joint, 1)
         for x in range(-size * (row % 2), width, 2 * size):
-            sheet.line([(x, top + y - size), (x, top + y)], joint, 1)
-    sheet.polygon(
+            overlay.line([(x, top + y - size), (x, top + y)], joint, 1)
+    overlay.polygon(
         [
             (-4, top - tilt - 2),
             (width + 4, top + tilt - 2),
@@ -71,30 +73,30 @@ def _low_wall(sheet: Sheet, rng, person, share: float) -> None:
     )
 
 
-def _pole(sheet: Sheet, rng, person, share: float) -> None:
+def _pole(overlay: Overlay, rng, person, share: float) -> None:
     """An upright post or tree trunk over the body's middle, or a broad pillar from one side."""
     height = person.shape[0]
-    centre = level(person, rng.uniform(0.3, 0.7), 1, False)
+    centre = share_boundary(person, rng.uniform(0.3, 0.7), 1, False)
     counts = person.sum(0)
     half = 3
     while counts[max(0, centre - half) : centre + half + 1].sum() < share * counts.sum() and half < 60:
         half += 1
-    colour = paint(rng) if rng.random() < 0.6 else (86, 74, 60)
+    colour = sample_paint(rng) if rng.random() < 0.6 else (86, 74, 60)
     lean = rng.uniform(-5, 5)
     for edge in np.linspace(-1, 0.8, 10):
         light = 1.2 - 0.6 * abs(edge + 0.35)
         x0, x1 = centre + edge * half, centre + (edge + 0.2) * half + 0.6
-        sheet.polygon(
+        overlay.polygon(
             [(x0 + lean, -4), (x1 + lean, -4), (x1 - lean, height + 4), (x0 - lean, height + 4)],
             scaled(colour, light),
         )
 
 
-def _umbrella(sheet: Sheet, rng, person, share: float) -> None:
-    """Somebody's umbrella over the head and shoulders."""
-    low = level(person, min(share, 0.45), 0, False)
-    middle, wide = middle_of(person) + rng.uniform(-18, 18), rng.uniform(58, 84)
-    colour, high = paint(rng), rng.uniform(34, 56)
+def _umbrella(overlay: Overlay, rng, person, share: float) -> None:
+    """An umbrella over the head and shoulders."""
+    low = share_boundary(person, min(share, 0.45), 0, False)
+    middle, wide = centre_column(person) + rng.uniform(-18, 18), rng.uniform(58, 84)
+    colour, high = sample_paint(rng), rng.uniform(34, 56)
     tip = low - high
     for left, right in pairwise(np.linspace(-1, 1, 7)):
         arc = [(middle + s * wide, low - high * np.sqrt(1 - s * s)) for s in np.linspace(left, right, 8)]
@@ -103,15 +105,15 @@ def _umbrella(sheet: Sheet, rng, person, share: float) -> None:
             (middle + 0.5 * (left + right) * wide, low - 6),
             (middle + left * wide, low),
         ]
-        sheet.polygon([*arc, *hem], scaled(colour, 1.1 - 0.35 * abs(left + 0.4)))
-        sheet.line([(middle, tip), (middle + right * wide, low)], scaled(colour, 0.7), 0.8)
-    sheet.line([(middle, tip - 8), (middle + 3, low + 40)], (60, 58, 56), 1.6)
+        overlay.polygon([*arc, *hem], scaled(colour, 1.1 - 0.35 * abs(left + 0.4)))
+        overlay.line([(middle, tip), (middle + right * wide, low)], scaled(colour, 0.7), 0.8)
+    overlay.line([(middle, tip - 8), (middle + 3, low + 40)], (60, 58, 56), 1.6)
 
 
-def _sign(sheet: Sheet, rng, person, share: float) -> None:
+def _sign(overlay: Overlay, rng, person, share: float) -> None:
     height = person.shape[0]
-    middle = middle_of(person) + rng.uniform(-12, 12)
-    top = level(person, rng.uniform(0.08, 0.45), 0, False)
+    middle = centre_column(person) + rng.uniform(-12, 12)
+    top = share_boundary(person, rng.uniform(0.08, 0.45), 0, False)
     wide = rng.uniform(28, 46)
     low = top
     while (
@@ -119,48 +121,48 @@ def _sign(sheet: Sheet, rng, person, share: float) -> None:
         and person[top:low, max(0, int(middle - wide)) : int(middle + wide)].sum() < share * person.sum()
     ):
         low += 1
-    colour, back = paint(rng), (222, 220, 212)
-    sheet.box(middle - 3, low, middle + 3, height + 4, (98, 100, 104))
-    sheet.box(middle - wide, top, middle + wide, low, colour)
-    sheet.box(middle - wide + 4, top + 4, middle + wide - 4, low - 4, back)
+    colour, back = sample_paint(rng), (222, 220, 212)
+    overlay.box(middle - 3, low, middle + 3, height + 4, (98, 100, 104))
+    overlay.box(middle - wide, top, middle + wide, low, colour)
+    overlay.box(middle - wide + 4, top + 4, middle + wide - 4, low - 4, back)
     for y in np.linspace(top + 12, low - 12, max(2, int((low - top) / 16))):
-        sheet.line([(middle - wide * 0.7, y), (middle + wide * rng.uniform(0.1, 0.7), y)], colour, 3)
+        overlay.line([(middle - wide * 0.7, y), (middle + wide * rng.uniform(0.1, 0.7), y)], colour, 3)
 
 
-def _boxes(sheet: Sheet, rng, person, share: float) -> None:
+def _boxes(overlay: Overlay, rng, person, share: float) -> None:
     height = person.shape[0]
-    top = level(person, share, 0, True)
-    y, middle = height + 6.0, middle_of(person) + rng.uniform(-10, 10)
+    top = share_boundary(person, share, 0, True)
+    y, middle = height + 6.0, centre_column(person) + rng.uniform(-10, 10)
     while y > top:
         high = min(rng.uniform(28, 54), max(y - top, 8))
         wide, shift = rng.uniform(34, 58), rng.uniform(-8, 8)
         tone = np.array((164, 130, 92)) * rng.uniform(0.7, 1.15)
-        sheet.box(middle + shift - wide, y - high, middle + shift + wide, y, tone.tolist())
-        sheet.box(
+        overlay.box(middle + shift - wide, y - high, middle + shift + wide, y, tone.tolist())
+        overlay.box(
             middle + shift - 4,
             y - high,
             middle + shift + 4,
             y - high * 0.6,
             (tone * 1.12).clip(0, 255).tolist(),
         )
-        sheet.line([(middle + shift - wide, y), (middle + shift + wide, y)], (tone * 0.6).tolist(), 1.5)
+        overlay.line([(middle + shift - wide, y), (middle + shift + wide, y)], (tone * 0.6).tolist(), 1.5)
         y -= high
 
 
-def _door_frame(sheet: Sheet, rng, person, share: float) -> None:
+def _door_frame(overlay: Overlay, rng, person, share: float) -> None:
     """The edge of a wall, door or van that covers one side."""
     height, width = person.shape
     left = rng.random() < 0.5
-    edge = level(person, share, 1, not left)
-    colour, lean = paint(rng), rng.uniform(-4, 4)
+    edge = share_boundary(person, share, 1, not left)
+    colour, lean = sample_paint(rng), rng.uniform(-4, 4)
     outer = -4 if left else width + 4
-    sheet.polygon([(outer, -4), (edge + lean, -4), (edge - lean, height + 4), (outer, height + 4)], colour)
-    sheet.line([(edge + lean, -4), (edge - lean, height + 4)], scaled(colour, 0.6), 4)
+    overlay.polygon([(outer, -4), (edge + lean, -4), (edge - lean, height + 4), (outer, height + 4)], colour)
+    overlay.line([(edge + lean, -4), (edge - lean, height + 4)], scaled(colour, 0.6), 4)
     for y in rng.uniform(0, height, 3):
-        sheet.line([(outer, y), (edge, y)], scaled(colour, 0.8), 1.2)
+        overlay.line([(outer, y), (edge, y)], scaled(colour, 0.8), 1.2)
 
 
-DRAW = {
+OBJECTS = {
     "car": (car, 0.2),
     "bin": (_bin, 0.09),
     "hedge": (_hedge, 0.09),
@@ -172,7 +174,7 @@ DRAW = {
     "boxes": (_boxes, 0.06),
     "door frame": (_door_frame, 0.06),
 }
-"""Every kind of object, and how often it is drawn."""
+"""Kind of object -> the function that draws it, and its probability."""
 
 
 def draw_object(
@@ -180,11 +182,11 @@ def draw_object(
 ) -> Layer:
     """An object over the person that hides roughly `share` of it."""
     if kind is None:
-        kind = str(rng.choice(list(DRAW), p=[chance for _, chance in DRAW.values()]))
-    sheet = Sheet(*person.shape)
-    DRAW[kind][0](sheet, rng, person, share)
-    sheet.shade(rng, across=bool(rng.integers(2)), amount=float(rng.uniform(0, 0.2)))
-    return sheet.finish()
+        kind = str(rng.choice(list(OBJECTS), p=[probability for _, probability in OBJECTS.values()]))
+    overlay = Overlay(*person.shape)
+    OBJECTS[kind][0](overlay, rng, person, share)
+    overlay.shade(rng, across=bool(rng.integers(2)), amount=float(rng.uniform(0, 0.2)))
+    return overlay.finish()
 
 
 def hidden_share(person: Bool[np.ndarray, "H W"], mask: Bool[np.ndarray, "H W"]) -> float:

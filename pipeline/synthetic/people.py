@@ -1,7 +1,7 @@
-"""Who can appear: a person is a combination of few garments, colours, hair styles, builds and bags.
+"""Identities: a person is a combination of garments, colours, hair style, build and bag.
 
-Palettes are small on purpose: many people share a black jacket over blue jeans, so that telling them apart
-takes the whole combination.
+Palettes are small on purpose.  Many people wear a black jacket over blue jeans, so only the whole combination
+of attributes distinguishes them.
 """
 
 from dataclasses import dataclass, fields
@@ -58,9 +58,9 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "bag": ("none", "backpack", "handbag", "shoulder bag"),
     "bag_colour": tuple(BAG_COLOURS),
 }
-"""Class names of every attribute; a class id is the position in its tuple."""
+"""Attribute -> its class names; a class id is the position in the tuple."""
 
-CHANCES: dict[str, tuple[float, ...]] = {
+PROBABILITIES: dict[str, tuple[float, ...]] = {
     "upper_kind": (0.24, 0.24, 0.16, 0.22, 0.14),
     "upper_colour": (0.22, 0.15, 0.14, 0.13, 0.1, 0.1, 0.08, 0.08),
     "upper_pattern": (0.44, 0.15, 0.13, 0.14, 0.14),
@@ -94,21 +94,21 @@ class Person:
     shoes: str
     bag: str
     bag_colour: str
-    width: float  # girth against the average, about 0.85 to 1.2
+    width: float  # girth relative to the average, about 0.85 to 1.2
     shape: float  # 0 straight to 1 curved: narrow waist and shoulders, wide hips
-    head: float  # head size against the average
-    legs: float  # leg length against the average
+    head: float  # head size relative to the average
+    legs: float  # leg length relative to the average
     bag_side: int  # +1 the person's left, -1 the right
     hem: float  # length of coat, skirt or shorts, 0 short to 1 long
-    variety: int  # seeds what has no class: stripe widths, the drawing of a print
+    variety: int  # seeds details without a class: stripe widths, the shape of a print
 
 
 def _choice(rng: np.random.Generator, name: str) -> str:
-    return str(rng.choice(ATTRIBUTES[name], p=CHANCES[name]))
+    return str(rng.choice(ATTRIBUTES[name], p=PROBABILITIES[name]))
 
 
 def _consistent(look: dict[str, str]) -> dict[str, str]:
-    """Combinations that nobody wears are replaced: a coat has long sleeves, a two-tone needs two tones."""
+    """Replace combinations that nobody wears: a coat has long sleeves, a two-tone needs two tones."""
     if look["upper_kind"] in ("coat", "jacket", "hoodie"):
         look["sleeve"] = "long"
     if look["upper_kind"] == "coat":
@@ -119,8 +119,8 @@ def _consistent(look: dict[str, str]) -> dict[str, str]:
     return look
 
 
-def draw_person(rng: np.random.Generator) -> Person:
-    """A person drawn from the palettes."""
+def sample_person(rng: np.random.Generator) -> Person:
+    """A random person."""
     look = _consistent({name: _choice(rng, name) for name in ATTRIBUTES})
     return Person(
         **look,
@@ -134,8 +134,8 @@ def draw_person(rng: np.random.Generator) -> Person:
     )
 
 
-def attributes(person: Person) -> dict[str, int]:
-    """Class id of every attribute of `ATTRIBUTES`, in its order; for pre-training an encoder on looks."""
+def attribute_classes(person: Person) -> dict[str, int]:
+    """Class id of every attribute, in the order of `ATTRIBUTES`."""
     return {name: ATTRIBUTES[name].index(getattr(person, name)) for name in ATTRIBUTES}
 
 

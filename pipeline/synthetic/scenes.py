@@ -9,14 +9,20 @@ from jaxtyping import UInt8
 from pipeline.synthetic.cameras import PLACES, Camera
 
 Image = UInt8[np.ndarray, "H W 3"]
-OWN = 0.2  # share of pictures whose background is of the camera's own kind and colours
-COMMON = (0.3, 0.22, 0.28, 0.06, 0.14)  # how often each of `PLACES` is where nothing else decides
-WARM = np.array([1.0, 0.2, -1.0])  # built things are seldom purple or green
+CAMERA_SCENE = 0.2  # share of pictures with the camera's own kind of background and colours
+PLACE_PROBABILITIES = (
+    0.3,
+    0.22,
+    0.28,
+    0.06,
+    0.14,
+)  # of `PLACES`, in the other pictures
+WARM = np.array([1.0, 0.2, -1.0])  # tints go along this axis: buildings are seldom purple or green
 
 
 @cache
 def grain(kind: int) -> np.ndarray:
-    """Noise of several sizes, mean 1, larger than a picture so that a random window differs every time."""
+    """Multi-scale noise of mean 1, larger than a picture, of which each picture takes a random window."""
     rng = np.random.default_rng([77, kind])
     total = np.zeros((512, 512), np.float32)
     for size, amount in ((4, 0.05), (16, 0.03), (64, 0.025), (512, (0.02, 0.04, 0.09)[kind])):
@@ -108,7 +114,7 @@ def _ground(
 
 
 def _tiles(image: Image, rng: np.random.Generator, top: int, joint) -> None:
-    """Joints that run away from us meet at a vanishing point; the others crowd towards the horizon."""
+    """Joints along the view meet at a vanishing point; those across it get denser towards the horizon."""
     height, width = image.shape[:2]
     vanishing = (int(rng.integers(-60, width + 60)), top - int(rng.integers(20, 160)))
     gap = int(rng.integers(26, 60))
@@ -140,9 +146,9 @@ def _kerb(image: Image, rng: np.random.Generator, top: int) -> None:
 
 def draw_scene(rng: np.random.Generator, camera: Camera, height: int, width: int) -> tuple[Image, int]:
     """A background of the camera's kind and colours, and the row where its ground begins."""
-    own = rng.random() < OWN
-    palette = np.random.default_rng(camera.palette + int(rng.integers(3))) if own else rng
-    place = camera.place if own else str(rng.choice(PLACES, p=COMMON))
+    from_camera = rng.random() < CAMERA_SCENE
+    palette = np.random.default_rng(camera.palette + int(rng.integers(3))) if from_camera else rng
+    place = camera.place if from_camera else str(rng.choice(PLACES, p=PLACE_PROBABILITIES))
     image = np.zeros((height, width, 3), np.uint8)
     horizon = int(np.clip(height * (0.62 - 1.6 * camera.pitch) + rng.normal(0, 22), -1, height * 0.8))
     horizon = max(horizon, 0)

@@ -1,4 +1,4 @@
-"""Where the joints are: a walking skeleton in three dimensions, seen by a camera.
+"""A walking skeleton in three dimensions, and its projection by a camera.
 
 Body frame, in units of the person's height: x to the person's left, y up, z forward, origin on the ground.
 Left is the person's left: in a picture taken from the front it lies on the right.
@@ -45,20 +45,20 @@ Joints = dict[str, Float[np.ndarray, "3"]]
 
 @dataclass(frozen=True)
 class Pose:
-    """How a person stands or walks in one picture; angles in radians."""
+    """Pose of a person in one picture; angles in radians."""
 
     yaw: float  # 0 faces the camera, pi/2 walks to the right of the picture, pi shows the back
     phase: float  # of the gait cycle
-    stride: float  # greatest angle of a thigh
-    head_yaw: float  # against the body
+    stride: float  # largest angle of a thigh
+    head_yaw: float  # relative to the body
     lean: float
     abduction: tuple[float, float]  # of the left and right arm
     swing: tuple[float, float]  # of the left and right upper arm, on top of the gait's
     elbow: tuple[float, float]  # bend of the left and right elbow
 
 
-def draw_pose(rng: np.random.Generator, person: Person, yaw: float | None = None) -> Pose:
-    """Mostly walking; some stand, hold a telephone, or have a hand in a pocket."""
+def sample_pose(rng: np.random.Generator, person: Person, yaw: float | None = None) -> Pose:
+    """A random pose: mostly walking; some stand, hold a telephone, or have a hand in a pocket."""
     stride = rng.uniform(0.22, 0.5) if rng.random() < 0.75 else rng.uniform(0.0, 0.12)
     swing, elbow, abduction = np.zeros(2), rng.uniform(0.1, 0.55, 2), rng.uniform(0.07, 0.2, 2)
     habit, arm = rng.random(), int(rng.integers(2))
@@ -100,11 +100,11 @@ def _leg(joints: Joints, name: str, side: float, person: Person, pose: Pose) -> 
 
 
 def _arm(joints: Joints, name: str, side: float, person: Person, pose: Pose, shoulders: np.ndarray) -> None:
-    which = 0 if side > 0 else 1
+    arm = 0 if side > 0 else 1
     phase = pose.phase if side > 0 else pose.phase + np.pi
-    flex = pose.swing[which] - 0.85 * pose.stride * np.cos(phase)
-    bend = flex + pose.elbow[which] + 0.3 * max(0.0, flex)
-    out = pose.abduction[which] + 0.12 * (person.width - 1)
+    flex = pose.swing[arm] - 0.85 * pose.stride * np.cos(phase)
+    bend = flex + pose.elbow[arm] + 0.3 * max(0.0, flex)
+    out = pose.abduction[arm] + 0.12 * (person.width - 1)
     across = 0.094 * person.width**0.6 * (1 - 0.12 * person.shape)
     twist = 0.25 * pose.stride * np.cos(pose.phase)
     joints[f"{name}_shoulder"] = shoulders + across * np.array([side, 0.0, -side * np.sin(twist)])
@@ -155,7 +155,7 @@ def skeleton(person: Person, pose: Pose) -> Joints:
 
 @dataclass(frozen=True)
 class View:
-    """A camera's sight of one person, in pixels of the canvas."""
+    """Projection of one person by a camera, in pixels of the canvas."""
 
     yaw: float
     pitch: float  # the camera looks down by this angle
@@ -168,13 +168,13 @@ class View:
     def project(self, points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
         """Picture coordinates x, y in pixels, and nearness (greater is nearer to the camera)."""
         x, y, z = points.T
-        seen = np.empty((len(points), 3))
+        projected = np.empty((len(points), 3))
         near = z * cos(self.yaw) - x * sin(self.yaw)
         across = x * cos(self.yaw) + z * sin(self.yaw)
-        seen[:, 0] = self.x + self.scale_x * across * (1 + self.loom * (y - 0.5))
-        seen[:, 1] = self.y - self.scale_y * (y * cos(self.pitch) - near * sin(self.pitch))
-        seen[:, 2] = near
-        return seen
+        projected[:, 0] = self.x + self.scale_x * across * (1 + self.loom * (y - 0.5))
+        projected[:, 1] = self.y - self.scale_y * (y * cos(self.pitch) - near * sin(self.pitch))
+        projected[:, 2] = near
+        return projected
 
     def half_width(self, across: Widths, forward: Widths, up: float = 0.5) -> Widths:
         """Half the silhouette's width in pixels of upright elliptic cylinders of these half axes."""

@@ -13,7 +13,7 @@ TILE = 64  # pixels of a pattern's period
 
 @cache
 def folds(kind: int) -> Float[np.ndarray, "256 256"]:
-    """Light and dark of creased cloth, mean 1, periodic; rows run across the limb, columns along it."""
+    """Periodic brightness of creased cloth, mean 1; rows run across the limb, columns along it."""
     rng = np.random.default_rng([911, kind])
     stretch = ((26, 9), (12, 16), (7, 22))[kind % 3]
     height = sum(

@@ -49,13 +49,13 @@ class Trunk:
         return self.foot + np.multiply.outer(np.asarray(height), self.spine / self.length)
 
     def at(self, height: float, angle: float) -> np.ndarray:
-        """Canvas point x, y of the surface, and how much it faces us (> 0 when seen).
+        """Canvas point x, y of the surface, and the cosine of its angle to the camera (> 0 if visible).
 
-        `angle` runs from the front to the person's left.  What lies behind the silhouette is drawn on it, so
+        `angle` runs from the front to the person's left.  A point behind the silhouette is moved onto it, so
         that a shape that wraps around the body ends there.
         """
-        turned = (angle + self.view.yaw + np.pi) % (2 * np.pi) - np.pi
-        facing, angle = np.cos(turned), np.clip(turned, -np.pi / 2, np.pi / 2) - self.view.yaw
+        rotated = (angle + self.view.yaw + np.pi) % (2 * np.pi) - np.pi
+        facing, angle = np.cos(rotated), np.clip(rotated, -np.pi / 2, np.pi / 2) - self.view.yaw
         across = np.interp(height, self.heights, self.across)
         depth = np.interp(height, self.heights, self.depth)
         point = self.centre(height) + np.array([across * np.sin(angle), 0.0, depth * np.cos(angle)])
@@ -93,7 +93,7 @@ def paint_torso(canvas: Canvas, person: Person, view: View, joints: Joints) -> N
 
 
 def paint_skirts(canvas: Canvas, person: Person, view: View, joints: Joints) -> None:
-    """Skirts and coat tails: they hang from the hips over the thighs and count as the leg they cover."""
+    """Paint skirts and coat tails, which are labelled as the leg that they cover."""
     if person.lower_kind == "skirt":
         reach, flare = 0.13 + 0.16 * person.hem, 0.02 + 0.03 * (person.variety % 10) / 10
         _tail(canvas, person, view, joints, reach, flare, LOWER_COLOURS[person.lower_colour])

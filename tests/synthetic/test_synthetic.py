@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from pipeline.core import params
 from pipeline.synthetic import dataset, occluders, people, pictures
-from pipeline.synthetic.cameras import draw_camera, network
-from pipeline.synthetic.people import ATTRIBUTES, attributes, draw_person
+from pipeline.synthetic.cameras import sample_camera, spread_cameras
+from pipeline.synthetic.overlay import share_boundary
+from pipeline.synthetic.people import ATTRIBUTES, attribute_classes, sample_person
 from pipeline.synthetic.pictures import training_picture
-from pipeline.synthetic.sheets import level
 from pipeline.synthetic.skeleton import KEYPOINTS
 
 SMALL = dataset.Render(
@@ -52,10 +52,10 @@ def stream(count=24):
 
 @cache
 def figure(number, yaw):
-    """A person seen from a direction, upright in the crop, nothing in front."""
+    """A person from a direction, upright in the crop, nothing in front."""
     rng = np.random.default_rng([8, number])
     place = pictures.Placement(64.0, 245.0, 225.0, yaw)
-    return pictures.paint_figure(rng, draw_person(rng), draw_camera(rng), place)
+    return pictures.paint_figure(rng, sample_person(rng), sample_camera(rng), place)
 
 
 def middle(labels, part):
@@ -88,7 +88,7 @@ def test_workers_do_not_change_a_byte_of_the_archive(tmp_path, rendered):
     assert (tmp_path / "raw.zip").read_bytes() == rendered.read_bytes()
 
 
-def test_the_sets_size_does_not_change_a_picture():
+def test_the_datasets_size_does_not_change_a_picture():
     larger = dataset.Render(**{**SMALL.__dict__, "train_shots": 3, "gallery_shots": 1})
     shot = dataset.shots(SMALL)[0]
     assert shot in dataset.shots(larger)
@@ -113,8 +113,8 @@ def test_whole_is_what_the_same_picture_shows_without_its_occluder():
     for number in range(6):
         draws = [np.random.default_rng([4, number]) for _ in range(2)]
         person, camera = (
-            draw_person(np.random.default_rng(number)),
-            draw_camera(np.random.default_rng(number)),
+            sample_person(np.random.default_rng(number)),
+            sample_camera(np.random.default_rng(number)),
         )
         hidden, free = (
             pictures.compose(rng, person, camera, occluded)
@@ -130,28 +130,30 @@ def test_an_occluder_hides_a_real_share_of_a_person_and_never_everything():
     assert {picture.occluder for picture in occluded} == {1, 2}
     hidden = np.array([1 - picture.visible.sum() / picture.whole.sum() for picture in occluded])
     assert hidden.min() > 0.05 and hidden.max() < 1
-    assert np.mean((hidden >= pictures.LEAST) & (hidden <= pictures.MOST)) > 0.5
+    assert np.mean((hidden >= pictures.MIN_HIDDEN) & (hidden <= pictures.MAX_HIDDEN)) > 0.5
 
 
-@pytest.mark.parametrize(("aim", "kinds"), [aim[:2] for aim in pictures.AIMS if aim[0]])
-def test_an_object_that_aims_at_parts_hides_all_of_them(aim, kinds):
+@pytest.mark.parametrize(("aim", "kinds"), [aim[:2] for aim in pictures.HIDDEN_PARTS if aim[0]])
+def test_an_object_over_parts_hides_all_of_them(aim, kinds):
     labels = np.where(figure(1, 0.0).map < 9, figure(1, 0.0).map, 0).astype(np.uint8)
-    layers = [pictures._aimed(np.random.default_rng(seed), labels, aim, kinds) for seed in range(4)]
+    layers = [
+        pictures._object_over_parts(np.random.default_rng(seed), labels, aim, kinds) for seed in range(4)
+    ]
     assert any(layer is not None for layer in layers)
     for layer in layers:
-        assert layer is None or (np.isin(labels, aim) & ~layer[2]).sum() <= pictures.FEW
+        assert layer is None or (np.isin(labels, aim) & ~layer[2]).sum() <= pictures.MAX_REST
 
 
-def test_an_object_cannot_aim_at_parts_that_do_not_show():
+def test_there_is_no_object_over_parts_that_are_not_visible():
     labels = np.where(figure(1, 0.0).map == TORSO, TORSO, 0).astype(np.uint8)
-    assert pictures._aimed(np.random.default_rng(0), labels, (HEAD,), ("umbrella",)) is None
+    assert pictures._object_over_parts(np.random.default_rng(0), labels, (HEAD,), ("umbrella",)) is None
 
 
 @pytest.mark.parametrize("i", range(24))
 def test_a_visible_keypoint_lies_on_its_part_and_every_other_one_does_not(i):
     # the rule read aloud, pixel by pixel; facial points may also be turned away
     picture = stream()[i]
-    for number, (x, y, seen) in enumerate(picture.keypoints):
+    for number, (x, y, visibility) in enumerate(picture.keypoints):
         column, row = round(float(x)), round(float(y))
         near = {
             int(picture.map[r, c])
@@ -159,13 +161,13 @@ def test_a_visible_keypoint_lies_on_its_part_and_every_other_one_does_not(i):
             for c in range(column - 1, column + 2)
             if 0 <= r < 256 and 0 <= c < 128
         }
-        on_part = bool(near & pictures.ACCEPTED[number])
-        assert on_part or seen < 2
-        if seen == 1 and number > 4:
+        on_part = bool(near & pictures.KEYPOINT_PARTS[number])
+        assert on_part or visibility < 2
+        if visibility == 1 and number > 4:
             assert not on_part
 
 
-def test_limbs_unseen_by_their_own_person_are_hidden_and_not_absent():
+def test_limbs_behind_their_own_person_are_hidden_and_not_absent():
     points = np.stack([picture.keypoints for picture in stream()])
     assert set(np.unique(points[..., 2])) == {0, 1, 2}
     assert (points[..., 2] == 2).mean() > 0.5
@@ -174,8 +176,8 @@ def test_limbs_unseen_by_their_own_person_are_hidden_and_not_absent():
 def test_a_keypoint_outside_the_picture_is_zero():
     place = pictures.Placement(64.0, 300.0, 240.0, 0.0)
     rng = np.random.default_rng(1)
-    painted = pictures.paint_figure(rng, draw_person(rng), draw_camera(rng), place)
-    points = pictures._see(painted, np.zeros((256, 128), bool))
+    painted = pictures.paint_figure(rng, sample_person(rng), sample_camera(rng), place)
+    points = pictures._keypoint_visibility(painted, np.zeros((256, 128), bool))
     ankles = [KEYPOINTS.index("left_ankle"), KEYPOINTS.index("right_ankle")]
     assert (points[ankles] == 0).all()
 
@@ -221,7 +223,7 @@ def test_others_are_where_the_target_is_not_and_one_of_them_is_the_person_in_fro
 # ------------------------------------------------------------------ occluders
 
 
-@pytest.mark.parametrize("kind", occluders.DRAW)
+@pytest.mark.parametrize("kind", occluders.OBJECTS)
 @pytest.mark.parametrize("share", [0.25, 0.55])
 def test_every_kind_of_object_hides_a_part_of_a_person(kind, share):
     person = np.zeros((256, 128), bool)
@@ -236,9 +238,9 @@ def test_every_kind_of_object_hides_a_part_of_a_person(kind, share):
 
 @given(share=st.floats(0.05, 0.95), axis=st.integers(0, 1), from_end=st.booleans(), seed=st.integers(0, 50))
 @settings(max_examples=30, deadline=None)
-def test_beyond_a_level_lies_the_wanted_share_of_the_person(share, axis, from_end, seed):
+def test_the_given_share_of_the_person_lies_beyond_the_boundary(share, axis, from_end, seed):
     person = np.random.default_rng(seed).random((60, 40)) < 0.5
-    edge = level(person, share, axis, from_end)
+    edge = share_boundary(person, share, axis, from_end)
     beyond = np.moveaxis(person, axis, 0)
     beyond = beyond[edge:] if from_end else beyond[: edge + 1]
     assert abs(beyond.sum() / person.sum() - share) < 0.05
@@ -248,27 +250,27 @@ def test_beyond_a_level_lies_the_wanted_share_of_the_person(share, axis, from_en
 
 
 def test_attributes_are_class_ids_that_name_what_the_person_wears():
-    person = draw_person(np.random.default_rng(2))
-    ids = attributes(person)
+    person = sample_person(np.random.default_rng(2))
+    ids = attribute_classes(person)
     assert list(ids) == list(ATTRIBUTES)
     assert all(ATTRIBUTES[name][number] == getattr(person, name) for name, number in ids.items())
 
 
-def test_chances_are_given_for_every_class():
+def test_every_class_has_a_probability():
     for name, classes in ATTRIBUTES.items():
-        assert len(people.CHANCES[name]) == len(classes)
-        assert sum(people.CHANCES[name]) == pytest.approx(1)
+        assert len(people.PROBABILITIES[name]) == len(classes)
+        assert sum(people.PROBABILITIES[name]) == pytest.approx(1)
 
 
 def test_no_two_people_of_the_dataset_look_the_same_yet_many_share_garments():
-    looks = [tuple(attributes(person).values()) for person in dataset.population(FULL)]
+    looks = [tuple(attribute_classes(person).values()) for person in dataset.population(FULL)]
     assert len(set(looks)) == len(looks)
     garments = {(person.upper_colour, person.lower_colour) for person in dataset.population(FULL)}
     assert len(garments) < len(looks) / 5
 
 
-def test_cameras_of_a_network_differ():
-    cameras = network(FULL.seed, FULL.cameras)
+def test_spread_cameras_differ():
+    cameras = spread_cameras(FULL.seed, FULL.cameras)
     assert len({camera.balance for camera in cameras}) == FULL.cameras
     assert len({camera.place for camera in cameras}) == min(FULL.cameras, 5)
 
@@ -277,20 +279,22 @@ def test_cameras_of_a_network_differ():
 
 
 def test_the_embedded_dataset_is_as_large_as_promised():
-    taken = dataset.shots(FULL)
+    shots = dataset.shots(FULL)
     assert FULL.train_identities >= 100 and FULL.test_identities >= 100 and FULL.cameras >= 4
-    assert len(taken) >= 4000 and len({shot.name for shot in taken}) == len(taken)
-    gallery = [shot for shot in taken if shot.split == "gallery"]
+    assert len(shots) >= 4000 and len({shot.name for shot in shots}) == len(shots)
+    gallery = [shot for shot in shots if shot.split == "gallery"]
     assert np.mean([not shot.occluded for shot in gallery]) >= 0.85
     assert any(shot.pid == 0 for shot in gallery)
 
 
 def test_every_query_has_a_match_in_another_camera():
-    taken = dataset.shots(FULL)
-    held = {(shot.pid, shot.camera) for shot in taken if shot.split == "gallery"}
-    for shot in taken:
+    shots = dataset.shots(FULL)
+    gallery = {(shot.pid, shot.camera) for shot in shots if shot.split == "gallery"}
+    for shot in shots:
         if shot.split == "query":
-            assert any((shot.pid, camera) in held for camera in range(FULL.cameras) if camera != shot.camera)
+            assert any(
+                (shot.pid, camera) in gallery for camera in range(FULL.cameras) if camera != shot.camera
+            )
 
 
 def test_training_and_test_identities_are_disjoint():
@@ -316,12 +320,12 @@ def test_the_archive_has_market_1501s_layout_and_the_truth_of_every_picture(rend
     for row, shot in enumerate(shots):
         pid, camera = re.match(r"(-?\d+)_c(\d)", shot.name).groups()
         assert (int(pid), int(camera) - 1) == (shot.pid, shot.camera)
-        made = dataset.picture(SMALL, shot)
-        assert pictures_[f"{dataset.FOLDERS[shot.split]}/{shot.name}"] == made.jpeg
+        rendered_picture = dataset.picture(SMALL, shot)
+        assert pictures_[f"{dataset.FOLDERS[shot.split]}/{shot.name}"] == rendered_picture.jpeg
         for name in ("map", "person", "keypoints", "visible", "whole"):
-            assert (truth[name][row] == getattr(made, name)).all()
-        assert truth["occluder"][row] == made.occluder
-        assert (made.occluder > 0) == shot.occluded
+            assert (truth[name][row] == getattr(rendered_picture, name)).all()
+        assert truth["occluder"][row] == rendered_picture.occluder
+        assert (rendered_picture.occluder > 0) == shot.occluded
 
 
 BAD = {

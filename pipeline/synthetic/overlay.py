@@ -1,4 +1,4 @@
-"""A layer for things: colour and coverage drawn together; and where to put things over a person."""
+"""An overlay of objects before a person: colour and coverage, and helpers to position objects."""
 
 import cv2
 import numpy as np
@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float
 
 from pipeline.synthetic.scenes import grain
 
-SUPER = 2  # sheet pixels per picture pixel, each way
+SUPER = 2  # overlay pixels per picture pixel, each way
 SHIFT = 4  # cv2's fixed-point bits
 
 Number = int | float
@@ -24,8 +24,8 @@ PAINTS = (
 )
 
 
-class Sheet:
-    """Colour and coverage at twice the picture's size, drawn together."""
+class Overlay:
+    """Colour and coverage at twice the picture's size; every shape is drawn into both."""
 
     def __init__(self, height: int, width: int):
         self.colour = np.zeros((height * SUPER, width * SUPER, 3), np.uint8)
@@ -50,7 +50,7 @@ class Sheet:
         cv2.polylines(self.cover, [fixed], False, 255, thick, cv2.LINE_8, SHIFT)
 
     def shade(self, rng: np.random.Generator, across: bool, amount: float = 0.25) -> None:
-        """Light that falls off along one direction, and some wear."""
+        """Apply light that falls off along one direction, and some wear."""
         height, width = self.cover.shape
         y, x = int(rng.integers(0, 512 - height + 1)), int(rng.integers(0, 512 - width + 1))
         wear = 1 + 0.5 * (grain(0)[y : y + height, x : x + width] - 1)
@@ -59,7 +59,7 @@ class Sheet:
         self.colour = np.clip(self.colour * wear[..., None], 0, 255).astype(np.uint8)
 
     def finish(self) -> Layer:
-        """What was drawn, at the picture's size."""
+        """The overlay at the picture's size."""
         self.colour[self.cover == 0] = 0
         size = (self.cover.shape[1] // SUPER, self.cover.shape[0] // SUPER)
         colour = cv2.resize(self.colour, size, interpolation=cv2.INTER_AREA).astype(np.float32)
@@ -71,22 +71,25 @@ def _fixed(points) -> np.ndarray:
     return np.round(np.asarray(points, dtype=np.float64) * SUPER * (1 << SHIFT)).astype(np.int32)
 
 
-def paint(rng: np.random.Generator) -> tuple[int, int, int]:
+def sample_paint(rng: np.random.Generator) -> tuple[int, int, int]:
+    """A random colour near one of `PAINTS`."""
     values = np.clip(np.array(PAINTS[int(rng.integers(len(PAINTS)))]) + rng.normal(0, 8, 3), 8, 245)
     return int(values[0]), int(values[1]), int(values[2])
 
 
 def scaled(colour, share: float) -> tuple[int, int, int]:
+    """The colour scaled in brightness."""
     return tuple(int(min(255, channel * share)) for channel in colour)
 
 
-def middle_of(person) -> float:
+def centre_column(person: Bool[np.ndarray, "H W"]) -> float:
+    """Mean of the columns that show the person."""
     columns = np.nonzero(person.any(0))[0]
     return float(columns.mean())
 
 
-def level(person: Bool[np.ndarray, "H W"], share: float, axis: int, from_end: bool) -> int:
-    """The row (axis 0) or column (axis 1) beyond which that share of the person lies."""
+def share_boundary(person: Bool[np.ndarray, "H W"], share: float, axis: int, from_end: bool) -> int:
+    """The row (axis 0) or column (axis 1) before (`from_end`: after) which `share` of the person lies."""
     counts = person.sum(1 - axis)[:: -1 if from_end else 1].cumsum()
-    place = int(np.searchsorted(counts, share * counts[-1]))
-    return len(counts) - 1 - place if from_end else place
+    boundary = int(np.searchsorted(counts, share * counts[-1]))
+    return len(counts) - 1 - boundary if from_end else boundary
