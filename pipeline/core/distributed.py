@@ -77,7 +77,7 @@ def local_device(name: Device = "auto") -> torch.device:
 
 
 def parse_device(value: Any) -> torch.device:
-    """The device called `cpu`, `cuda` or `cuda:1`.  Raises `BadInput` if this machine has none of that name."""
+    """The device called `cpu`, `cuda` or `cuda:1`.  Raises `BadInput` if this machine has no such device."""
     try:
         device = torch.device(value)
     except (RuntimeError, TypeError, ValueError):

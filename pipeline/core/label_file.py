@@ -124,7 +124,9 @@ class LabelFile:
     """
 
     def __init__(self, path: str | Path, kind: str | None = None, index: str | None = None):
-        self.path, self._file, self._pid = str(path), None, None
+        self.path = str(path)
+        self._file: h5py.File | None = None
+        self._pid: int | None = None
         self.attrs = {name: _plain_value(value) for name, value in self._open().attrs.items()}
         self._check(kind, index)
         self.close()
@@ -145,14 +147,16 @@ class LabelFile:
             )
 
     def _open(self) -> h5py.File:
-        if self._file is None or self._pid != os.getpid():
-            if not Path(self.path).is_file():
-                raise BadInput(f"{self.path}: no such file. Run `dvc repro`, or `dvc pull` to fetch it.")
-            try:
-                self._file, self._pid = h5py.File(self.path, "r", locking="best-effort"), os.getpid()
-            except OSError as error:
-                raise BadInput(f"{self.path}: {_damage(error)}") from None
-        return self._file
+        if self._file is not None and self._pid == os.getpid():
+            return self._file
+        if not Path(self.path).is_file():
+            raise BadInput(f"{self.path}: no such file. Run `dvc repro`, or `dvc pull` to fetch it.")
+        try:
+            file = h5py.File(self.path, "r", locking="best-effort")
+        except OSError as error:
+            raise BadInput(f"{self.path}: {_damage(error)}") from None
+        self._file, self._pid = file, os.getpid()
+        return file
 
     def names(self) -> list[str]:
         """The paths of the datasets in this file, such as `model/part`."""
@@ -190,7 +194,7 @@ class Dataset:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, index: Any) -> np.ndarray | np.generic:
+    def __getitem__(self, index: Any) -> Any:  # an array, or a number for one row of a vector
         try:
             return self._file._open()[self._name][index]
         except OSError as error:

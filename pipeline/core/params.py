@@ -9,11 +9,11 @@ Every module raises `BadInput` for what a user can mend.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from numbers import Integral
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args, overload
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
@@ -68,7 +68,11 @@ def load(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def read(path: str | Path, section: str | None, schema: type[T] | Any) -> T:
+@overload
+def read(path: str | Path, section: str | None, schema: type[T]) -> T: ...
+@overload
+def read(path: str | Path, section: str | None, schema: Any) -> Any: ...
+def read(path, section, schema):
     """The parameters of a section, or of the whole file if None, validated as `schema`.
 
     `schema` is a plain type (`Amount`, `list[str]`) or a frozen pydantic dataclass with `STRICT`.
@@ -81,7 +85,11 @@ def read(path: str | Path, section: str | None, schema: type[T] | Any) -> T:
     return validate(value, schema, f"{path}: ", section)
 
 
-def validate(value: Any, schema: type[T] | Any, source: str, section: str | None = None) -> T:
+@overload
+def validate(value: Any, schema: type[T], source: str, section: str | None = None) -> T: ...
+@overload
+def validate(value: Any, schema: Any, source: str, section: str | None = None) -> Any: ...
+def validate(value, schema, source, section=None):
     """`value` as `schema`.  Raises `BadInput` with a line for each fault: `source`, dotted name, reason."""
     try:  # by way of JSON: lists may become tuples and dates strings, and nothing else is converted
         return TypeAdapter(schema).validate_json(json.dumps(value, default=str), strict=True)
@@ -89,7 +97,7 @@ def validate(value: Any, schema: type[T] | Any, source: str, section: str | None
         raise BadInput("\n".join(source + _fault(e, section, schema) for e in error.errors())) from None
 
 
-def _fault(error: dict[str, Any], section: str | None, schema: Any) -> str:
+def _fault(error: Mapping[str, Any], section: str | None, schema: Any) -> str:
     path = [str(p) for p in error["loc"]]
     name = ".".join(([section] if section else []) + path)
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):

@@ -127,7 +127,7 @@ def _code_hash() -> str:
     modules = [
         m for name, m in sys.modules.items() if name.split(".")[0] in ("pipeline", "stages", "__main__")
     ]
-    files = {Path(m.__file__) for m in modules if getattr(m, "__file__", None)}
+    files = {Path(path) for m in modules if (path := getattr(m, "__file__", None))}
     return hashlib.sha256(b"".join(f.read_bytes() for f in sorted(files) if f.suffix == ".py")).hexdigest()
 
 
@@ -213,14 +213,21 @@ _compute: Compute | None = None
 
 def _start_worker(make: Callable[[], Compute]) -> None:
     global _make_compute
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()  # end with the parent
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     _make_compute = make
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _compute_shard(start: int, stop: int, batch: int, path: Path) -> None:
     global _compute
     if _compute is None:  # made here, as the pool hides errors of `_start_worker`
+        assert _make_compute is not None
         _compute = _make_compute()
     parts = [_compute(a, min(a + batch, stop)) for a in range(start, stop, batch)]
     arrays = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
