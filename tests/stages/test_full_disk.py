@@ -18,15 +18,6 @@ from tests import toy
 from tests.core.rows import ATTRS, random_rows
 
 
-
-
-
-
-
-
-
-
-
 def state_of_a_training(folder):
     running = Loop(toy.model(), toy.schedule(), torch.device("cpu"))
     running.log.append({"step": 0})

@@ -1,4 +1,4 @@
-"""The whole DAG on a reduced embedded dataset, with real networks, DVC and files: what a team does."""
+"""The whole DAG on a reduced embedded dataset, with real networks, DVC and files, as a team uses it."""
 
 import os
 import shutil
@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -17,182 +18,194 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 PARSERS = ("render", "index@embedded", "segment@embedded", "pose@embedded", "parse@embedded")
-WITHOUT = "raise ImportError('not installed on this machine')"
+NOT_INSTALLED = "raise ImportError('not installed on this machine')"
 
 
 def environment() -> dict[str, str]:
-    """This process's, with its Python first and a name for commits, without what DVC set for itself."""
-    own = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "OMP_"))}
-    names = {f"GIT_{who}_{what}": "tests" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    return {**own, **names, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    """A user's: this process's, with its Python first and an author of commits."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "OMP_", "PYTEST_"))}
+    author = {f"GIT_{role}_{part}": "tests" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL")}
+    return {**kept, **author, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
 ENV = environment()
 
 
-def command(where: Path, *words: str, env: dict[str, str] | None = None, fails: bool = False) -> str:
-    """What a command says, both streams; it must succeed, or fail if so asked."""
-    done = subprocess.run(words, cwd=where, env={**ENV, **(env or {})}, capture_output=True, text=True)
-    said = done.stdout + done.stderr
-    assert (done.returncode != 0) == fails, f"{' '.join(words)} -> {done.returncode}\n{said[-6000:]}"
-    return said
+def command(folder: Path, *words: str, env: dict[str, str] | None = None, fails: bool = False) -> str:
+    """A command's output, both streams; it must succeed, or fail if `fails`."""
+    run = subprocess.run(words, cwd=folder, env={**ENV, **(env or {})}, capture_output=True, text=True)
+    output = run.stdout + run.stderr
+    assert (run.returncode != 0) == fails, f"{' '.join(words)} -> {run.returncode}\n{output[-6000:]}"
+    return output
 
 
-def dvc(where: Path, *words: str, **kwargs) -> str:
-    return command(where, sys.executable, "-m", "dvc", *words, **kwargs)
+def dvc(folder: Path, *words: str, **kwargs) -> str:
+    return command(folder, sys.executable, "-m", "dvc", *words, **kwargs)
 
 
-def commit(where: Path, message: str) -> None:
-    command(where, "git", "add", "--all")
-    command(where, "git", "commit", "--quiet", "--message", message)
+def commit(folder: Path, message: str) -> None:
+    command(folder, "git", "add", "--all")
+    command(folder, "git", "commit", "--quiet", "--message", message)
 
 
-def ran(said: str) -> list[str]:
-    return [line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage '")]
+def stages_run(output: str) -> list[str]:
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")]
 
 
-def kill(where: Path, stop: signal.Signals, when: Callable[[], object], *words: str) -> None:
-    """Stop DVC and all that it started as soon as something holds."""
-    run = subprocess.Popen([sys.executable, "-m", "dvc", *words], cwd=where, start_new_session=True, env=ENV)
+def kill(folder: Path, stop: signal.Signals, condition: Callable[[], object], *words: str) -> None:
+    """Stop DVC and all that it started as soon as a condition holds."""
+    run = subprocess.Popen([sys.executable, "-m", "dvc", *words], cwd=folder, start_new_session=True, env=ENV)
     deadline = time.monotonic() + 300
-    while not when() and time.monotonic() < deadline:
+    while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(run.pid, stop)
     run.wait()
 
 
+class FirstRun(NamedTuple):
+    project: Path
+    output: str  # of `dvc repro`
+    status: str  # of git, after it
+
+
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """A copy of the project with a reduced dataset, a folder as remote, and one finished run."""
-    where = tmp_path_factory.mktemp("team") / "first"
+def first(tmp_path_factory):
+    """A copy of the project with a reduced dataset and a folder as remote, after one `dvc repro`."""
+    project = tmp_path_factory.mktemp("team") / "first"
     listed = command(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard", "-z")
     for name in listed.split("\0"):
         if name and (ROOT / name).is_file() and not name.endswith("dvc.lock"):
-            (where / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, where / name)
-    reduced.reduce(where / "params.yaml")
-    command(where, "git", "init", "--quiet", "--initial-branch=main")
-    dvc(where, "remote", "add", "--default", "shared", str(where.parent / "remote"))
-    commit(where, "A reduced embedded dataset")
-    said = dvc(where, "repro")
-    commit(where, "Results")
-    command(where, "git", "tag", "--annotate", "embedded-parsing@v1.0.0", "--message", "Labels")
-    dvc(where, "push")
-    return where, said
+            (project / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, project / name)
+    reduced.reduce(project / "params.yaml")
+    command(project, "git", "init", "--quiet", "--initial-branch=main")
+    dvc(project, "remote", "add", "--default", "shared", str(project.parent / "remote"))
+    commit(project, "A reduced embedded dataset")
+    run = FirstRun(project, dvc(project, "repro"), command(project, "git", "status", "--short"))
+    commit(project, "Results")
+    command(project, "git", "tag", "--annotate", "embedded-parsing@v1.0.0", "--message", "Labels")
+    dvc(project, "push")
+    return run
 
 
-def clone(world: Path, name: str) -> Path:
-    command(world.parent, "git", "clone", "--quiet", str(world), name)
-    return world.parent / name
+def clone(project: Path, name: str) -> Path:
+    command(project.parent, "git", "clone", "--quiet", str(project), name)
+    return project.parent / name
 
 
-def test_one_repro_runs_every_stage_and_ends_with_metrics(world):
-    where, said = world
-    assert len(ran(said)) == 11
-    reduced.check(where / "data/embedded/metrics.json", where / "data/embedded/labels.json")
-    assert "mAP" in dvc(where, "metrics", "show")
+def restore(project: Path) -> None:
+    """Undo an experiment."""
+    command(project, "git", "checkout", "--quiet", ".")
+    dvc(project, "checkout")
 
 
-def test_a_second_repro_runs_nothing(world):
-    assert "up to date" in dvc(world[0], "repro")
+def test_one_repro_runs_every_stage_and_ends_with_metrics(first):
+    assert len(stages_run(first.output)) == 11
+    reduced.check(first.project / "data/embedded/metrics.json", first.project / "data/embedded/labels.json")
 
 
-def test_lambda_runs_the_labels_and_what_follows_and_never_a_parser(world):
-    again = ran(dvc(world[0], "exp", "run", "-S", "lambda=1000"))
+def test_the_metrics_fit_120_columns(first):
+    table = dvc(first.project, "metrics", "show")
+    assert "mAP" in table and max(map(len, table.splitlines())) <= 120
+
+
+def test_a_repro_changes_no_file_in_git_but_the_lock_and_the_metrics(first):
+    metrics = {f" M data/embedded/{name}.json" for name in ("labels", "metrics")}
+    assert set(first.status.splitlines()) == {"?? dvc.lock", *metrics}
+
+
+def test_a_second_repro_runs_nothing(first):
+    output = dvc(first.project, "repro")
+    assert "up to date" in output and not stages_run(output)
+
+
+def test_lambda_runs_the_labels_and_what_follows_and_never_a_parser(first):
+    again = stages_run(dvc(first.project, "exp", "run", "-S", "lambda=1000"))
     assert "label@embedded" in again and "train" in again and not set(again) & set(PARSERS)
-    command(world[0], "git", "checkout", "--quiet", ".")
-    dvc(world[0], "checkout")
+    restore(first.project)
 
 
-def test_labels_that_come_out_the_same_stop_the_run_there(world):
-    again = ran(dvc(world[0], "exp", "run", "-S", "lambda=5.0001"))
+def test_labels_that_come_out_the_same_stop_the_run_there(first):
+    again = stages_run(dvc(first.project, "exp", "run", "-S", "lambda=5.0001"))
     assert "label@embedded" in again and "train" not in again
-    command(world[0], "git", "checkout", "--quiet", ".")
-    dvc(world[0], "checkout")
+    restore(first.project)
 
 
-def test_a_misspelt_lambda_is_refused_and_nothing_runs(world):
-    said = dvc(world[0], "exp", "run", "-S", "lamda=10", fails=True)
-    assert "lamda" in said and not ran(said)
+def test_a_misspelt_lambda_is_refused_and_nothing_runs(first):
+    output = dvc(first.project, "exp", "run", "-S", "lamda=10", fails=True)
+    assert "lamda" in output and not stages_run(output)
 
 
-def test_a_clone_that_pulled_runs_nothing(world):
-    second = clone(world[0], "second")
+def test_a_clone_that_pulled_runs_nothing(first):
+    second = clone(first.project, "second")
     dvc(second, "pull")
-    assert not ran(dvc(second, "repro"))
+    assert not stages_run(dvc(second, "repro"))
     assert command(second, "git", "status", "--porcelain") == ""
 
 
-def test_a_clone_without_parsers_studies_lambda_on_the_labels_it_fetches(world, tmp_path):
-    third = clone(world[0], "third")
+def test_a_clone_without_parsers_studies_lambda_on_the_labels_it_fetches(first, tmp_path):
+    third = clone(first.project, "third")
     for name in ("openpifpaf", "detectron2"):
-        (tmp_path / f"{name}.py").write_text(WITHOUT)
-    said = dvc(
-        third,
-        "exp",
-        "run",
-        "--pull",
-        "--allow-missing",
-        "-S",
-        "lambda=1000",
-        env={"PYTHONPATH": str(tmp_path)},
-    )
-    assert "train" in ran(said) and not set(ran(said)) & set(PARSERS)
+        (tmp_path / f"{name}.py").write_text(NOT_INSTALLED)
+    words = ("exp", "run", "--pull", "--allow-missing", "-S", "lambda=1000")
+    again = stages_run(dvc(third, *words, env={"PYTHONPATH": str(tmp_path)}))
+    assert "train" in again and not set(again) & set(PARSERS)
     assert not (third / "data/embedded/raw.zip").exists() and not (third / "data/embedded/fields.h5").exists()
 
 
-def test_a_released_label_set_is_fetched_by_name(world, tmp_path):
-    words = ("artifacts", "get", str(world[0]), "embedded-parsing", "--rev", "v1.0.0", "-o", "parsing.h5")
-    dvc(tmp_path, *words)
-    assert (tmp_path / "parsing.h5").read_bytes() == (world[0] / "data/embedded/parsing.h5").read_bytes()
+def test_a_released_label_set_is_fetched_by_name(first, tmp_path):
+    project = str(first.project)
+    dvc(tmp_path, "artifacts", "get", project, "embedded-parsing", "--rev", "v1.0.0", "-o", "parsing.h5")
+    labels = (first.project / "data/embedded/parsing.h5").read_bytes()
+    assert (tmp_path / "parsing.h5").read_bytes() == labels
     # and into another project, where it is kept up to date
     command(tmp_path, "git", "init", "--quiet")
     dvc(tmp_path, "init", "--quiet")
-    dvc(tmp_path, "import", str(world[0]), "data/embedded/occlusion.h5")
+    dvc(tmp_path, "import", project, "data/embedded/occlusion.h5")
     assert (tmp_path / "occlusion.h5.dvc").is_file()
 
 
 @pytest.mark.parametrize("stage", ["segment", "pose"])
-def test_a_parser_killed_at_any_moment_goes_on_from_its_last_shard(world, stage):
-    fourth = clone(world[0], f"killed-{stage}")
-    dvc(fourth, "pull")
-    lone = fourth / "params.yaml"  # one worker: the second shard is far away when the first is done
-    lone.write_text(lone.read_text().replace("workers: 0", "workers: 1"))
-    out = fourth / "data/embedded" / {"segment": "instances.h5", "pose": "fields.h5"}[stage]
+def test_a_parser_killed_at_any_moment_goes_on_from_its_last_shard(first, stage):
+    project = clone(first.project, f"killed-{stage}")
+    dvc(project, "pull")
+    # one worker: the second shard is far away when the first is finished
+    reduced.change(project / "params.yaml", {"workers": 1})
+    out = project / "data/embedded" / {"segment": "instances.h5", "pose": "fields.h5"}[stage]
     before = out.read_bytes()
     words = ("repro", "--force", "--no-run-cache", "--single-item", f"{stage}@embedded")
-    shards = fourth / ".scratch"
-    kill(fourth, signal.SIGKILL, lambda: list(shards.glob("*/0*.h5")), *words)
+    shards = project / ".scratch"
+    kill(project, signal.SIGKILL, lambda: list(shards.glob("*/0*.h5")), *words)
     kept = list(shards.glob("*/0*.h5"))
     assert kept and not out.exists()
-    lone.write_text(lone.read_text().replace("{segment: 1, pose: 1,", "{segment: 2, pose: 2,"))
-    assert f" {128 * len(kept)}/" in dvc(fourth, *words)  # the bar starts where the killed run stopped
+    reduced.change(project / "params.yaml", {"processes": {stage: 2}})
+    assert f" {128 * len(kept)}/" in dvc(project, *words)  # the bar starts where the killed run stopped
     assert out.read_bytes() == before
 
 
 @pytest.fixture(scope="module")
-def longer(world):
-    """A clone that trains for sixteen steps, with a state saved after each, and the model it ends with."""
-    where = clone(world[0], "longer")
-    reduced.change(where / "params.yaml", {"train": {"identities": 4, "epochs": 4}, "checkpoint": 0})
-    commit(where, "A longer training")
-    dvc(where, "pull")
-    dvc(where, "repro", "--single-item", "train")
-    return where, (where / "models/trained/model.safetensors").read_bytes()
+def longer(first):
+    """A clone that trains for sixteen steps, with a checkpoint after each, and the model it ends with."""
+    project = clone(first.project, "longer")
+    reduced.change(project / "params.yaml", {"train": {"identities": 4, "epochs": 4}, "checkpoint": 0})
+    commit(project, "A longer training")
+    dvc(project, "pull")
+    dvc(project, "repro", "--single-item", "train")
+    return project, (project / "models/trained/model.safetensors").read_bytes()
 
 
-def steps(where: Path) -> int:
-    """How many a training has taken that is under way, or was killed."""
-    return sum(len(log.read_text().splitlines()) for log in where.glob(".scratch/train-*/log.jsonl"))
+def steps(project: Path) -> int:
+    """The steps of a training that is running, or was killed."""
+    return sum(len(log.read_text().splitlines()) for log in project.glob(".scratch/train-*/log.jsonl"))
 
 
 @pytest.mark.parametrize(("words", "stop"), [(("repro",), signal.SIGKILL), (("exp", "run"), signal.SIGTERM)])
 def test_a_training_killed_at_any_step_goes_on_and_ends_with_the_same_model(longer, chance, words, stop):
-    fifth = clone(longer[0], f"killed-{words[0]}")
-    dvc(fifth, "pull")
+    project = clone(longer[0], f"killed-{words[0]}")
+    dvc(project, "pull")
     words = (*words, "--single-item", "train")
-    until = chance.randint(2, 12)
-    kill(fifth, stop, lambda: steps(fifth) >= until, *words)
-    assert until <= steps(fifth) < 16 and not (fifth / "models/trained").exists()
-    assert " 0/256" not in dvc(fifth, *words)  # images, at the start of the bar
-    assert (fifth / "models/trained/model.safetensors").read_bytes() == longer[1]
+    last = chance.randint(2, 12)
+    kill(project, stop, lambda: steps(project) >= last, *words)
+    assert last <= steps(project) < 16 and not (project / "models/trained").exists()
+    assert " 0/256" not in dvc(project, *words)  # images, at the start of the bar
+    assert (project / "models/trained/model.safetensors").read_bytes() == longer[1]
