@@ -66,7 +66,7 @@ def test_a_row_sets_params_that_there_are_to_values_that_they_take(name, number)
     assert len(row.cells) == len(ALL[name].columns)
 
 
-@pytest.mark.parametrize("name", ALL.keys() - COMPARISONS)
+@pytest.mark.parametrize("name", sorted(ALL.keys() - COMPARISONS))
 def test_the_default_is_one_row_of_every_study_with_the_papers_best_figures(name):
     default = tables.decisive(VALUES)
     same = [
