@@ -1,4 +1,4 @@
-"""How the embedded weights were made: small networks trained on rendered people.
+"""Training of the embedded weights: small networks trained on rendered people.
 
-By hand, outside the DAG: `python -m stages.pretrain segmentation|pose|vit <weights>`.
+Run by hand, outside the DAG: `python -m stages.pretrain segmentation|pose|vit <weights>`.
 """

@@ -1,7 +1,7 @@
-"""Rendered pictures with everyone in them, as a detector should learn them.
+"""Rendered pictures with the masks and keypoints of all persons: the training data of both detectors.
 
-Unusual here: drawing a picture takes half as long as learning from it, so each is drawn once, kept in
-`.scratch/` under the hash of the renderer's code, shared by the trainers, and seen mirrored the next time.
+Unusual here: rendering a picture takes half as long as learning from it.  So each is rendered once, kept in
+`.scratch/` under the hash of the renderer's code, shared by both trainings, and flipped every other time.
 """
 
 import hashlib
@@ -18,32 +18,15 @@ from pipeline import synthetic
 from pipeline.core.files import atomic_write
 from pipeline.synthetic.pictures import Picture, training_picture
 
-FLIPPED_KEYPOINTS = (
-    0,
-    2,
-    1,
-    4,
-    3,
-    6,
-    5,
-    8,
-    7,
-    10,
-    9,
-    12,
-    11,
-    14,
-    13,
-    16,
-    15,
-)  # COCO's keypoints in the mirror
+# COCO's keypoints in the mirror
+FLIPPED_KEYPOINTS = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
 FACE = (0, 1, 2, 3, 4)  # nose, eyes, ears
 LIMB_ENDS = (7, 8, 9, 10, 13, 14, 15, 16)  # elbows, wrists, knees, ankles
-REACH = 2  # pixels around a hidden joint in which the person's own pixels count as covering it
+REACH = 2  # pixels around a hidden joint that decide whether the person's own body covers it
 
 
 class Scene(NamedTuple):
-    """A picture and its people, the target first."""
+    """A picture and its P persons, the target first."""
 
     image: UInt8[np.ndarray, "H W 3"]
     masks: Bool[np.ndarray, "P H W"]  # visible pixels
@@ -51,49 +34,49 @@ class Scene(NamedTuple):
 
 
 def annotated_scene(seed: int, i: int, pool: int) -> Scene:
-    """Scene `i` of an endless list in which `pool` pictures come round again, mirrored every other time."""
-    kept = Path(".scratch") / f"pictures-{_renderer_hash()}" / f"{seed}-{i % pool}.npz"
-    if not kept.is_file():
-        _save_scene(kept, training_picture(seed, i % pool))
-    with np.load(kept) as held:
-        image = np.asarray(Image.open(BytesIO(held["jpeg"].tobytes())).convert("RGB"))
-        masks = np.unpackbits(held["masks"]).reshape(-1, *image.shape[:2]).astype(bool)
-        drawn = Scene(image, masks, held["keypoints"])
-    return flip_scene(drawn) if i // pool % 2 else drawn
+    """Scene `i` of an endless list that repeats `pool` pictures, flipped in every other round."""
+    path = Path(".scratch") / f"pictures-{renderer_hash()}" / f"{seed}-{i % pool}.npz"
+    if not path.is_file():
+        _save_scene(path, training_picture(seed, i % pool))
+    with np.load(path) as arrays:
+        image = np.asarray(Image.open(BytesIO(arrays["jpeg"].tobytes())).convert("RGB"))
+        masks = np.unpackbits(arrays["masks"]).reshape(-1, *image.shape[:2]).astype(bool)
+        scene = Scene(image, masks, arrays["keypoints"])
+    return flip_scene(scene) if i // pool % 2 else scene
 
 
 @lru_cache
-def _renderer_hash() -> str:
+def renderer_hash() -> str:
+    """First digits of the hash of the renderer's code."""
     files = sorted(Path(synthetic.__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def _save_scene(path: Path, picture: Picture) -> None:
-    people = [(picture.person, picture.keypoints), *picture.others]
-    masks = np.stack([mask > 0 for mask, _ in people])
-    keypoints = np.stack([label_keypoints(mask > 0, points) for mask, points in people])
+    persons = [(picture.person, picture.keypoints), *picture.others]
+    masks = np.stack([mask > 0 for mask, _ in persons])
+    keypoints = np.stack([label_keypoints(mask > 0, points) for mask, points in persons])
     with atomic_write(path) as beside, open(beside, "wb") as file:
         np.savez(
             file, jpeg=np.frombuffer(picture.jpeg, np.uint8), masks=np.packbits(masks), keypoints=keypoints
         )
 
 
-def flip_scene(drawn: Scene) -> Scene:
-    """The scene seen in a mirror: left and right change names."""
-    keypoints = drawn.keypoints[:, FLIPPED_KEYPOINTS].copy()
-    keypoints[..., 0] = drawn.image.shape[1] - 1 - keypoints[..., 0]
-    return Scene(drawn.image[:, ::-1].copy(), drawn.masks[..., ::-1].copy(), keypoints)
+def flip_scene(scene: Scene) -> Scene:
+    """The scene in the mirror: left and right keypoints are swapped."""
+    keypoints = scene.keypoints[:, FLIPPED_KEYPOINTS].copy()
+    keypoints[..., 0] = scene.image.shape[1] - 1 - keypoints[..., 0]
+    return Scene(scene.image[:, ::-1].copy(), scene.masks[..., ::-1].copy(), keypoints)
 
 
 def label_keypoints(
     mask: Bool[np.ndarray, "H W"], keypoints: Float[np.ndarray, "17 3"]
 ) -> Float[np.ndarray, "17 3"]:
-    """The keypoints that a pose network should find.
+    """The keypoints that a pose network should learn, from a person's visible pixels and true keypoints.
 
-    A joint behind somebody else or an object stays (v = 1): the body goes on there, and the mask says what
-    is visible.  An elbow, wrist, knee or ankle behind the person's own body is dropped (v = 0), as its limb
-    would otherwise claim pixels of the part that covers it.  So is a face behind an object: nothing of a
-    head goes on around it, and a hidden head must not be found.
+    A joint behind another person or an object stays (v = 1): the mask says what is visible.  An elbow, wrist,
+    knee or ankle behind the person's own body is dropped (v = 0), as its limb would take pixels of the part
+    that covers it.  Face keypoints behind an object are dropped, too, as a hidden head must not be detected.
     """
     points = keypoints.copy()
     for number in FACE:

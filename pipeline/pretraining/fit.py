@@ -1,9 +1,9 @@
-"""The loop that trains a detector on an endless stream of rendered pictures, and goes on where it stopped.
+"""A resumable training loop for detectors, on an endless stream of rendered pictures.
 
 Unusual here:
-- Half the arithmetic is in bfloat16 and channels come last, which more than doubles a CPU's speed.
-- What is kept is a running average of the weights; it scores higher than the last step's.
-- Raising `steps` and running again continues from the kept state, as when the renderer has improved.
+- bfloat16 autocast and the channels-last format more than double the speed on a CPU.
+- The result is a running average of the weights; it scores higher than the weights of the last step.
+- Running again with more `steps` continues from the saved state, for example after a change of the renderer.
 """
 
 import copy
@@ -28,24 +28,24 @@ from pipeline.core.workers import progress_bar
 
 @dataclass(frozen=True, config=STRICT)
 class Schedule:
-    """How long and how fast one network learns."""
+    """Length and optimiser of one training."""
 
-    seed: int  # of the rendered people; held-out pictures come from seed + 1
+    seed: int  # of the rendered people; held-out pictures use seed + 1
     steps: int = Field(ge=1)
-    batch: int = Field(ge=1)  # pictures a step
-    pool: int = Field(ge=1)  # different pictures
-    learning_rate: float = Field(gt=0)  # of AdamW, after the warm-up; a cosine brings it down to a hundredth
+    batch: int = Field(ge=1)  # pictures
+    pool: int = Field(ge=1)  # different pictures, which repeat
+    learning_rate: float = Field(gt=0)  # of AdamW, after the warm-up; a cosine lowers it to 1 %
     weight_decay: float = Field(ge=0)
     warmup: int = Field(ge=1)  # steps
-    clip: float = Field(gt=0)  # norm of the gradient at most
-    average: float = Field(ge=0, lt=1)  # share of the running average that a step keeps
-    keep_every: int = Field(ge=1)  # steps between two saved states, each scored on the held-out pictures
+    clip: float = Field(gt=0)  # largest norm of the gradient
+    average: float = Field(ge=0, lt=1)  # decay of the running average of the weights
+    keep_every: int = Field(ge=1)  # steps between two saved states; each is scored on the held-out pictures
     held_out: int = Field(ge=1)  # pictures
-    renderers: int = Field(ge=0)  # processes that draw pictures beside the one that trains
+    renderers: int = Field(ge=0)  # processes that render pictures beside the training process
 
 
 class SampleStream(Dataset):
-    """Sample i of an endless list; `make(seed, i)` draws it."""
+    """Sample i is `make(seed, i)`."""
 
     def __init__(self, make: Callable[[int, int], Any], seed: int, count: int):
         self.make, self.seed, self.count = make, seed, count
@@ -65,15 +65,17 @@ def fit_network(
     schedule: Schedule,
     state: Path,
 ) -> tuple[nn.Module, list[dict[str, float | int]]]:
-    """The averaged network in eval mode, and a line of figures for every saved state.
+    """The averaged network in eval mode, and the history: figures of every saved state.
 
-    `loss` gives a batch's scalar, `make(seed, i)` draws sample i, `score` measures a network.
+    `loss(network, batch)` is a scalar, `make(seed, i)` renders sample i, `score(network)` gives figures on
+    held-out pictures.  The training continues from the file `state` if there is one.
     """
     network.to(memory_format=torch.channels_last)
     averaged = copy.deepcopy(network).eval()
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=schedule.weight_decay)
     start, history = _resume(state, network, averaged, optimiser)
-    spent, since, recent = history[-1]["cpu_seconds"] if history else 0.0, time.process_time(), 0.0
+    cpu_before, cpu_start = history[-1]["cpu_seconds"] if history else 0.0, time.process_time()
+    running_loss = None
     bar = progress_bar(total=schedule.steps, initial=start, desc=state.stem, unit="step")
     for step, batch in enumerate(_batches(make, schedule, start), start):
         for group in optimiser.param_groups:
@@ -86,18 +88,20 @@ def fit_network(
         nn.utils.clip_grad_norm_(network.parameters(), schedule.clip)
         optimiser.step()
         _update_average(averaged, network, min(schedule.average, (1 + step) / (10 + step)))
-        recent = 0.98 * recent + 0.02 * float(value.detach()) if step > start else float(value.detach())
+        value = float(value.detach())
+        running_loss = value if running_loss is None else 0.98 * running_loss + 0.02 * value
         bar.update()
         if (step + 1) % schedule.keep_every == 0 or step + 1 == schedule.steps:
-            cpu = spent + time.process_time() - since
-            history.append({"step": step + 1, "cpu_seconds": round(cpu), "loss": recent, **score(averaged)})
+            cpu = round(cpu_before + time.process_time() - cpu_start)
+            figures = {"step": step + 1, "cpu_seconds": cpu, "loss": running_loss}
+            history.append(figures | score(averaged))
             bar.write(str(history[-1]))
             _save_state(state, step + 1, history, network, averaged, optimiser)
     return averaged, history
 
 
 def training_record(network: str, settings: Any, history: list[dict[str, float | int]]) -> dict[str, Any]:
-    """What makes the weights reproducible, and how well they do on held-out people."""
+    """The command, data, params and versions behind the weights, and their history of scores."""
     return {
         "command": f"python -m stages.pretrain {network} models/embedded/{network}.safetensors",
         "trained_on": "rendered people of other seeds than any dataset's (pipeline/synthetic)",
@@ -126,25 +130,25 @@ def _learning_rate(schedule: Schedule, step: int, start: int) -> float:
 
 
 @torch.no_grad()
-def _update_average(averaged: nn.Module, network: nn.Module, share: float) -> None:
-    for kept, new in zip(averaged.state_dict().values(), network.state_dict().values(), strict=True):
-        kept.lerp_(new, 1 - share) if kept.is_floating_point() else kept.copy_(new)
+def _update_average(averaged: nn.Module, network: nn.Module, decay: float) -> None:
+    for average, value in zip(averaged.state_dict().values(), network.state_dict().values(), strict=True):
+        average.lerp_(value, 1 - decay) if average.is_floating_point() else average.copy_(value)
 
 
 def _save_state(
     state: Path, step: int, history: list, network: nn.Module, averaged: nn.Module, optimiser
 ) -> None:
     with atomic_write(state) as beside, DeferredErrorFile(beside, "w") as file:
-        held = {"network": network, "averaged": averaged, "optimiser": optimiser}
-        states = {name: thing.state_dict() for name, thing in held.items()}
+        modules = {"network": network, "averaged": averaged, "optimiser": optimiser}
+        states = {name: module.state_dict() for name, module in modules.items()}
         torch.save({"step": step, "history": history, **states}, file)
 
 
 def _resume(state: Path, network: nn.Module, averaged: nn.Module, optimiser) -> tuple[int, list]:
     if not state.is_file():
         return 0, []
-    held = torch.load(state, weights_only=True)
-    network.load_state_dict(held["network"])
-    averaged.load_state_dict(held["averaged"])
-    optimiser.load_state_dict(held["optimiser"])
-    return held["step"], held["history"]
+    checkpoint = torch.load(state, weights_only=True)
+    network.load_state_dict(checkpoint["network"])
+    averaged.load_state_dict(checkpoint["averaged"])
+    optimiser.load_state_dict(checkpoint["optimiser"])
+    return checkpoint["step"], checkpoint["history"]

@@ -1,13 +1,12 @@
-"""The small ViT that the CPU default starts from: trained on the looks of rendered people of other seeds.
+"""Training of the small ViT that the CPU default starts from, on rendered people of other seeds.
 
-It stands for the paper's ImageNet weights, so it learns what is general, no identity and no occlusion.  Its
-class token names kinds of things, as ImageNet's does: a coat, stripes, a backpack, whatever the colour.  Its
-patch tokens name the body part that they show and each attribute which that part tells
-(`synthetic.people.ATTRIBUTES`).  Nothing stands in front of its people.  Pictures are drawn once and kept in
-`.scratch/` under the hash of the renderer's code.
+It takes the place of the paper's ImageNet weights, so it learns no identity and sees no occlusion.  Like
+ImageNet's, its class token classifies kinds of things: of garments, hair and bags, whatever their colours.
+Each patch token classifies the body part that it shows and the attributes of that part
+(`synthetic.people.ATTRIBUTES`).  Pictures are rendered once and kept in `.scratch/` under the hash of the
+renderer's code.
 """
 
-import hashlib
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -25,7 +24,6 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from pipeline import synthetic
 from pipeline.batches.augment import random_flip_crop
 from pipeline.batches.views import normalise
 from pipeline.core.files import atomic_write
@@ -35,15 +33,16 @@ from pipeline.data import parts
 from pipeline.model import compute
 from pipeline.model.backbones import save_vit, small_vit
 from pipeline.model.vit import patch_labels
+from pipeline.pretraining.annotations import renderer_hash
 from pipeline.synthetic.cameras import sample_camera
 from pipeline.synthetic.people import ATTRIBUTES, attribute_classes, sample_person
 from pipeline.synthetic.pictures import TRAINING_STREAM, Picture, compose
 
-BLOCK = 250  # pictures in a kept file
-SIZE = (256, 128)
+BLOCK = 250  # pictures per file
+SIZE = (256, 128)  # height, width in pixels
 _ARMS, _LEGS = (parts.LEFT_ARM, parts.RIGHT_ARM), (parts.LEFT_LEG, parts.RIGHT_LEG)
 KINDS = ("upper_kind", "upper_pattern", "sleeve", "lower_kind", "hair_style", "bag")
-PARTS_OF_ATTRIBUTE = {  # attribute -> the parts whose patches tell it
+PARTS_OF_ATTRIBUTE = {  # attribute -> the parts whose patches show it
     **dict.fromkeys(("upper_kind", "upper_colour", "upper_pattern", "second_colour"), (parts.TORSO, *_ARMS)),
     "sleeve": _ARMS,
     **dict.fromkeys(("lower_kind", "lower_colour"), _LEGS),
@@ -56,13 +55,13 @@ PARTS_OF_ATTRIBUTE = {  # attribute -> the parts whose patches tell it
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class Pretrain:
-    """The network's size and how it learns."""
+    """Size of the network, and how it is trained."""
 
-    seed: int  # of the people; held-out ones come from seed + 1
-    width: int
-    depth: int
+    seed: int  # of the people; held-out ones use seed + 1
+    width: int  # channels of a token
+    depth: int  # layers
     heads: int
-    patch: int
+    patch: int  # pixels, height and width
     pictures: int = Field(ge=1)
     held_out: int = Field(ge=1)
     epochs: int = Field(ge=1)
@@ -71,21 +70,21 @@ class Pretrain:
     decay: float = Field(ge=0)
     warmup: float = Field(ge=0)  # epochs
     pad: int = Field(ge=0)  # pixels, before the random crop
-    brightness: float = Field(ge=0, lt=1)  # most by which a picture's light is changed
-    part_weight: float  # of naming each patch's part, beside the class token's loss
-    patch_weight: float  # of naming the attributes that a patch's part shows
+    brightness: float = Field(ge=0, lt=1)  # largest relative change of a channel's brightness
+    part_weight: float  # of the loss of each patch's part; that of the class token has weight 1
+    patch_weight: float  # of the loss of the attributes that a patch's part shows
 
 
 class LabelledImages(NamedTuple):
-    """Pictures and what is true about them."""
+    """Pictures with their labels."""
 
     image: UInt8[np.ndarray, "N H W 3"]
-    map: UInt8[np.ndarray, "N H W"]
-    attribute: Int[np.ndarray, "N A"]
+    map: UInt8[np.ndarray, "N H W"]  # parts, 0 is background
+    attribute: Int[np.ndarray, "N A"]  # class of each of `ATTRIBUTES`
 
 
 def draw_picture(seed: int, i: int) -> Picture:
-    """Picture `i` of a stream of people with nothing before them, the same for the same arguments."""
+    """Picture `i` of a stream of people without occluders, the same for the same arguments."""
     rng = np.random.default_rng([seed, TRAINING_STREAM, 2, i])
     return compose(rng, sample_person(rng), sample_camera(rng), occluded=False)
 
@@ -101,39 +100,36 @@ def load_images(seed: int, count: int) -> LabelledImages:
 
 
 def _block(seed: int, start: int) -> LabelledImages:
-    kept = Path(".scratch") / f"looks-{_renderer_hash()}" / f"{seed}-{start}.npz"
-    if not kept.is_file():
-        drawn = [draw_picture(seed, i) for i in range(start, start + BLOCK)]
-        jpeg = [np.frombuffer(p.jpeg, np.uint8) for p in drawn]
-        with atomic_write(kept) as beside, open(beside, "wb") as file:
+    path = Path(".scratch") / f"looks-{renderer_hash()}" / f"{seed}-{start}.npz"
+    if not path.is_file():
+        pictures = [draw_picture(seed, i) for i in range(start, start + BLOCK)]
+        jpeg = [np.frombuffer(p.jpeg, np.uint8) for p in pictures]
+        with atomic_write(path) as beside, open(beside, "wb") as file:
             np.savez_compressed(
                 file,
                 jpeg=np.concatenate(jpeg),
                 stop=np.cumsum([len(j) for j in jpeg]),
-                map=np.stack([p.map for p in drawn]),
-                attribute=np.array([list(attribute_classes(p.identity).values()) for p in drawn], np.int64),
+                map=np.stack([p.map for p in pictures]),
+                attribute=np.array(
+                    [list(attribute_classes(p.identity).values()) for p in pictures], np.int64
+                ),
             )
-    with np.load(kept) as held:
-        pieces = np.split(held["jpeg"], held["stop"][:-1])
-        image = [np.asarray(Image.open(BytesIO(piece.tobytes())).convert("RGB")) for piece in pieces]
-        return LabelledImages(np.stack(image), held["map"], held["attribute"])
-
-
-def _renderer_hash() -> str:
-    files = sorted(Path(synthetic.__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+    with np.load(path) as arrays:
+        blobs = np.split(arrays["jpeg"], arrays["stop"][:-1])
+        image = [np.asarray(Image.open(BytesIO(blob.tobytes())).convert("RGB")) for blob in blobs]
+        return LabelledImages(np.stack(image), arrays["map"], arrays["attribute"])
 
 
 class TokenLogits(NamedTuple):
     """Logits of a batch."""
 
-    kind: Float[Tensor, "B A"]  # the classes of all `KINDS` side by side, as the class token names them
-    shown: Float[Tensor, "B N A"]  # those of all attributes, as each patch names them
-    part: Float[Tensor, "B N 9"]  # the part that each patch shows
+    kind: Float[Tensor, "B A"]  # by the class token: the classes of all `KINDS` side by side
+    attribute: Float[Tensor, "B N A"]  # by each patch: the classes of all attributes side by side
+    part: Float[Tensor, "B N 9"]  # by each patch: the part that it shows
 
 
 class GarmentClassifier(nn.Module):
-    """A ViT whose class token names kinds of things, and whose patch tokens name what they show."""
+    """A ViT that classifies `KINDS` by its class token, parts and attributes by its patch tokens."""
 
     def __init__(self, settings: Pretrain):
         super().__init__()
@@ -147,25 +143,25 @@ class GarmentClassifier(nn.Module):
         compute.set_attention(self.vit, "math")
         self.sizes = {name: len(classes) for name, classes in ATTRIBUTES.items()}
         self.kind = nn.Linear(settings.width, sum(self.sizes[name] for name in KINDS))
-        self.shown = nn.Linear(settings.width, sum(self.sizes.values()))
+        self.attribute = nn.Linear(settings.width, sum(self.sizes.values()))
         self.part = nn.Linear(settings.width, len(parts.SWAPPED))
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> TokenLogits:
-        """What the tokens say."""
+        """The logits of all tokens."""
         tokens = self.vit.forward_features(image)
-        return TokenLogits(self.kind(tokens[:, 0]), self.shown(tokens[:, 1:]), self.part(tokens[:, 1:]))
+        return TokenLogits(self.kind(tokens[:, 0]), self.attribute(tokens[:, 1:]), self.part(tokens[:, 1:]))
 
-    def each(self, logits: Float[Tensor, "*N A"], names: Iterable[str]) -> dict[str, Float[Tensor, "*N a"]]:
-        """Logits of each attribute by its name, from those that stand side by side."""
+    def split(self, logits: Float[Tensor, "*N A"], names: Iterable[str]) -> dict[str, Float[Tensor, "*N a"]]:
+        """Logits of each attribute by its name, from logits side by side."""
         names = list(names)
-        split = logits.float().split([self.sizes[name] for name in names], -1)
-        return dict(zip(names, split, strict=True))
+        pieces = logits.float().split([self.sizes[name] for name in names], -1)
+        return dict(zip(names, pieces, strict=True))
 
 
 def train(settings: Pretrain, weights: str) -> None:
-    """Pre-train and write `weights` (half-precision safetensors) and its record (the same name, .json)."""
+    """Pre-train, and write `weights` (half-precision safetensors) and their record beside it (.json)."""
     torch.manual_seed(settings.seed)
-    began = time.process_time()
+    cpu_start = time.process_time()
     model = GarmentClassifier(settings)
     pool, held_out = (
         load_images(settings.seed, settings.pictures),
@@ -176,7 +172,7 @@ def train(settings: Pretrain, weights: str) -> None:
         "command": f"python -m stages.pretrain vit {weights}",
         "trained_on": "rendered people of other seeds than any dataset's (pipeline/synthetic); no identities",
         "params": asdict(settings),
-        "cpu_seconds": round(time.process_time() - began),
+        "cpu_seconds": round(time.process_time() - cpu_start),
         "history": history,
         "versions": {name: version(name) for name in ("torch", "timm", "numpy")},
     }
@@ -186,7 +182,7 @@ def train(settings: Pretrain, weights: str) -> None:
 def fit(
     model: GarmentClassifier, pool: LabelledImages, held_out: LabelledImages, settings: Pretrain
 ) -> list[dict[str, int | float]]:
-    """Train in place; a line of figures for every epoch, scored on people never seen."""
+    """Train in place; the figures of every epoch, scored on held-out people."""
     rng = np.random.default_rng(settings.seed)
     optimiser = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.decay)
     steps = len(pool.image) // settings.batch * settings.epochs
@@ -198,7 +194,7 @@ def fit(
     with progress_bar(total=steps * settings.batch, desc="vit") as bar:
         for epoch in range(settings.epochs):
             model.train()
-            recent = []
+            losses = []
             for rows in _epoch(len(pool.image), settings.batch, rng):
                 value = loss(model, *_batch(pool, rows, settings, rng), settings)
                 optimiser.zero_grad()
@@ -206,9 +202,9 @@ def fit(
                 nn.utils.clip_grad_norm_(model.parameters(), 5.0)
                 optimiser.step()
                 schedule.step()
-                recent.append(float(value.detach()))
+                losses.append(float(value.detach()))
                 bar.update(settings.batch)
-            figures = {"epoch": epoch + 1, "loss": round(float(np.mean(recent)), 4)}
+            figures = {"epoch": epoch + 1, "loss": round(float(np.mean(losses)), 4)}
             history.append(figures | score(model, held_out))
             bar.write(str(history[-1]))
     return history
@@ -236,48 +232,49 @@ def loss(
     attribute: Int[Tensor, "B A"],
     settings: Pretrain,
 ) -> Float[Tensor, ""]:
-    """Cross-entropies: the kinds by the class token, the patches' parts, the attributes by the patches.
+    """Cross-entropies of the kinds (class token), of the parts and of the attributes (patches).
 
-    Each attribute counts the same; a patch counts by the share of it that the attribute's parts cover.
+    All attributes have the same weight.  The weight of a patch is the share of it that the attribute's parts
+    cover.
     """
     with torch.autocast("cpu", torch.bfloat16, torch.ops.mkldnn._is_mkldnn_bf16_supported()):
-        named = model(image)
-    share = patch_labels(maps, named.part.shape[-1], settings.patch, settings.patch)
-    parts_loss = -(share * named.part.float().log_softmax(-1)).sum(-1).mean()
+        logits = model(image)
+    share = patch_labels(maps, logits.part.shape[-1], settings.patch, settings.patch)
+    parts_loss = -(share * logits.part.float().log_softmax(-1)).sum(-1).mean()
     truth = dict(zip(ATTRIBUTES, attribute.T, strict=True))
-    whole = [F.cross_entropy(logits, truth[name]) for name, logits in model.each(named.kind, KINDS).items()]
+    kinds = [F.cross_entropy(kind, truth[name]) for name, kind in model.split(logits.kind, KINDS).items()]
     patches = []
-    for name, logits in model.each(named.shown, ATTRIBUTES).items():
+    for name, attribute_logits in model.split(logits.attribute, ATTRIBUTES).items():
         weight = share[..., list(PARTS_OF_ATTRIBUTE[name])].sum(-1)
         target = truth[name][:, None].expand_as(weight)
-        entropy = F.cross_entropy(logits.transpose(1, 2), target, reduction="none")
+        entropy = F.cross_entropy(attribute_logits.transpose(1, 2), target, reduction="none")
         patches.append((entropy * weight).sum() / weight.sum().clamp(min=1))
-    kinds_loss, patch_loss = torch.stack(whole).mean(), torch.stack(patches).mean()
+    kinds_loss, patch_loss = torch.stack(kinds).mean(), torch.stack(patches).mean()
     return kinds_loss + settings.part_weight * parts_loss + settings.patch_weight * patch_loss
 
 
 @torch.no_grad()
 def score(model: GarmentClassifier, held_out: LabelledImages) -> dict[str, float]:
-    """Accuracy on people never seen, in [0, 1].
+    """Accuracy on held-out people, in [0, 1].
 
-    `kinds`: of the class token, the mean over kinds.  `parts`: of each patch's part.  Then of each attribute,
-    as the patches together name it: the vote of those whose own part tells it.
+    `kinds`: the mean over kinds, by the class token.  `parts`: of each patch's part.  Then of each attribute,
+    by the mean of the patches, weighted by the share of each that the attribute's parts cover.
     """
     model.eval()
     patch = model.vit.patch_embed.patch_size[0]
-    right: dict[str, list[Tensor]] = {name: [] for name in ("kinds", "parts", *ATTRIBUTES)}
+    correct: dict[str, list[Tensor]] = {name: [] for name in ("kinds", "parts", *ATTRIBUTES)}
     for start in range(0, len(held_out.image), 100):
         rows = np.s_[start : start + 100]
         image = torch.from_numpy(held_out.image[rows])
-        named = model(normalise(image.permute(0, 3, 1, 2)))
+        logits = model(normalise(image.permute(0, 3, 1, 2)))
         truth = dict(zip(ATTRIBUTES, torch.from_numpy(held_out.attribute[rows]).T, strict=True))
-        share = patch_labels(torch.from_numpy(held_out.map[rows]), named.part.shape[-1], patch, patch)
-        right["parts"].append((named.part.argmax(-1) == share.argmax(-1)).float().mean(1))
-        for name, logits in model.each(named.kind, KINDS).items():
-            right["kinds"].append((logits.argmax(-1) == truth[name]).float())
-        for name, logits in model.each(named.shown, ATTRIBUTES).items():
+        share = patch_labels(torch.from_numpy(held_out.map[rows]), logits.part.shape[-1], patch, patch)
+        correct["parts"].append((logits.part.argmax(-1) == share.argmax(-1)).float().mean(1))
+        for name, kind in model.split(logits.kind, KINDS).items():
+            correct["kinds"].append((kind.argmax(-1) == truth[name]).float())
+        for name, attribute in model.split(logits.attribute, ATTRIBUTES).items():
             votes = (
-                logits.softmax(-1) * share[..., list(PARTS_OF_ATTRIBUTE[name])].sum(-1, keepdim=True)
+                attribute.softmax(-1) * share[..., list(PARTS_OF_ATTRIBUTE[name])].sum(-1, keepdim=True)
             ).sum(1)
-            right[name].append((votes.argmax(-1) == truth[name]).float())
-    return {name: round(float(torch.cat(each).mean()), 4) for name, each in right.items()}
+            correct[name].append((votes.argmax(-1) == truth[name]).float())
+    return {name: round(float(torch.cat(flags).mean()), 4) for name, flags in correct.items()}

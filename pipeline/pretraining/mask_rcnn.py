@@ -1,4 +1,4 @@
-"""Trains the small Mask R-CNN on rendered people: every person in the frame is an instance."""
+"""Training of the small Mask R-CNN on rendered people: every person of a picture is an instance."""
 
 from functools import partial
 from pathlib import Path
@@ -15,22 +15,23 @@ from pipeline.core.params import STRICT
 from pipeline.labels.segmentation import small
 from pipeline.pretraining import annotations, fit
 
-Sample = tuple[
-    np.ndarray, np.ndarray
-]  # picture (H, W, 3), the people's visible masks (P, H, W), the target first
+# picture (H, W, 3), masks of the persons' visible pixels (P, H, W), the target first
+Sample = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, config=STRICT)
 class Pretrain:
+    """How the small Mask R-CNN is trained."""
+
     schedule: fit.Schedule
-    smallest: int = Field(ge=1)  # visible pixels that make a person an instance
+    smallest: int = Field(ge=1)  # least visible pixels of an instance
     proposals: int = Field(ge=1)  # boxes that reach the heads
-    sampled: int = Field(ge=1)  # of these, those that the losses see
-    mask_weight: float = Field(gt=0)  # of the mask loss; the other losses weigh 1
+    sampled: int = Field(ge=1)  # boxes per picture in the losses
+    mask_weight: float = Field(gt=0)  # of the mask loss; the other losses have weight 1
 
 
 def train(settings: Pretrain, out: str) -> None:
-    """Write the weights and their record to `out` and its `.json`."""
+    """Train, and write the weights to `out` and their record beside it (.json)."""
     torch.manual_seed(settings.schedule.seed)
     torch.set_num_threads(1)
     make = partial(_sample, settings)
@@ -75,19 +76,18 @@ def _tensor(image: np.ndarray) -> Tensor:
 
 
 def _target(masks: np.ndarray) -> dict[str, Tensor]:
-    held = torch.from_numpy(masks)
-    boxes = masks_to_boxes(held) + torch.tensor([0.0, 0.0, 1.0, 1.0]) if len(held) else torch.zeros(0, 4)
-    return {"boxes": boxes, "labels": torch.ones(len(held), dtype=torch.int64), "masks": held.byte()}
+    tensor = torch.from_numpy(masks)
+    boxes = masks_to_boxes(tensor) + torch.tensor([0.0, 0.0, 1.0, 1.0]) if len(masks) else torch.zeros(0, 4)
+    return {"boxes": boxes, "labels": torch.ones(len(masks), dtype=torch.int64), "masks": tensor.byte()}
 
 
 @torch.inference_mode()
 def _score(held_out: list[Sample], network: nn.Module) -> dict[str, float | int]:
-    """How well the instance that fits the target best covers it (intersection over union, 0 to 1)."""
-    found = [_best_iou(network, image, masks[0]) for image, masks in held_out if len(masks)]
-    return {"mask_iou": float(np.mean(found)), "above_0.7": float(np.mean(np.array(found) > 0.7))}
+    """Mean over the targets of the greatest IoU of an instance with the target, and the share above 0.7."""
+    ious = np.array([_best_iou(network, image, masks[0]) for image, masks in held_out if len(masks)])
+    return {"mask_iou": float(np.mean(ious)), "above_0.7": float(np.mean(ious > 0.7))}
 
 
 def _best_iou(network: nn.Module, image: np.ndarray, target: np.ndarray) -> float:
-    out = network([_tensor(image)])[0]
-    masks = out["masks"][:, 0].numpy() > 0.5
-    return max((float((m & target).sum() / (m | target).sum()) for m in masks), default=0.0)
+    masks = network([_tensor(image)])[0]["masks"][:, 0].numpy() > 0.5
+    return max((float((mask & target).sum() / (mask | target).sum()) for mask in masks), default=0.0)

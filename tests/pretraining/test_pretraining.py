@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ruamel.yaml import YAML
 from torch import nn
 
 from pipeline.core import params
@@ -121,7 +122,7 @@ def test_a_patch_is_asked_only_for_what_its_part_tells():
     maps[:, :patch, :patch] = parts.HEAD
     attribute = torch.zeros(1, len(ATTRIBUTES), dtype=torch.int64)
     vit_training.loss(model, torch.randn(1, 3, 256, 128), maps, attribute, VIT).backward()
-    moved = model.shown.bias.grad.split(list(model.sizes.values()))
+    moved = model.attribute.bias.grad.split(list(model.sizes.values()))
     asked = {name for name, gradient in zip(ATTRIBUTES, moved, strict=True) if gradient.any()}
     assert asked == {"hair_style", "hair_colour", "skin"}
 
@@ -173,10 +174,8 @@ def test_only_the_embedded_networks_can_be_pretrained(capsys):
 
 @pytest.mark.parametrize("network", pretrain.MODULES)
 def test_a_misspelt_setting_of_a_training_is_named(network):
-    text = (ROOT / "params.yaml").read_text()
-    head, tail = text.split(f"  {network}:", 1) if network != "vit" else text.split("  vit: {", 1)
-    marker = f"  {network}:" if network != "vit" else "  vit: {"
-    bad = "\n    stepz: 1" if network != "vit" else "stepz: 1, "
-    Path("params.yaml").write_text(head + marker + bad + tail)
+    values = params.load(ROOT / "params.yaml")
+    values["pretrain"][network]["stepz"] = 1
+    YAML().dump(values, Path("params.yaml"))
     with pytest.raises(BadInput, match=rf"params.yaml: pretrain.{network}.stepz is not a parameter"):
         pretrain.main(network, "x.safetensors")
