@@ -28,24 +28,23 @@ from pipeline.labels.external import adapter
 
 
 def main(index: str, labels: str, out: str, instances: str, config: str = "params.yaml") -> None:
-    where = f"labels_from.{Path(index).parent.name}"
-    values = params.read(config, "labels_from", dict)
-    given = values.get(Path(index).parent.name)
-    settings = params.validate(given, adapter.ExternalLabels, f"{config}: ", where)
+    dataset = Path(index).parent.name
+    section = f"labels_from.{dataset}"
+    values = params.read(config, "labels_from", dict).get(dataset)
+    settings = params.validate(values, adapter.ExternalLabels, f"{config}: ", section)
     rule = params.read(config, "parse", parsing.Parse)
     workers = params.read(config, "workers", params.Count)
     table = read_index(index)
-    own = index_hash(table)
+    key = index_hash(table)
     settings = dataclasses.replace(settings, path=labels)
-    labelled = adapter.check_labels(table, settings, rule, where)
-    print(adapter.describe(labelled))
-    make = partial(
-        adapter.LabelConverter, labelled.names, table[["height", "width"]].to_numpy(), settings, rule
-    )
-    attrs = {"index": own, "parts": parts.FINE, "params": dataclasses.asdict(rule)}
-    attrs |= {"source": settings.source, "classes": settings.class_parts(), "sources": [labelled.content]}
+    matches = adapter.check_labels(table, settings, rule, section)
+    print(adapter.describe(matches))
+    sizes = table[["height", "width"]].to_numpy()
+    make = partial(adapter.LabelConverter, matches.names, sizes, settings, rule)
+    attrs = {"index": key, "parts": parts.FINE, "params": dataclasses.asdict(rule)}
+    attrs |= {"source": settings.source, "classes": settings.class_parts(), "sources": [matches.content]}
     compute_rows(out, "parsing", len(table), rule.batch, make, attrs, workers, {})
-    write_label_file(instances, "instances", {"found": np.zeros(len(table), np.int32)}, {"index": own})
+    write_label_file(instances, "instances", {"found": np.zeros(len(table), np.int32)}, {"index": key})
 
 
 if __name__ == "__main__":

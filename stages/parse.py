@@ -27,11 +27,11 @@ def main(index: str, instances: str, fields: str, out: str, config: str = "param
     rule = params.read(config, "parse", parsing.Parse)
     workers = params.read(config, "workers", params.Count)
     table = read_index(index)
-    own = index_hash(table)
+    key = index_hash(table)
     sizes = table[["height", "width"]].to_numpy()
-    make = partial(parsing.Parser, instances, fields, sizes, own, rule)
-    sources = [LabelFile(path, index=own).attrs["content"] for path in (instances, fields)]
-    attrs = {"index": own, "parts": parts.FINE, "params": dataclasses.asdict(rule), "sources": sources}
+    make = partial(parsing.Parser, instances, fields, sizes, key, rule)
+    sources = [LabelFile(path, index=key).attrs["content"] for path in (instances, fields)]
+    attrs = {"index": key, "parts": parts.FINE, "params": dataclasses.asdict(rule), "sources": sources}
     compute_rows(out, "parsing", len(table), rule.batch, make, attrs, workers, {})
 
 

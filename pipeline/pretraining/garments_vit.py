@@ -219,10 +219,10 @@ def _epoch(count: int, batch: int, rng: np.random.Generator) -> Iterator[np.ndar
 def _batch(
     pool: LabelledImages, rows: np.ndarray, settings: Pretrain, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    shown = random_flip_crop(pool.image, pool.map, rows, 0.5, settings.pad, rng)
-    image, maps = map(torch.from_numpy, shown)
-    light = 1 + settings.brightness * torch.from_numpy(rng.uniform(-1, 1, (len(rows), 3, 1, 1))).float()
-    return normalise(image.permute(0, 3, 1, 2)) * light, maps, torch.from_numpy(pool.attribute[rows])
+    crops = random_flip_crop(pool.image, pool.map, rows, 0.5, settings.pad, rng)
+    image, maps = map(torch.from_numpy, crops)
+    brightness = 1 + settings.brightness * torch.from_numpy(rng.uniform(-1, 1, (len(rows), 3, 1, 1))).float()
+    return normalise(image.permute(0, 3, 1, 2)) * brightness, maps, torch.from_numpy(pool.attribute[rows])
 
 
 def loss(

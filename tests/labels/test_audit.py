@@ -68,11 +68,13 @@ def test_maps_out_of_step_with_the_images_fit_no_better_than_others():
 
 
 def test_a_survey_counts_pixels_places_and_repetitions(tmp_path):
-    found = statistics.survey_labels(column(tmp_path, [WALKER, WALKER, LEGLESS, NOBODY, NOBODY]), [BLANK] * 5)
-    assert found.pixels[0].tolist() == [2, 1, 1, 2, 1, 1, 1, 1]
-    assert found.frequency[:, 0, 1].tolist() == [0.4, 0.6, 0, 0, 0, 0, 0, 0, 0]
-    assert found.repeated == 1  # the second walker; of two empty maps none repeats the other
-    assert found.frequency.sum(0) == pytest.approx(np.ones((4, 4)))
+    survey = statistics.survey_labels(
+        column(tmp_path, [WALKER, WALKER, LEGLESS, NOBODY, NOBODY]), [BLANK] * 5
+    )
+    assert survey.pixels[0].tolist() == [2, 1, 1, 2, 1, 1, 1, 1]
+    assert survey.frequency[:, 0, 1].tolist() == [0.4, 0.6, 0, 0, 0, 0, 0, 0, 0]
+    assert survey.repeated == 1  # the second walker; of two empty maps none repeats the other
+    assert survey.frequency.sum(0) == pytest.approx(np.ones((4, 4)))
 
 
 def test_the_map_unlike_the_others_is_the_oddest(tmp_path):
@@ -98,7 +100,7 @@ GOOD = {
 TYPES = pd.DataFrame({"train": [90, 9, 1], "query": 0, "gallery": 0}, index=["00", "01", "10"])
 
 
-def seen(maps) -> statistics.Survey:
+def survey_of(maps) -> statistics.Survey:
     pixels = np.stack([np.bincount(m.ravel(), minlength=9)[1:] for m in maps])
     place = np.stack([np.mean([m == k for m in maps], 0) for k in range(9)])
     return statistics.Survey(pixels, place, 0, np.zeros(len(maps)), (0.3, 0.2))
@@ -120,37 +122,37 @@ BAD = {
 
 
 def test_nothing_stands_out_of_good_labels():
-    assert check_labels(GOOD, seen([WALKER] * 2), TYPES) == []
+    assert check_labels(GOOD, survey_of([WALKER] * 2), TYPES) == []
 
 
 @pytest.mark.parametrize("fault", BAD)
 def test_a_fault_stands_out(fault):
     change, level, text = BAD[fault]
-    ((found_level, sentence),) = check_labels(GOOD | change, seen([WALKER] * 2), TYPES)
+    ((found_level, sentence),) = check_labels(GOOD | change, survey_of([WALKER] * 2), TYPES)
     assert found_level == level and re.search(text, sentence)
 
 
 def test_a_part_that_is_hidden_nearly_always_stands_out_and_so_does_none():
     types = TYPES.assign(train=[10, 85, 5])
     assert (
-        check_labels(GOOD, seen([WALKER]), types)[0].text
+        check_labels(GOOD, survey_of([WALKER]), types)[0].text
         == "Lower body hidden in 85% of the training images."
     )
     types = TYPES.assign(train=[100, 0, 0])
-    assert "is lambda too small?" in check_labels(GOOD, seen([WALKER]), types)[0].text
+    assert "is lambda too small?" in check_labels(GOOD, survey_of([WALKER]), types)[0].text
 
 
 def test_a_part_that_is_never_there_upside_down_or_one_sided_stands_out():
     hole, missing = check_labels(
-        GOOD, seen([np.where(WALKER == parts.TORSO, 0, WALKER).astype(np.uint8)]), TYPES
+        GOOD, survey_of([np.where(WALKER == parts.TORSO, 0, WALKER).astype(np.uint8)]), TYPES
     )
     assert hole == ("wrong", "In 100.0% of the images the torso is missing between head and legs.")
     assert missing == ("wrong", "No map shows a torso.")
-    said = [f.text for f in check_labels(GOOD, seen([WALKER[::-1]]), TYPES)]
+    said = [f.text for f in check_labels(GOOD, survey_of([WALKER[::-1]]), TYPES)]
     assert said[0] == "The head lies below the torso on average." and len(said) == 3
     one_sided = np.array([[0, 1, 1, 0], [2, 4, 4, 3], [5, 5, 5, 6], [5, 5, 7, 8]], np.uint8)
-    (found,) = check_labels(GOOD, seen([one_sided]), TYPES)
-    assert found == (
+    (finding,) = check_labels(GOOD, survey_of([one_sided]), TYPES)
+    assert finding == (
         "wrong",
         "The left leg has 5.0 times as many pixels as the right leg: are the sides right?",
     )
@@ -159,8 +161,8 @@ def test_a_part_that_is_never_there_upside_down_or_one_sided_stands_out():
 # ------------------------------------------------------------------ the page
 
 
-def shown(folder, found, truth, margins=None, **options) -> audit.Audit:
-    index, labels = world(folder, found, truth, **options)
+def audit_of(folder, maps, truth, margins=None, **options) -> audit.Audit:
+    index, labels = world(folder, maps, truth, **options)
     if margins is not None:
         outcome = {name: labels.parsing[name][:] for name in labels.parsing.names()}
         outcome["margin"] = np.array(margins, np.float32)
@@ -173,8 +175,8 @@ def shown(folder, found, truth, margins=None, **options) -> audit.Audit:
 
 
 def test_the_sheets_show_the_worst_the_odd_the_close_and_the_empty(tmp_path):
-    found, margins = [WALKER, LEGLESS, NOBODY, WALKER, WALKER], [0.5, 0.2, 0, np.inf, np.inf]
-    view = shown(tmp_path, found, [WALKER] * 5, margins=margins, chosen=[0, 0, -1, 0, 0])
+    maps, margins = [WALKER, LEGLESS, NOBODY, WALKER, WALKER], [0.5, 0.2, 0, np.inf, np.inf]
+    view = audit_of(tmp_path, maps, [WALKER] * 5, margins=margins, chosen=[0, 0, -1, 0, 0])
     rows = {title: rows.tolist() for title, (_, rows) in audit.select_rows(view, 3).items()}
     assert list(rows) == ["At random", "Worst", "Oddest", "Closest calls", "Nobody found"]
     assert rows["Closest calls"] == [1, 0] and rows["Nobody found"] == [2]
@@ -182,12 +184,14 @@ def test_the_sheets_show_the_worst_the_odd_the_close_and_the_empty(tmp_path):
 
 
 def test_labels_made_elsewhere_without_truth_have_neither_worst_nor_close_calls(tmp_path):
-    view = shown(tmp_path, [WALKER, LEGLESS], None, margins=[np.nan] * 2)
+    view = audit_of(tmp_path, [WALKER, LEGLESS], None, margins=[np.nan] * 2)
     assert list(audit.select_rows(view, 3)) == ["At random", "Oddest"]
 
 
 def test_the_page_holds_everything_in_one_file(tmp_path):
-    view = shown(tmp_path, [WALKER, LEGLESS, NOBODY], [WALKER] * 3, margins=[0.5, 0.2, 0], chosen=[0, 0, -1])
+    view = audit_of(
+        tmp_path, [WALKER, LEGLESS, NOBODY], [WALKER] * 3, margins=[0.5, 0.2, 0], chosen=[0, 0, -1]
+    )
     text = page.render(view, b"PNG", 3)
     assert not re.search(r'(src|href)="(?!data:|#)', text) and "<script" not in text
     assert base64.b64encode(b"PNG").decode() in text and "<h1>Labels of tiny &amp; co</h1>" in text
@@ -205,7 +209,7 @@ def test_the_page_holds_everything_in_one_file(tmp_path):
 
 
 def test_the_page_says_so_if_nothing_stands_out_and_shows_no_truth_that_is_not_there(tmp_path):
-    view = shown(tmp_path, [WALKER] * 2, None)
+    view = audit_of(tmp_path, [WALKER] * 2, None)
     text = page.render(
         view._replace(report=view.report | {"fit": {"own": 1, "other": 0.5}, "repeated": 0}), b"", 2
     )
@@ -214,7 +218,7 @@ def test_the_page_says_so_if_nothing_stands_out_and_shows_no_truth_that_is_not_t
 
 
 def test_the_target_is_boxed_in_white_and_the_others_in_red(tmp_path):
-    view = shown(tmp_path, [WALKER], None, people=2, chosen=[1])  # the whole image, and its left column
+    view = audit_of(tmp_path, [WALKER], None, people=2, chosen=[1])  # the whole image, and its left column
     picture = audit.draw_boxes(view, 0)
     assert picture.shape[0] == plots.TILE[0]
     assert picture[50, 0].tolist() == [255, 255, 255] and picture[50, -1].tolist() == [230, 60, 60]

@@ -52,10 +52,10 @@ def png(array, mode=None) -> bytes:
 
 def body(**cells) -> np.ndarray:
     """Confidences on the grid of a 128 x 64 picture: c13=np.s_[3, 1] is a left knee in row 3, column 1."""
-    found = np.zeros((36, 17, 9), np.float32)
+    confidence = np.zeros((36, 17, 9), np.float32)
     for name, cell in cells.items():
-        found[int(name[1:])][cell] = 1
-    return found
+        confidence[int(name[1:])][cell] = 1
+    return confidence
 
 
 def table(*keys) -> pd.DataFrame:
@@ -283,13 +283,13 @@ def test_any_other_grid_covers_the_image():
 
 
 def test_confidences_become_the_map_that_the_stage_parse_would_make_of_them():
-    found = body(c0=np.s_[2:4, 4:6], c13=np.s_[12:14, 5:7])
-    made = confidences.fuse(found, (128, 64), RULE)
+    confidence = body(c0=np.s_[2:4, 4:6], c13=np.s_[12:14, 5:7])
+    label = confidences.fuse(confidence, (128, 64), RULE)
     frame = parsing.Frame((17, 9), 8, (128, 64), (0, 0, 1, 1))
-    grouped = parsing.part_confidences((found * 255).astype(np.uint8), RULE.grouping)
-    assert (made == parsing.fuse(grouped, np.ones(RULE.grid, np.float32), frame, RULE)).all()
-    assert set(np.unique(made)) == {0, parts.HEAD, parts.LEFT_LEG}
-    assert made[:6].max() == parts.HEAD and made[8:].max() == parts.LEFT_LEG
+    grouped = parsing.part_confidences((confidence * 255).astype(np.uint8), RULE.grouping)
+    assert (label == parsing.fuse(grouped, np.ones(RULE.grid, np.float32), frame, RULE)).all()
+    assert set(np.unique(label)) == {0, parts.HEAD, parts.LEFT_LEG}
+    assert label[:6].max() == parts.HEAD and label[8:].max() == parts.LEFT_LEG
 
 
 def test_filling_needs_a_mask_and_is_refused(tmp_path):
@@ -324,9 +324,9 @@ def test_the_sides_that_a_source_knows_are_kept(source, number):
 
 def test_bodypix_knows_the_side_of_all_its_limbs():
     # its parts by number: 1 right face, 10 left hand, 11 right hand, 13 back, 14 left thigh, 23 right foot
-    found = label_maps.class_codes("bodypix", None)[1:][[1, 10, 11, 13, 14, 23]]
+    codes = label_maps.class_codes("bodypix", None)[1:][[1, 10, 11, 13, 14, 23]]
     names = ["head", "left arm", "right arm", "torso", "left leg", "right foot"]
-    assert [parts.FINE[code - 1] for code in found] == names
+    assert [parts.FINE[code - 1] for code in codes] == names
 
 
 def test_a_users_own_classes_name_parts_and_pairs():
@@ -359,10 +359,10 @@ def test_arms_do_not_look_at_legs():
 @given(st.integers(0, 2**32 - 1), st.integers(2, 6))
 def test_a_pixel_keeps_its_limb_and_a_known_side(seed, rows):
     codes = np.random.default_rng(seed).integers(0, 12, (rows, 5), np.uint8)
-    found = label_maps.assign_sides(codes)
-    assert (found[codes <= 8] == codes[codes <= 8]).all()
+    label = label_maps.assign_sides(codes)
+    assert (label[codes <= 8] == codes[codes <= 8]).all()
     for pair, sides in ((ARMS, (2, 3)), (LEGS, (5, 6)), (FEET, (7, 8))):
-        assert np.isin(found[codes == pair], sides).all()
+        assert np.isin(label[codes == pair], sides).all()
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -395,6 +395,18 @@ def dataset(tmp_path, monkeypatch):
     return pd.read_parquet("set/index.parquet")["key"].tolist()
 
 
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Rows are computed here: a worker process would import everything again first."""
+
+    def run_here(shards, batch, make, *rest):
+        monkeypatch.setattr(resumable, "_compute", make())
+        for start, stop, path in shards:
+            yield resumable._compute_shard(start, stop, batch, path)
+
+    monkeypatch.setattr(resumable, "_run_workers", run_here)
+
+
 def choose(**entry) -> None:
     values = params.load("params.yaml")
     values["labels_from"] = {"set": {"folders": MARKET, "missing": "refuse", **entry}}
@@ -419,27 +431,27 @@ def test_confidences_in_an_archive_become_parsing_maps_and_occlusion_labels(data
         for name, content in files.items():
             file.writestr(name, content)
     choose(source="bpbreid", path="labels.zip")
-    found = run("labels.zip")
-    assert found["status"].tolist() == [parsing.OK, parsing.NO_PERSON, *[parsing.OK] * (len(dataset) - 2)]
-    assert (found["instance"] == -1).all() and np.isnan(found["margin"]).all()
-    assert set(np.unique(found["map"][0])) == {0, parts.HEAD} and not found["map"][1].any()
+    arrays = run("labels.zip")
+    assert arrays["status"].tolist() == [parsing.OK, parsing.NO_PERSON, *[parsing.OK] * (len(dataset) - 2)]
+    assert (arrays["instance"] == -1).all() and np.isnan(arrays["margin"]).all()
+    assert set(np.unique(arrays["map"][0])) == {0, parts.HEAD} and not arrays["map"][1].any()
     assert LabelFile("set/instances.h5", "instances")["found"][:].tolist() == [0] * len(dataset)
     assert LabelFile("set/parsing.h5", "parsing").attrs["classes"] == []
     label_stage.main("set/parsing.h5", "set/occlusion.h5")
     assert LabelFile("set/occlusion.h5", "occlusion")["occluded"][0].tolist() == [0, 1, 1, 1]
 
 
-def test_a_folder_of_label_maps_becomes_the_same_maps_again(dataset):
+def test_a_folder_of_label_maps_becomes_the_same_maps_again(dataset, in_this_process):
     whole = np.zeros((16, 8), np.uint8)
     whole[:4], whole[4:10], whole[10:, :4], whole[10:, 4:] = 13, 5, 17, 16  # face, clothes, right, left leg
     written(Path("lip"), dict.fromkeys(label_names(dataset, ".png"), png(whole)))
     choose(source="lip", path="lip")
-    found = run("lip")["map"]
+    maps = run("lip")["map"]
     want = np.select([whole == 13, whole == 5, whole == 17], [1, 4, 6], 5)
-    assert (found == want).all()
+    assert (maps == want).all()
 
 
-def test_nothing_is_written_if_one_label_is_missing(dataset):
+def test_nothing_is_written_if_one_label_is_missing(dataset, in_this_process):
     names = label_names(dataset, ".npy")
     written(Path("some"), dict.fromkeys(names[:-1], npy(body())))
     choose(source="bpbreid", path="some")
@@ -450,7 +462,9 @@ def test_nothing_is_written_if_one_label_is_missing(dataset):
     assert run("some")["status"][-1] == parsing.NO_PERSON
 
 
-def test_maps_that_a_stopped_run_made_of_other_classes_are_not_taken_up(dataset, monkeypatch):
+def test_maps_that_a_stopped_run_made_of_other_classes_are_not_taken_up(
+    dataset, in_this_process, monkeypatch
+):
     written(Path("own"), dict.fromkeys(label_names(dataset, ".png"), png(np.ones((16, 8)))))
     choose(source="classes", path="own", classes=["background", "head"])
     with monkeypatch.context() as patch:

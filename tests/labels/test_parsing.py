@@ -54,12 +54,12 @@ def anyone(rng, frame=TINY, count=2) -> tuple[ImageInstances, np.ndarray]:
     corner = rng.uniform(0, 2, (count, 2))
     box = np.concatenate([corner, corner + rng.uniform(1, 2, (count, 2))], 1).astype(np.float32)
     mask = rng.integers(0, 256, (count, 28, 28), np.uint8)
-    found = ImageInstances(np.sort(rng.uniform(0.4, 1, count).astype(np.float32))[::-1], box, mask)
-    return found, rng.integers(0, 256, (36, *frame.cells), np.uint8)
+    persons = ImageInstances(np.sort(rng.uniform(0.4, 1, count).astype(np.float32))[::-1], box, mask)
+    return persons, rng.integers(0, 256, (36, *frame.cells), np.uint8)
 
 
-def parse(found, confidence, rule=ARGMAX, size=(4, 4), frame=TINY):
-    return parsing.parse(found, confidence, size, frame, rule)
+def parse(persons, confidence, rule=ARGMAX, size=(4, 4), frame=TINY):
+    return parsing.parse(persons, confidence, size, frame, rule)
 
 
 # ------------------------------------------------------------------ worked examples
@@ -212,8 +212,8 @@ def arrays_of(people: list[ImageInstances]) -> dict[str, np.ndarray]:
         "box": np.zeros((len(people), room, 4), np.float32),
         "mask": np.zeros((len(people), room, 28, 28), np.uint8),
     }
-    for i, found in enumerate(people):
-        for name, value in found._asdict().items():
+    for i, persons in enumerate(people):
+        for name, value in persons._asdict().items():
             arrays[name][i, : len(value)] = value
     return arrays
 
@@ -389,10 +389,10 @@ def test_filling_changes_no_pixel_that_shows_a_part_already(rng):
 def test_the_mirrored_picture_has_the_mirrored_map(rng, fill):
     frame = Frame((3, 3), 2, (4, 4), (1, 0, 0, 1))
     rule = FILL if fill else ARGMAX
-    found, confidence = anyone(rng, frame, 1)
-    x0, y0, x1, y1 = found.box.T
-    mirrored = found._replace(box=np.stack([4 - x1, y0, 4 - x0, y1], 1), mask=found.mask[..., ::-1])
-    there = parsing.parse(found, confidence, (4, 4), frame, rule).map
+    persons, confidence = anyone(rng, frame, 1)
+    x0, y0, x1, y1 = persons.box.T
+    mirrored = persons._replace(box=np.stack([4 - x1, y0, 4 - x0, y1], 1), mask=persons.mask[..., ::-1])
+    there = parsing.parse(persons, confidence, (4, 4), frame, rule).map
     flipped, mirrored_frame = flip(confidence, frame)
     here = parsing.parse(mirrored, flipped, (4, 4), mirrored_frame, rule).map
     assert (here == parts.flip(there)).mean() > 0.9  # but for ties and rounding

@@ -27,7 +27,7 @@ from pipeline.synthetic.pictures import training_picture
 
 ROOT = Path(__file__).parents[2]
 EMBEDDED = str(ROOT / "models/embedded/pose.safetensors")
-GIVEN = params.read(ROOT / "params.yaml", "pose", pose.Pose)
+PARAMS = params.read(ROOT / "params.yaml", "pose", pose.Pose)
 NOSE, TORSO = 0, (21, 22, 23, 24)  # channels: a keypoint; limbs between hips and shoulders
 
 
@@ -43,7 +43,7 @@ def crops(pictures) -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def fields() -> pose.FieldNetwork:
-    return pose.load(GIVEN, EMBEDDED)
+    return pose.load(PARAMS, EMBEDDED)
 
 
 # ------------------------------------------------------------------ what is found
@@ -70,13 +70,13 @@ def test_permuting_a_batch_permutes_its_fields(fields, crops):
 
 
 def test_crops_of_any_sizes_share_a_batch(fields, crops):
-    found = fields([crops[0], crops[1][:200, :90], np.zeros((17, 300, 3), np.uint8)])
-    assert found.dtype == np.uint8 and found.shape == (3, 36, 33, 17)
+    confidence = fields([crops[0], crops[1][:200, :90], np.zeros((17, 300, 3), np.uint8)])
+    assert confidence.dtype == np.uint8 and confidence.shape == (3, 36, 33, 17)
 
 
 def test_work_for_a_process_gives_rows_in_order(fields, crops):
-    make = pickle.loads(pickle.dumps(partial(load_rows, pose.load, GIVEN, EMBEDDED, crops)))
-    assert pose.load(GIVEN, EMBEDDED).attrs == fields.grid._asdict()
+    make = pickle.loads(pickle.dumps(partial(load_rows, pose.load, PARAMS, EMBEDDED, crops)))
+    assert pose.load(PARAMS, EMBEDDED).attrs == fields.grid._asdict()
     assert np.abs(make()(2, 4)["confidence"].astype(int) - fields(crops[2:4])).max() <= 1
 
 
@@ -127,10 +127,10 @@ def test_a_bright_pixel_lights_the_cell_at_its_place():
     """On a crop of 250 x 121, cell (2, 3) is at y = 32 - 3, x = 48 - 4."""
     crop = np.zeros((250, 121, 3), np.uint8)
     crop[29, 44] = 255
-    found = pose.FieldNetwork(Sampled(), (250, 121))([crop])
-    assert found.shape == (1, 36, 17, 9)
-    assert np.argwhere(found[0, NOSE] == 255).tolist() == [[2, 3]]
-    assert (found == found[:, :1]).all()
+    confidence = pose.FieldNetwork(Sampled(), (250, 121))([crop])
+    assert confidence.shape == (1, 36, 17, 9)
+    assert np.argwhere(confidence[0, NOSE] == 255).tolist() == [[2, 3]]
+    assert (confidence == confidence[:, :1]).all()
 
 
 def test_the_stride_is_read_from_the_networks_heads():
@@ -148,8 +148,8 @@ def test_keypoints_come_before_limbs_whatever_heads_follow():
             cif, caf = super().forward(pixels)
             return cif * 0 + 1, caf * 0 + 0.5, caf * 0
 
-    found = pose.confidences(Dense(), torch.rand(1, 3, 33, 33))[0, :, 0, 0]
-    assert found.tolist() == [1] * 17 + [0.5] * 19
+    confidence = pose.confidences(Dense(), torch.rand(1, 3, 33, 33))[0, :, 0, 0]
+    assert confidence.tolist() == [1] * 17 + [0.5] * 19
 
 
 def test_building_a_network_leaves_openpifpafs_options_as_they_were():
@@ -168,14 +168,14 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path):
     with pytest.raises(
         BadInput, match=r"other.safetensors: made for another network: \d+ missing \(base_net"
     ):
-        pose.load(GIVEN, str(path))
+        pose.load(PARAMS, str(path))
 
 
 def test_weights_of_a_named_network_load_from_plain_tensors(tmp_path):
     path = tmp_path / "mobile.pth"
     torch.save(pose.build("mobilenetv3small").state_dict(), path)
-    found = pose.load(replace(GIVEN, network="mobilenetv3small"), str(path))
-    assert found.grid.stride == 16
+    network = pose.load(replace(PARAMS, network="mobilenetv3small"), str(path))
+    assert network.grid.stride == 16
 
 
 @pytest.mark.parametrize("name", ["cut.safetensors", "cut.pth"])
@@ -184,18 +184,18 @@ def test_a_truncated_file_is_refused(tmp_path, name):
     torch.save({"a": torch.zeros(100)}, path)
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(BadInput, match=name):
-        pose.load(GIVEN, str(path))
+        pose.load(PARAMS, str(path))
 
 
 def test_an_unknown_network_is_refused_with_the_known_ones():
     with pytest.raises(BadInput, match=r"no network of openpifpaf. Name one of small, mobilenetv2"):
-        pose.load(replace(GIVEN, network="k16"), EMBEDDED)
+        pose.load(replace(PARAMS, network="k16"), EMBEDDED)
 
 
 @pytest.mark.parametrize("network", ["small:cocokp", "shufflenetv2k16:coco", "resnet18:cocokp"])
 def test_weights_that_openpifpaf_never_published_are_refused_with_those_it_did(network):
     with pytest.raises(BadInput, match=r"publishes no such weights.*shufflenetv2k16:cocokp"):
-        pose.load(replace(GIVEN, network=network), "")
+        pose.load(replace(PARAMS, network=network), "")
 
 
 # ------------------------------------------------------------------ openpifpaf's own pickles
@@ -225,8 +225,8 @@ def publish(tmp_path, monkeypatch):
 
 def test_a_published_checkpoint_loads_by_allow_list_and_gives_the_same_fields(publish, network, crops):
     path = publish({"model": network, "epoch": 0, "meta": {"args": {"lr": 1e-3}}})
-    loaded = pose.load(replace(GIVEN, network="mobilenetv3small"), path)
-    assert (loaded(crops[:2]) == pose.FieldNetwork(network, GIVEN.size)(crops[:2])).all()
+    loaded = pose.load(replace(PARAMS, network="mobilenetv3small"), path)
+    assert (loaded(crops[:2]) == pose.FieldNetwork(network, PARAMS.size)(crops[:2])).all()
 
 
 def test_a_published_name_fetches_its_checkpoint(publish, network, monkeypatch):
@@ -234,16 +234,16 @@ def test_a_published_name_fetches_its_checkpoint(publish, network, monkeypatch):
     monkeypatch.setattr(
         weights, "download", lambda url: Path(path) if url.endswith(Path(path).name) else None
     )
-    named = replace(GIVEN, network="mobilenetv3small:cocokp")
+    named = replace(PARAMS, network="mobilenetv3small:cocokp")
     assert pose.load(named, "").grid.stride == 16
-    assert pose.weights_file(named, EMBEDDED) == Path(path) and pose.weights_file(GIVEN, EMBEDDED) == Path(
+    assert pose.weights_file(named, EMBEDDED) == Path(path) and pose.weights_file(PARAMS, EMBEDDED) == Path(
         EMBEDDED
     )
 
 
 def test_one_param_puts_the_coco_network_in_place_of_the_named_one():
-    assert pose.select_network(GIVEN, "") == GIVEN
-    assert pose.select_network(GIVEN, "coco").network == "shufflenetv2k16:cocokp"
+    assert pose.select_network(PARAMS, "") == PARAMS
+    assert pose.select_network(PARAMS, "coco").network == "shufflenetv2k16:cocokp"
 
 
 class Evil:
@@ -254,14 +254,14 @@ class Evil:
 def test_a_pickle_that_openpifpaf_did_not_publish_is_refused(publish, network):
     path = publish({"model": network, "epoch": 0}, published=False)
     with pytest.raises(BadInput, match=r"a pickle that openpifpaf did not publish.*state_dict"):
-        pose.load(GIVEN, path)
+        pose.load(PARAMS, path)
 
 
 def test_a_published_name_with_other_bytes_is_refused(publish, network):
     path = publish({"model": network, "epoch": 0})
     Path(path).write_bytes(b"other")
     with pytest.raises(BadInput, match="is not the published file"):
-        pose.load(GIVEN, path)
+        pose.load(PARAMS, path)
 
 
 CONTENTS = {
@@ -275,13 +275,13 @@ CONTENTS = {
 def test_even_a_published_pickle_is_refused_if_it(publish, network, monkeypatch, tmp_path, case):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadInput):
-        pose.load(GIVEN, publish(CONTENTS[case](network)))
+        pose.load(PARAMS, publish(CONTENTS[case](network)))
     assert not Path("executed").exists()
 
 
 def test_a_missing_pickle_is_named():
     with pytest.raises(BadInput, match=r"gone.pkl: no such file"):
-        pose.load(GIVEN, "gone.pkl")
+        pose.load(PARAMS, "gone.pkl")
 
 
 # ------------------------------------------------------------------ how our own weights were made

@@ -30,8 +30,8 @@ from pipeline.synthetic.pictures import training_picture
 
 ROOT = Path(__file__).parents[2]
 EMBEDDED = str(ROOT / "models/embedded/segmentation.safetensors")
-GIVEN = params.read(ROOT / "params.yaml", "segment", segmentation.Segment)
-SURE = replace(GIVEN, score_floor=0.5)
+PARAMS = params.read(ROOT / "params.yaml", "segment", segmentation.Segment)
+SURE = replace(PARAMS, score_floor=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -61,22 +61,22 @@ def fixed(monkeypatch):
         return [Detections(score, box, mask)] * len(resized)
 
     monkeypatch.setattr(torchvision, "load", lambda settings, path: persons)
-    return replace(GIVEN, size=(256, 128))
+    return replace(PARAMS, size=(256, 128))
 
 
 # ------------------------------------------------------------------ what is found
 
 
 def test_the_target_of_a_rendered_picture_is_found_with_high_score(segment, crops):
-    found = segment(crops)
-    assert (found.found >= 1).all()
-    assert (found.score[:, 0] > 0.8).all()
+    instances = segment(crops)
+    assert (instances.found >= 1).all()
+    assert (instances.score[:, 0] > 0.8).all()
 
 
 def test_scores_fall_and_rows_past_the_found_are_empty(segment, crops):
-    found = segment(crops)
-    assert (np.diff(found.score) <= 0).all()
-    for n, score, box, mask in zip(*found, strict=True):
+    instances = segment(crops)
+    assert (np.diff(instances.score) <= 0).all()
+    for n, score, box, mask in zip(*instances, strict=True):
         assert (score[:n] >= SURE.score_floor).all()
         assert not score[n:].any() and not box[n:].any() and not mask[n:].any()
 
@@ -103,25 +103,27 @@ def close(a: segmentation.Instances, i: int, b: segmentation.Instances, j: int) 
 
 
 def test_a_crop_of_nobody_has_no_instance(segment):
-    found = segment([np.full((256, 128, 3), 127, np.uint8)])
-    assert found.found[0] == 0 and not found.score.any()
+    instances = segment([np.full((256, 128, 3), 127, np.uint8)])
+    assert instances.found[0] == 0 and not instances.score.any()
 
 
 def test_boxes_are_in_pixels_of_each_original_crop(fixed):
-    found = segmentation.load(fixed, "")([np.zeros((64, 96, 3), np.uint8), np.zeros((512, 128, 3), np.uint8)])
-    assert found.box[0, 0].tolist() == [0, 0, 96, 64]
-    assert found.box[0, 1].tolist() == [24, 16, 48, 48]  # 32/128 of 96, 64/256 of 64, ...
-    assert found.box[1, 1].tolist() == [32, 128, 64, 384]
+    instances = segmentation.load(fixed, "")(
+        [np.zeros((64, 96, 3), np.uint8), np.zeros((512, 128, 3), np.uint8)]
+    )
+    assert instances.box[0, 0].tolist() == [0, 0, 96, 64]
+    assert instances.box[0, 1].tolist() == [24, 16, 48, 48]  # 32/128 of 96, 64/256 of 64, ...
+    assert instances.box[1, 1].tolist() == [32, 128, 64, 384]
 
 
 def test_masks_are_255ths_of_the_probability(fixed):
-    found = segmentation.load(fixed, "")([np.zeros((64, 96, 3), np.uint8)])
-    assert found.mask[0, :2, 0, 0].tolist() == [255, 64]
+    instances = segmentation.load(fixed, "")([np.zeros((64, 96, 3), np.uint8)])
+    assert instances.mask[0, :2, 0, 0].tolist() == [255, 64]
 
 
 def test_no_more_instances_are_kept_than_asked_for(fixed):
-    found = segmentation.load(replace(fixed, instances=1), "")([np.zeros((9, 9, 3), np.uint8)])
-    assert found.found[0] == 1 and found.score.shape == (1, 1)
+    instances = segmentation.load(replace(fixed, instances=1), "")([np.zeros((9, 9, 3), np.uint8)])
+    assert instances.found[0] == 1 and instances.score.shape == (1, 1)
 
 
 def test_a_resized_crop_keeps_its_mean():
@@ -160,7 +162,7 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path, tensors):
     tensors["roi_heads.box_head.fc6.bias"] = torch.zeros(3)
     save_file(tensors, path)
     with pytest.raises(BadInput, match=r"other.safetensors: made for another network: 1 missing") as error:
-        torchvision.load(GIVEN, str(path))
+        torchvision.load(PARAMS, str(path))
     assert "roi_heads.mask_predictor.weight" in str(error.value)
     assert "roi_heads.box_head.fc6.bias (3,) instead of (128,)" in str(error.value)
     assert "segment.weights" in str(error.value)
@@ -170,7 +172,7 @@ def test_a_state_dict_saved_by_torch_is_read_too(tmp_path, tensors):
     path = tmp_path / "small.pth"
     torch.save({"model": tensors}, path)
     assert set(weights.read(path)) == set(tensors)
-    torchvision.load(GIVEN, str(path))
+    torchvision.load(PARAMS, str(path))
 
 
 def test_half_precision_is_widened(tmp_path, tensors):
@@ -203,28 +205,28 @@ def test_a_file_that_holds_no_weights_is_refused_and_runs_nothing(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     DAMAGED[name](tmp_path / name)
     with pytest.raises(BadInput, match=name):
-        torchvision.load(GIVEN, str(tmp_path / name))
+        torchvision.load(PARAMS, str(tmp_path / name))
     assert not Path("executed").exists()
 
 
 def test_a_missing_file_is_named():
     with pytest.raises(BadInput, match=r"no/such.safetensors: no such file"):
-        torchvision.load(GIVEN, "no/such.safetensors")
+        torchvision.load(PARAMS, "no/such.safetensors")
     with pytest.raises(BadInput, match=r"no/such.safetensors: no such file"):
         weights.fingerprint("no/such.safetensors")
 
 
 def test_weights_are_told_apart_by_the_hash_of_their_file(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
-    assert weights.fingerprint(segmentation.weights_file(GIVEN, str(tmp_path / "a"))).startswith("ba7816bf")
+    assert weights.fingerprint(segmentation.weights_file(PARAMS, str(tmp_path / "a"))).startswith("ba7816bf")
 
 
 def test_one_param_puts_coco_networks_in_place_of_the_named_ones():
-    assert segmentation.select_network(GIVEN, "") == GIVEN
-    assert segmentation.select_network(GIVEN, "coco").network == "maskrcnn_resnet50_fpn_v2:COCO_V1"
+    assert segmentation.select_network(PARAMS, "") == PARAMS
+    assert segmentation.select_network(PARAMS, "coco").network == "maskrcnn_resnet50_fpn_v2:COCO_V1"
     assert segmentation.select_network(THEIRS, "coco").network == f"{ZOO}:zoo"
     with pytest.raises(BadInput, match=r"parsers = 'imagenet' is unknown\. Name coco"):
-        segmentation.select_network(GIVEN, "imagenet")
+        segmentation.select_network(PARAMS, "imagenet")
 
 
 WRONG = {
@@ -238,7 +240,7 @@ WRONG = {
 def test_an_unknown_network_or_publication_is_refused_with_the_known_ones(monkeypatch, network):
     monkeypatch.setattr(models, "get_model", lambda name, **settings: small.build(**settings))
     with pytest.raises(BadInput, match=WRONG[network]):
-        torchvision.load(replace(GIVEN, network=network), EMBEDDED)
+        torchvision.load(replace(PARAMS, network=network), EMBEDDED)
 
 
 def test_published_weights_of_91_classes_give_persons_alone(tmp_path, monkeypatch, crops):
@@ -254,10 +256,10 @@ def test_published_weights_of_91_classes_give_persons_alone(tmp_path, monkeypatc
     torch.save(build().state_dict(), published)
     monkeypatch.setattr(models, "get_model", build)
     monkeypatch.setattr(weights, "download", lambda url: published if url.endswith("73cbd019.pth") else None)
-    settings = replace(GIVEN, network="maskrcnn_resnet50_fpn_v2:COCO_V1", score_floor=0.0)
-    found = segmentation.load(settings, "")(crops[:1])
-    assert found.found[0] == GIVEN.instances
-    assert (found.score[0] < 0.1).all()  # a random choice among 91
+    settings = replace(PARAMS, network="maskrcnn_resnet50_fpn_v2:COCO_V1", score_floor=0.0)
+    instances = segmentation.load(settings, "")(crops[:1])
+    assert instances.found[0] == PARAMS.instances
+    assert (instances.score[0] < 0.1).all()  # a random choice among 91
 
 
 # ------------------------------------------------------------------ published files
@@ -299,14 +301,14 @@ def test_the_file_of_a_published_network_is_the_one_whose_hash_is_recorded(hub, 
     name = "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth"
     (hub / name).write_bytes(b"abc")
     monkeypatch.setattr(weights, "verify", lambda path, algorithm: None)
-    found = segmentation.weights_file(segmentation.select_network(GIVEN, "coco"), EMBEDDED)
-    assert found == hub / name and weights.fingerprint(found).startswith("ba7816bf")
+    instances = segmentation.weights_file(segmentation.select_network(PARAMS, "coco"), EMBEDDED)
+    assert instances == hub / name and weights.fingerprint(instances).startswith("ba7816bf")
 
 
 def test_a_gpu_that_is_not_there_is_an_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(BadInput, match="torch sees no GPU"):
-        torchvision.load(replace(GIVEN, device="cuda"), EMBEDDED)
+        torchvision.load(replace(PARAMS, device="cuda"), EMBEDDED)
 
 
 # ------------------------------------------------------------------ detectron2, by a stand-in
@@ -389,7 +391,7 @@ def zoo(tmp_path, monkeypatch):
     return config
 
 
-THEIRS = replace(GIVEN, backend="detectron2", network=ZOO, size=(256, 128))
+THEIRS = replace(PARAMS, backend="detectron2", network=ZOO, size=(256, 128))
 FITTING = {"head.weight": torch.eye(2), "head.bias": torch.zeros(2)}
 
 
@@ -407,11 +409,11 @@ def zoo_pickle(folder: Path, held: object, name: str = "model_final_{}.pkl") -> 
 
 def test_detectron2_gives_persons_alone_in_the_common_form(zoo, tmp_path):
     crop = np.full((100, 50, 3), 7, np.uint8)
-    found = segmentation.load(THEIRS, checkpoint(tmp_path, FITTING))([crop, np.zeros_like(crop)])
-    assert found.found.tolist() == [1, 0]
-    assert found.score[0, 0] == np.float32(0.8)
-    assert found.box[0, 0].tolist() == [0, 0, 25, 50]
-    assert found.mask[0, 0, 0, 0] == 128 and found.mask.shape == (2, 8, 28, 28)
+    instances = segmentation.load(THEIRS, checkpoint(tmp_path, FITTING))([crop, np.zeros_like(crop)])
+    assert instances.found.tolist() == [1, 0]
+    assert instances.score[0, 0] == np.float32(0.8)
+    assert instances.box[0, 0].tolist() == [0, 0, 25, 50]
+    assert instances.mask[0, 0, 0, 0] == 128 and instances.mask.shape == (2, 8, 28, 28)
 
 
 def test_detectron2_is_set_up_as_the_params_say_and_sees_bgr(zoo, tmp_path):
@@ -501,7 +503,7 @@ def test_where_detectron2_is_not_installed_choosing_it_says_how_to_get_it(monkey
 
 
 def test_the_backend_is_among_the_libraries_of_the_result(monkeypatch):
-    assert segmentation.libraries(GIVEN) == ("torch", "torchvision")
+    assert segmentation.libraries(PARAMS) == ("torch", "torchvision")
 
     def version(name: str) -> str:
         raise detectron2.PackageNotFoundError(name)

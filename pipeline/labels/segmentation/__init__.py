@@ -122,15 +122,15 @@ class InstanceNetwork:
 
 
 def _to_instances(batch: list[Detections], crops: Sequence[Crop], params: Segment) -> Instances:
-    count, most = len(crops), params.instances
+    shape = len(crops), params.instances
     instances = Instances(
-        np.zeros(count, np.int32),
-        np.zeros((count, most), np.float32),
-        np.zeros((count, most, 4), np.float32),
-        np.zeros((count, most, MASK_SIZE, MASK_SIZE), np.uint8),
+        np.zeros(len(crops), np.int32),
+        np.zeros(shape, np.float32),
+        np.zeros((*shape, 4), np.float32),
+        np.zeros((*shape, MASK_SIZE, MASK_SIZE), np.uint8),
     )
     for i, (detections, crop) in enumerate(zip(batch, crops, strict=True)):
-        n = instances.found[i] = min(len(detections.score), most)
+        n = instances.found[i] = min(len(detections.score), params.instances)
         scale_x, scale_y = crop.shape[1] / params.size[1], crop.shape[0] / params.size[0]
         scale = np.array([scale_x, scale_y, scale_x, scale_y], np.float32)
         instances.score[i, :n] = detections.score[:n]
