@@ -36,9 +36,9 @@ def jpeg() -> bytes:
     return file.getvalue()
 
 
-def world(folder, found, truth, chosen=None, people=1, threshold=2.0, occluder=None):
+def world(folder, maps, truth, chosen=None, people=1, threshold=2.0, occluder=None):
     """Four label files and two of the dataset, of images 4 x 4: one training image, the others queries."""
-    n = len(found)
+    n = len(maps)
     keys = [f"{'train' if i == 0 else 'query'}/{i}.jpg" for i in range(n)]
     index = pd.DataFrame(
         {
@@ -65,7 +65,7 @@ def world(folder, found, truth, chosen=None, people=1, threshold=2.0, occluder=N
     write_label_file(folder / "instances.h5", "instances", instances, own)
     chosen = np.zeros(n, np.int8) if chosen is None else np.array(chosen, np.int8)
     status = np.where(chosen < 0, parsing.NO_PERSON, parsing.OK).astype(np.uint8)
-    outcome = {"map": np.stack(found), "status": status, "instance": chosen, "margin": np.ones(n, np.float32)}
+    outcome = {"map": np.stack(maps), "status": status, "instance": chosen, "margin": np.ones(n, np.float32)}
     write_label_file(folder / "parsing.h5", "parsing", outcome, own)
     labels = occlusion.occlusion_labels(LabelFile(folder / "parsing.h5")["map"], RULE, threshold)
     names = {"parts": list(parts.COARSE[4])}
@@ -79,10 +79,10 @@ def world(folder, found, truth, chosen=None, people=1, threshold=2.0, occluder=N
     return index, metrics.Labels(*(LabelFile(folder / f"{kind}.h5", kind) for kind in kinds))
 
 
-def report(folder, found, truth, threshold=2.0, **options):
-    index, labels = world(folder, found, truth, threshold=threshold, **options)
-    seen = statistics.survey_labels(labels.parsing["map"], Images(folder / "images.h5"))
-    return metrics.report(index, labels, seen, RULE, threshold, SCORE)[0]
+def report(folder, maps, truth, threshold=2.0, **options):
+    index, labels = world(folder, maps, truth, threshold=threshold, **options)
+    survey = statistics.survey_labels(labels.parsing["map"], Images(folder / "images.h5"))
+    return metrics.report(index, labels, survey, RULE, threshold, SCORE)[0]
 
 
 # ------------------------------------------------------------------ worked examples
@@ -127,8 +127,8 @@ def test_another_person_who_fits_less_than_twice_as_well_makes_nobody_wrong(tmp_
 
 def test_balanced_accuracy_averages_hidden_and_visible(tmp_path):
     truth = [WALKER, LEGLESS, LEGLESS, WALKER]
-    found = [WALKER, LEGLESS, WALKER, WALKER]  # one of two hidden pairs of legs is missed
-    scores = report(tmp_path, found, truth)
+    maps = [WALKER, LEGLESS, WALKER, WALKER]  # one of two hidden pairs of legs is missed
+    scores = report(tmp_path, maps, truth)
     assert scores["all"]["balanced_accuracy"]["legs"] == 0.75
     assert scores["all"]["hidden"]["legs"] == 2 and scores["all"]["constant"] == 0.5
 
@@ -204,12 +204,12 @@ def test_balanced_accuracy_equals_the_slow_version(both):
 
 @given(st.integers(0, 2**32 - 1))
 def test_iou_of_the_parts_equals_the_slow_version(seed):
-    truth, found = np.random.default_rng(seed).integers(0, 9, (2, 5, 4), np.uint8)
-    table = metrics.confusion(truth, found)
+    truth, label = np.random.default_rng(seed).integers(0, 9, (2, 5, 4), np.uint8)
+    table = metrics.confusion(truth, label)
     agreement = metrics.Agreement(table[None], np.ones(1), np.zeros(1, bool))
     for k, iou in enumerate(agreement.part_iou(), 1):
-        either = ((truth == k) | (found == k)).sum()
-        both = ((truth == k) & (found == k)).sum()
+        either = ((truth == k) | (label == k)).sum()
+        both = ((truth == k) & (label == k)).sum()
         assert np.isnan(iou) if either == 0 else iou == pytest.approx(both / either)
 
 
