@@ -5,16 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import agent
+from benchmarks.agent import learning
+from benchmarks.agent.__main__ import VARIANTS
 
-RECOMMENDED = agent.case(*agent.VARIANTS["recommended"])
+RECOMMENDED = learning.make_case(*VARIANTS["recommended"])
 STEPS = 800
 
 
 @pytest.fixture(scope="module")
 def learnt():
     torch.set_num_threads(1)
-    return agent.learn(RECOMMENDED, seed=1, steps=STEPS)
+    return learning.train_agent(RECOMMENDED, seed=1, steps=STEPS)
 
 
 def test_patches_that_carry_identity_are_kept(learnt):
@@ -32,20 +33,22 @@ def test_the_agents_mask_serves_the_reader_as_well_as_the_true_one(learnt):
 
 def test_the_reader_stays_as_it_is_while_the_agent_learns():
     torch.manual_seed(2)
-    found = agent.task(2)
-    model = agent.build(agent.AgentAlone, agent.case("recommended", (), start="random").ogfr).train()
+    task = learning.make_task(2)
+    model = learning.build(
+        learning.AgentAlone, learning.make_case("recommended", (), start="random").ogfr
+    ).train()
     torch.nn.init.normal_(model.heads.weight, std=0.1)  # or nothing that is erased makes a difference
     before = {name: t.clone() for name, t in model.state_dict().items()}
-    agent.train(model, replace(RECOMMENDED.train, epochs=1), found.draw)
+    learning.train(model, replace(RECOMMENDED.train, epochs=1), task.sample_batch)
     changed = {name for name, t in model.state_dict().items() if not torch.equal(t, before[name])}
     assert changed == {"agent.linear.weight", "agent.linear.bias"}
 
 
 def test_half_of_the_patches_show_somebody_and_the_labels_say_which():
-    batch = agent.task(3).draw()
-    label = batch.holistic.parsing[:, :: agent.PATCH, :: agent.PATCH].flatten(1)
+    batch = learning.make_task(3).sample_batch()
+    label = batch.holistic.parsing[:, :: learning.PATCH, :: learning.PATCH].flatten(1)
     shows = (label > 0).sum(1)
-    assert (shows == agent.SHOWN * agent.PATCHES).all() and int(label.max()) == 8
-    first = batch.holistic.image[0, :, : agent.PATCH, : agent.PATCH]
-    again = agent.task(3).draw().holistic.image[0, :, : agent.PATCH, : agent.PATCH]
+    assert (shows == learning.PERSON_SHARE * learning.PATCHES).all() and int(label.max()) == 8
+    first = batch.holistic.image[0, :, : learning.PATCH, : learning.PATCH]
+    again = learning.make_task(3).sample_batch().holistic.image[0, :, : learning.PATCH, : learning.PATCH]
     assert torch.equal(first, again)

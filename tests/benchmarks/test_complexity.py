@@ -3,19 +3,19 @@
 import pytest
 import torch
 
-from benchmarks import complexity
+from benchmarks.complexity import counts
 from pipeline.methods.base import data_spec
 from pipeline.methods.ogfr.model import build
 from tests import toy
 
 PEOPLE = toy.people()
-WORLD = data_spec(PEOPLE)
+SPEC = data_spec(PEOPLE)
 HEADS = 10  # 9 of Eq. 19, 1 of Eq. 20
 
 
-def attention(width, num_tokens, seen):
+def attention(width, num_tokens, attended):
     """Multiply-adds of queries, keys, values, two products and the projection."""
-    return (2 * num_tokens + 2 * seen) * width**2 + 2 * num_tokens * seen * width
+    return (2 * num_tokens + 2 * attended) * width**2 + 2 * num_tokens * attended * width
 
 
 def layer(width, tokens):
@@ -48,20 +48,20 @@ def by_hand(width, depth, patches, patch, identities):
 
 
 @pytest.fixture(scope="module")
-def printed():
-    return complexity.count(complexity.printed(), complexity.OCCLUDED_DUKE)
+def paper():
+    return counts.count(counts.paper_params(), counts.OCCLUDED_DUKE)
 
 
-def of(found, names):
-    return {name: found[name] for name in names}
+def select(values, names):
+    return {name: values[name] for name in names}
 
 
 def test_a_run_costs_what_the_formula_says():
     model = toy.model(PEOPLE, preset="paper")
     embed, learn = by_hand(width=16, depth=2, patches=8, patch=16, identities=4)
-    assert complexity.inference(model, toy.batch(PEOPLE), whole=True) == embed
-    forward = complexity.training(model, toy.batch(PEOPLE), backward=False)
-    assert of(forward, learn) == learn
+    assert counts.inference(model, toy.batch(PEOPLE), whole=True) == embed
+    forward = counts.training(model, toy.batch(PEOPLE), backward=False)
+    assert select(forward, learn) == learn
     scores, distances = 4 * 16, 9 * 16 * 16  # of the true class; of every image in the batch, part by part
     assert forward["elsewhere"] == scores + distances
 
@@ -70,17 +70,17 @@ def test_a_run_costs_what_the_formula_says():
 def test_tensors_without_values_cost_the_same_and_so_does_fused_attention(fused):
     model = toy.model(PEOPLE, preset="paper")
     with torch.device("meta"):
-        shapes = build(toy.settings("paper"), WORLD, toy.encoder())
+        shapes = build(toy.settings("paper"), SPEC, toy.encoder())
     for block in (*shapes.encoder.blocks, *shapes.student):
         block.attn.fused_attn = fused
     for backward in (False, True):
-        real = complexity.training(model, toy.batch(PEOPLE), backward)
-        assert complexity.training(shapes, complexity.batch(WORLD, 16), backward) == real
+        real = counts.training(model, toy.batch(PEOPLE), backward)
+        assert counts.training(shapes, counts.meta_batch(SPEC, 16), backward) == real
 
 
 def test_going_back_costs_twice_as_much_but_for_the_pixels():
     model = toy.model(PEOPLE, preset="paper")
-    forward, both = (complexity.training(model, toy.batch(PEOPLE), backward=b) for b in (False, True))
+    forward, both = (counts.training(model, toy.batch(PEOPLE), backward=b) for b in (False, True))
     pixels = 2 * 8 * 3 * 16**2 * 16  # no gradient reaches them
     assert both["encoder"] == 3 * forward["encoder"] - pixels
     assert both["student"] == 3 * forward["student"] and both["decoder"] == 3 * forward["decoder"]
@@ -88,23 +88,23 @@ def test_going_back_costs_twice_as_much_but_for_the_pixels():
     assert small_parts < both["elsewhere"] < 4 * small_parts
 
 
-def test_at_the_papers_size_inference_costs_what_table_9_says(printed):
+def test_at_the_papers_size_inference_costs_what_table_9_says(paper):
     embed, learn = by_hand(width=768, depth=12, patches=242, patch=16, identities=702)
-    assert printed["inference_gmac"]["all"] == pytest.approx(sum(embed.values()) / 1e9, abs=1e-5)
-    assert printed["inference_gmac"]["all"] == pytest.approx(26.5, rel=0.01)
-    forward = printed["training_gmac_per_pair"]["forward"]
-    assert of(forward, learn) == pytest.approx({name: n / 1e9 for name, n in learn.items()}, abs=1e-6)
+    assert paper["inference_gmac"]["all"] == pytest.approx(sum(embed.values()) / 1e9, abs=1e-5)
+    assert paper["inference_gmac"]["all"] == pytest.approx(26.5, rel=0.01)
+    forward = paper["training_gmac_per_pair"]["forward"]
+    assert select(forward, learn) == pytest.approx({name: n / 1e9 for name, n in learn.items()}, abs=1e-6)
     spared = layer(768, 251) - 251 * 2 * 768**2 - 9 * 10 * 768**2 - 2 * 9 * 251 * 768
-    saved = printed["inference_gmac"]["all"] - printed["inference_pruned_gmac"]["all"]
+    saved = paper["inference_gmac"]["all"] - paper["inference_pruned_gmac"]["all"]
     assert saved == pytest.approx(spared / 1e9, abs=1e-5)
 
 
 def test_every_parameter_is_counted_once():
     model = toy.model(PEOPLE, preset="paper")
-    assert sum(complexity.parameters(model).values()) == sum(p.numel() for p in model.parameters())
+    assert sum(counts.parameters(model).values()) == sum(p.numel() for p in model.parameters())
 
 
-def test_twelve_heads_make_up_table_9s_parameters_if_all_of_them_and_imagenets_count(printed):
-    rules = printed["heads"]["table_9_by_what_counts"]
+def test_twelve_heads_make_up_table_9s_parameters_if_all_of_them_and_imagenets_count(paper):
+    rules = paper["heads"]["table_9_by_what_counts"]
     fitting = {name: round(rule["heads"]) for name, rule in rules.items() if rule["prints_as_table_9"]}
-    assert fitting == {"all_and_unused_classifier": 12} and printed["heads"]["ours"] == HEADS
+    assert fitting == {"all_and_unused_classifier": 12} and paper["heads"]["ours"] == HEADS

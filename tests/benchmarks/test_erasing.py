@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import erasing
+from benchmarks.erasing.masks import measure
 from pipeline.batches.views import eval_batches
 from tests import toy
 
@@ -16,18 +16,18 @@ def model():
 
 
 def measured(model):
-    return erasing.measure(model, eval_batches(PEOPLE, 5))
+    return measure(model, eval_batches(PEOPLE, 5))
 
 
 def test_the_bounds_keep_all_patches_and_none(model):
-    found = measured(model)
-    assert found["none"]["kept"] == 1 and found["everything"]["kept"] == 0
-    assert 0.4 < found["random"]["kept"] < 1  # 0.3 are erased
+    rows = measured(model)
+    assert rows["none"]["kept"] == 1 and rows["everything"]["kept"] == 0
+    assert 0.4 < rows["random"]["kept"] < 1  # 0.3 are erased
 
 
 def test_the_labels_keep_the_patches_that_show_somebody(model):
-    shown = torch.from_numpy(PEOPLE.parsing > 0).float()[:, None]
-    share = (torch.nn.functional.avg_pool2d(shown, 16) > 0.5).float().mean()
+    shows_person = torch.from_numpy(PEOPLE.parsing > 0).float()[:, None]
+    share = (torch.nn.functional.avg_pool2d(shows_person, 16) > 0.5).float().mean()
     assert measured(model)["labels"]["kept"] == pytest.approx(share.item(), abs=1e-4)
 
 
@@ -41,5 +41,5 @@ def test_a_decoder_that_reads_patches_is_moved(model):
     torch.nn.init.normal_(model.heads.weight, std=0.05)
     for layer in model.decoder:
         torch.nn.init.normal_(layer.attention.qkv.weight, std=0.3)
-    found = measured(model)
-    assert found["everything"]["probability"] != found["none"]["probability"]
+    rows = measured(model)
+    assert rows["everything"]["probability"] != rows["none"]["probability"]
