@@ -37,8 +37,8 @@ def count_pixels(maps: Integer[Tensor, "B H W"], count: int) -> Int[Tensor, "B C
     parts.check(maps)
     labels = range(len(parts.SWAPPED))
     # map by map: one map fits the processor's cache
-    fine = [[np.count_nonzero(parsing == label) for label in labels] for parsing in maps.numpy()]
-    fine = torch.tensor(fine, dtype=torch.long).view(len(maps), len(labels))
+    counts = [[np.count_nonzero(parsing == label) for label in labels] for parsing in maps.numpy()]
+    fine = torch.tensor(counts, dtype=torch.long).view(len(maps), len(labels))
     return torch.stack([fine[:, list(merged)].sum(1) for merged in parts.COARSE[count].values()], 1)
 
 

@@ -33,8 +33,9 @@ def run_parser(
     table = read_index(index)
     key = index_hash(table)
     make = partial(load_rows, parser.load, settings, weights, Images(images, key))
-    attrs = {"index": key, "weights": fingerprint(parser.weights_file(settings, weights))}
-    attrs |= {"params": asdict(settings), **parser.load(replace(settings, device="cpu"), weights).attrs}
+    content = fingerprint(parser.weights_file(settings, weights))
+    network = parser.load(replace(settings, device="cpu"), weights)
+    attrs = {"index": key, "weights": content, "params": asdict(settings), **network.attrs}
     libraries = parser.libraries(settings)
     with distributed.shard_group() as group:
         compute_rows(out, parser.KIND, len(table), settings.batch, make, attrs, workers, {}, libraries, group)

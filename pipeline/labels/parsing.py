@@ -298,7 +298,7 @@ class Parser:
                 "19 limbs, in COCO's order). Run the stage `pose` with a network that has both."
             )
         attrs = self.fields.attrs
-        self.frame = Frame(shape[2:], attrs["stride"], tuple(attrs["size"]), tuple(attrs["pad"]))
+        self.frame = Frame((shape[2], shape[3]), attrs["stride"], tuple(attrs["size"]), tuple(attrs["pad"]))
 
     def __call__(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """The arrays of parsing.h5 for rows start..stop: map, status, instance, margin."""

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of openpifpaf's netw
 KEYPOINTS, LIMBS = 17, 19
 # whose classes a published checkpoint may name
 ALLOWED_PACKAGES = ("openpifpaf.", "torch.nn.modules.", "torchvision.models.", "torchvision.ops.")
+Shell = Any  # a network of openpifpaf: an nn.Module with `base_net` and `head_metas`
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -142,7 +143,9 @@ def build(name: str) -> nn.Module:
 @contextmanager
 def _network_options(small: bool) -> Iterator[None]:
     # openpifpaf's options are class attributes; by default its base networks download ImageNet weights
-    changes = [(c, "pretrained", False) for c in vars(basenetworks).values() if hasattr(c, "pretrained")]
+    changes: list[tuple[Any, str, Any]] = [
+        (c, "pretrained", False) for c in vars(basenetworks).values() if hasattr(c, "pretrained")
+    ]
     if small:
         changes += [
             (basenetworks.Resnet, "remove_last_block", True),
@@ -160,7 +163,7 @@ def _network_options(small: bool) -> Iterator[None]:
             setattr(owner, key, value)
 
 
-def field_grid(network: nn.Module, size: tuple[int, int]) -> Grid:
+def field_grid(network: Shell, size: tuple[int, int]) -> Grid:
     """The grid of the network's fields on crops of `size` (height, width).
 
     openpifpaf centres its cells on pixels 0, stride, 2 stride, ...: so a side is padded to a multiple of the
@@ -180,7 +183,7 @@ def normalise_crops(crops: UInt8[np.ndarray, "B h w 3"], pad: tuple[int, int, in
     return nn.functional.pad(pixels, (left, right, top, bottom))
 
 
-def confidences(network: nn.Module, pixels: Tensor) -> Tensor:
+def confidences(network: Shell, pixels: Tensor) -> Tensor:
     """Keypoint, then limb confidences in [0, 1], (B, 36, h, w)."""
     heads = zip(reversed(network.head_metas), reversed(network(pixels)), strict=True)  # of a kind the first
     fields = {type(meta): field for meta, field in heads}
@@ -229,7 +232,7 @@ def _allowed_classes(path: Path) -> list:
     names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     classes = [_network_class(name) for name in names if name.startswith(ALLOWED_PACKAGES)]
     arrays = [np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?"))]
-    rebuild = np._core.multiarray._reconstruct
+    rebuild = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
     return [*classes, *arrays, (rebuild, "numpy.core.multiarray._reconstruct"), rebuild]
 
 

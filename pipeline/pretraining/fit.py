@@ -70,7 +70,7 @@ def fit_network(
     `loss(network, batch)` is a scalar, `make(seed, i)` renders sample i, `score(network)` gives figures on
     held-out pictures.  The training continues from the file `state` if there is one.
     """
-    network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     averaged = copy.deepcopy(network).eval()
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=schedule.weight_decay)
     start, history = _resume(state, network, averaged, optimiser)
@@ -88,8 +88,8 @@ def fit_network(
         nn.utils.clip_grad_norm_(network.parameters(), schedule.clip)
         optimiser.step()
         _update_average(averaged, network, min(schedule.average, (1 + step) / (10 + step)))
-        value = float(value.detach())
-        running_loss = value if running_loss is None else 0.98 * running_loss + 0.02 * value
+        batch_loss = float(value.detach())
+        running_loss = batch_loss if running_loss is None else 0.98 * running_loss + 0.02 * batch_loss
         bar.update()
         if (step + 1) % schedule.keep_every == 0 or step + 1 == schedule.steps:
             cpu = round(cpu_before + time.process_time() - cpu_start)

@@ -95,7 +95,7 @@ class LimbTargets(openpifpaf.encoder.caf.CafGenerator):
         )
 
 
-def target_encoders(network: nn.Module) -> list[Callable]:
+def target_encoders(network: pose.Shell) -> list[Callable]:
     """Functions of (picture, annotations) that give the targets of the two heads."""
     cif, caf = network.head_metas
     limbs = openpifpaf.encoder.Caf(caf)

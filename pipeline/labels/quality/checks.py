@@ -58,13 +58,13 @@ def check_labels(report: dict[str, Any], survey: statistics.Survey, patterns: pd
 
 def _high(value: float, bounds: tuple[float, float], text: str) -> list[Finding]:
     wrong, look = bounds
-    level = "wrong" if value > wrong else "look" if value > look else None
+    level: Level | None = "wrong" if value > wrong else "look" if value > look else None
     return [Finding(level, text.format(value))] if level else []
 
 
 def _low(value: float, bounds: tuple[float, float], text: str) -> list[Finding]:
     wrong, look = bounds
-    level = "wrong" if value < wrong else "look" if value < look else None
+    level: Level | None = "wrong" if value < wrong else "look" if value < look else None
     return [Finding(level, text.format(value))] if level else []
 
 

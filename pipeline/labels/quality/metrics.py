@@ -94,13 +94,14 @@ def resize_nearest(picture: UInt8[np.ndarray, "h w"], grid: tuple[int, int]) -> 
 def compare(index: pd.DataFrame, labels: Labels) -> Agreement:
     """Compare every image's map and target with the truth."""
     sizes = index[["height", "width"]].to_numpy().tolist()
-    grid = labels.parsing["map"].shape[1:]
+    _, height, width = labels.parsing["map"].shape
     targets = labels.parsing["instance"][:]
     no_target = np.where(labels.parsing["status"][:] == parsing.NO_PERSON, 0, np.nan)  # nan: made elsewhere
     table, iou, wrong = np.zeros((len(index), LABELS, LABELS), np.int64), np.zeros(len(index)), []
     for i in progress_bar(iterable=range(len(index)), desc="score"):
-        table[i] = confusion(resize_nearest(labels.truth["map"][i], grid), labels.parsing["map"][i])
-        person = resize_nearest(labels.truth["person"][i], grid) > 0
+        truth = resize_nearest(labels.truth["map"][i], (height, width))
+        table[i] = confusion(truth, labels.parsing["map"][i])
+        person = resize_nearest(labels.truth["person"][i], (height, width)) > 0
         ious = instance_iou(labels.instances, i, tuple(sizes[i]), person)
         iou[i] = ious[targets[i]] if targets[i] >= 0 else no_target[i]
         wrong.append(targets[i] >= 0 and iou[i] < ious.max() / 2)
@@ -162,7 +163,7 @@ def _flag_scores(names: list[str], truth: np.ndarray, guess: np.ndarray) -> dict
 def _by_part(names: Iterable[str], values: Iterable[float]) -> dict[str, float | None]:
     by_part = {name: _rounded(value) for name, value in zip(names, values, strict=True)}
     defined = [value for value in by_part.values() if value is not None]
-    return {**by_part, "mean": _rounded(np.mean(defined)) if defined else None}
+    return {**by_part, "mean": _rounded(float(np.mean(defined))) if defined else None}
 
 
 def _rounded(value: float) -> float | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -85,10 +85,12 @@ def weights_file(params: Segment, path: str) -> Path:
 
 def _backend(params: Segment) -> ModuleType:
     if params.backend == "detectron2":
-        from pipeline.labels.segmentation import detectron2 as backend  # only then: it need not be installed
-    else:
-        from pipeline.labels.segmentation import torchvision as backend
-    return backend
+        from pipeline.labels.segmentation import detectron2  # only then: it need not be installed
+
+        return detectron2
+    from pipeline.labels.segmentation import torchvision
+
+    return torchvision
 
 
 def load(params: Segment, path: str) -> "InstanceNetwork":
@@ -111,7 +113,7 @@ class InstanceNetwork:
 
     def __init__(self, backend: Backend, params: Segment):
         self.backend, self.params = backend, params
-        self.attrs = {}  # readers of the instances need to know nothing more
+        self.attrs: dict[str, Any] = {}  # readers of the instances need to know nothing more
 
     def __call__(self, crops: Sequence[Crop]) -> Instances:
         return _to_instances(self.backend(resize_crops(crops, self.params.size)), crops, self.params)

@@ -158,7 +158,7 @@ def _read_zoo_pickle(path: Path) -> dict[str, Tensor]:
 class _Detector:
     """Crops of one size -> the persons in each; `order` is the network's order of colours, BGR or RGB."""
 
-    def __init__(self, network: torch.nn.Module, order: str):
+    def __init__(self, network: Any, order: str):
         self.network, self.order = network, order
 
     @torch.inference_mode()
