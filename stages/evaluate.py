@@ -6,7 +6,10 @@ Reads:
     labels     occlusion.h5, the occlusion labels of each image
     truth      truth.h5, exact part maps if there are any; they group the queries
 Writes:
-    metrics    metrics.json, the scores
+    metrics    metrics.json, the model's Rank-1 and mAP of all, occluded and holistic queries
+    encoder    encoder.json, the same of its encoder before training
+    histogram  histogram.json, the same of the colour histogram
+    full       report.json, all scores of all systems
     queries    queries.parquet, the AP and the nearest gallery images of each query
     curves     cmc.csv, a CMC curve per system
 
@@ -25,30 +28,39 @@ from pipeline.ranking import report
 
 
 def main(
-    index: str, features: str, labels: str, truth: str, metrics: str, queries: str, curves: str,
+    index: str, features: str, labels: str, truth: str,
+    metrics: str, encoder: str, histogram: str, full: str, queries: str, curves: str,
     config: str = "params.yaml",
 ) -> None:  # fmt: skip
     options = params.read(config, "evaluate", report.Evaluate)
     table = read_index(index)
     key = index_hash(table)
-    seen = LabelFile(features, "features", key)
-    grouped = report.groups(
+    embeddings = LabelFile(features, "features", key)
+    groups = report.query_groups(
         table, LabelFile(labels, "occlusion", key), LabelFile(truth, "truth", key), options.group_lambda
     )
-    device = distributed.local_device().type
-    systems = {system: report.embedded(seen, table, system) for system in seen.attrs["systems"]}
-    rankings, reranked = report.ranked(systems, grouped, options, device)
-    parts = {system: report.visible(query) for system, (query, _) in systems.items()}
-    listed = rankings | {f"{system}_reranked": after for system, after in reranked.items()}
-    found = report.metrics(rankings, reranked, parts, grouped, table, options)
-    found["protocol"] |= {name: seen.attrs[name] for name in ("model_cameras", "model_cameras_unknown")}
+    systems = {name: report.embedded(embeddings, table, name) for name in embeddings.attrs["systems"]}
+    rankings, reranked = report.rank_systems(systems, groups, options, distributed.local_device().type)
+    visible = {system: report.visible_parts(query) for system, (query, _) in systems.items()}
+    scores = report.all_scores(rankings, reranked, visible, groups, table, options)
+    scores["protocol"] |= {
+        name: embeddings.attrs[name] for name in ("model_cameras", "model_cameras_unknown")
+    }
+    rankings |= {f"{system}_reranked": ranking for system, ranking in reranked.items()}
     with atomic_write(queries) as path:
-        report.queries(table, listed, grouped, options.top).to_parquet(path, index=False)
+        report.query_table(table, rankings, groups, options.top).to_parquet(path, index=False)
     with atomic_write(curves) as path:
-        report.curves(listed, options.depth).to_csv(path, index=False)
-    with atomic_write(metrics) as path:
-        path.write_text(json.dumps(found, indent=1) + "\n")
-    print(report.table(found))
+        report.cmc_table(rankings, options.depth).to_csv(path, index=False)
+    written = {
+        full: scores,
+        metrics: report.summary(scores),
+        encoder: report.summary(scores["baselines"]["encoder"]),
+        histogram: report.summary(scores["baselines"]["histogram"]),
+    }
+    for out, content in written.items():
+        with atomic_write(out) as path:
+            path.write_text(json.dumps(content, indent=1) + "\n")
+    print(report.text_table(scores))
 
 
 if __name__ == "__main__":

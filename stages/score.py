@@ -8,8 +8,8 @@ Reads:
     occlusions  occlusion.h5, the occlusion labels of each image
     truth       truth.h5, exact part maps if there are any
 Writes:
-    out         labels.json, the scores of the labels
-    figures     folder of figures, with audit.html
+    out         labels.json, the accuracy of the labels if there is a truth
+    figures     folder of figures, with audit.html and all scores in report.json
 
 Params: lambda, label, score.
 """
@@ -48,8 +48,9 @@ def main(
         plots.draw(folder, pictures, labels, agreement, threshold, score)
         histograms = (folder / "pixels.png").read_bytes()
         (folder / "audit.html").write_text(page.render(view, histograms, score.pictures), encoding="utf-8")
+        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     with atomic_write(out) as path:
-        path.write_text(json.dumps(report, indent=2) + "\n")
+        path.write_text(json.dumps(metrics.summary(report), indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from itertools import product
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from pipeline.core.params import BadInput
 from pipeline.studies import tables
 
 CONFIG, DAG = "params.yaml", "dvc.yaml"
-KEPT = ("metrics.json", "cmc.csv", "log.csv", "record.json")
+KEPT = (tables.REPORT, "metrics.json", "cmc.csv", "log.csv", "record.json")
 
 
 def dvc(*words: str) -> str:
@@ -33,9 +34,18 @@ def dvc(*words: str) -> str:
     return done.stdout
 
 
-def experiments(rev: str) -> list[tables.Result]:
-    """The experiments that start from a commit."""
-    return tables.from_dvc(json.loads(dvc("exp", "show", "--json", "--rev", rev)))
+def experiments(rev: str, scores: bool = False) -> list[tables.Result]:
+    """The experiments that start from a commit; `scores` are read from DVC's cache if asked for."""
+    commits = json.loads(dvc("exp", "show", "--json", "--rev", rev))
+    return tables.from_dvc(commits, read_report) if scores else tables.from_dvc(commits)
+
+
+def read_report(rev: str, path: str) -> dict:
+    """A report.json of an experiment.  Raises `BadInput` if DVC's cache lacks it."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "report.json"
+        dvc("get", ".", path, "--rev", rev, "--out", str(out))
+        return json.loads(out.read_text())
 
 
 def named(names: list[str], values: tables.Values) -> dict[str, tables.Study]:
@@ -117,7 +127,7 @@ def _take(steps: list[tuple[str, list[str]]], config: Path) -> None:
 def show(args: argparse.Namespace) -> None:
     """Print the tables: of a folder, or of DVC's experiments."""
     values = params.load(CONFIG)
-    found = tables.from_folder(args.results) if args.results else experiments(args.rev)
+    found = tables.from_folder(args.results) if args.results else experiments(args.rev, scores=True)
     for name, study in named(args.names, values).items():
         table = tables.table(study, values, args.seeds, found, args.queries or study.queries)
         print(f"{name}: {table}", end="\n\n")

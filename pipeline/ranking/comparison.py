@@ -1,9 +1,9 @@
-"""The one distance of all methods, between a panel of queries and a tile of the gallery.
+"""Distances between a block of queries and a block of the gallery, for features that do not fit in memory.
 
 Unusual here:
-- Queries and gallery images that hide a part are left out of that part's product.
-- Products are folded into the weighted mean in one pass, compiled; on a GPU, and for gated queries, PyTorch's
-  own operations do the same.
+- Images that hide a part are left out of that part's matrix product.
+- Products are folded into the weighted mean in one compiled pass; on a GPU, and for gated queries, by
+  PyTorch's own operations.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -13,20 +13,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.model import distance as distance_module
+from pipeline.model import distance
 from pipeline.model.compute import float32_matmul
 from pipeline.model.distance import Metric, check_embeddings, check_finite
 from pipeline.ranking import kernels
 from pipeline.ranking.embedded import Embedded, Features, Stored, take
 
-QUERIES_AT_ONCE, GALLERY_AT_ONCE = (
-    {"cpu": 1024, "cuda": 2048},
-    {"cpu": 512, "cuda": 1024},
-)  # queries, gallery images at a time
-ROW_MULTIPLE, COLUMN_MULTIPLE = (
-    16,
-    16,
-)  # numbers of them in a product are multiples: each size is prepared anew
+QUERY_BLOCK = {"cpu": 1024, "cuda": 2048}  # queries at a time
+GALLERY_BLOCK = {"cpu": 512, "cuda": 1024}  # gallery images at a time
+MULTIPLE = 16  # of rows and columns of a product: the library prepares each size anew
 
 
 def distances(query: Embedded, gallery: Embedded, metric: Metric | str = "euclidean") -> Float[Tensor, "Q G"]:
@@ -42,21 +37,24 @@ def distances(query: Embedded, gallery: Embedded, metric: Metric | str = "euclid
     gate = None if query.gate is None else take(query.gate, np.arange(len(query)))
     (q, q_visibility), (g, g_visibility) = tensors["query"], tensors["gallery"]
     with float32_matmul("default"):
-        return distance_module.distances(q, g, q_visibility, g_visibility, metric, gate)
+        return distance.distances(q, g, q_visibility, g_visibility, metric, gate)
 
 
-def round_up(count: int, step: int) -> int:
-    """The next multiple of `step`."""
-    return -(-count // step) * step
+def round_up(count: int) -> int:
+    """The next multiple of `MULTIPLE`."""
+    return -(-count // MULTIPLE) * MULTIPLE
+
+
+# ------------------------------------------------------------------ blocks
 
 
 class TileBuffer:
-    """Where the features of one tile after the other are put: fresh memory would cost as much as reading."""
+    """Memory for one gallery block after another: fresh memory would cost as much as reading."""
 
-    def __init__(self, gallery: Embedded, most: int):
+    def __init__(self, gallery: Embedded, size: int):
         parts, channels = gallery.parts.shape[1:]
-        self.images = torch.empty(most, parts, channels) if isinstance(gallery.parts, Stored) else None
-        self.shown = _zeros(parts * round_up(most, COLUMN_MULTIPLE), channels)
+        self.images = torch.empty(size, parts, channels) if isinstance(gallery.parts, Stored) else None
+        self.units = _zeros(parts * round_up(size), channels)
 
 
 def _zeros(*shape: int) -> Tensor:
@@ -66,60 +64,57 @@ def _zeros(*shape: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Part:
-    """One part of those images of a panel or a tile that show it."""
+    """One part of the n images of a block that show it."""
 
-    places: Int[Tensor, "n"]  # of the images
-    features: Float[Tensor, "n_padded D"]  # of length 1, times a query's gate; those behind n mean nothing
-    present: Float[Tensor, "n"]  # squared lengths, 0 or 1
-    weights: Float[Tensor, "n"]
+    places: Int[Tensor, "n"]  # of the images in the block
+    features: Float[Tensor, "n_padded D"]  # of length 1, times a query's gate; rows from n on are undefined
+    square: Float[Tensor, "n"]  # squared length, 0 or 1
+    weights: Float[Tensor, "n"]  # visibility
     gate: Float[Tensor, "n D"] | None = None  # squared
 
 
 class GalleryBlock:
-    """Some images of the gallery, ready to be compared; no part is copied of those that hide it.
-
-    What lies in `room` is lost.
-    """
+    """w images of the gallery, ready to be compared; it overwrites `buffer`."""
 
     def __init__(
-        self, gallery: Embedded, rows: Int[np.ndarray, "w"], device: str | torch.device, room: TileBuffer
+        self, gallery: Embedded, rows: Int[np.ndarray, "w"], device: str | torch.device, buffer: TileBuffer
     ):
         self.rows = rows
-        shown, self.visibility = _shown("gallery", gallery, rows, COLUMN_MULTIPLE, room)
-        self.parts = [_on(part, device) for part in shown]
-        self.visibility = self.visibility.to(device)
+        parts, visibility = _visible_parts("gallery", gallery, rows, buffer)
+        self.parts = [_to(part, device) for part in parts]
+        self.visibility = visibility.to(device)
 
 
 class QueryBlock:
-    """Some queries, ready to be compared; a part takes no memory for those that hide it."""
+    """n queries, ready to be compared; hidden parts take no memory."""
 
     def __init__(self, query: Embedded, rows: Int[np.ndarray, "n"], device: str | torch.device):
-        shown, self.visibility = _shown("query", query, rows, ROW_MULTIPLE)
+        parts, visibility = _visible_parts("query", query, rows)
         if query.gate is not None:
             gate = take(query.gate, rows)
             check_finite("query gate", gate, rows)
-            shown = [_gated(part, gate[part.places, p]) for p, part in enumerate(shown)]
-        self.parts = [_on(part, device) for part in shown]
-        self.visibility = self.visibility.to(device)
+            parts = [_gated(part, gate[part.places, p]) for p, part in enumerate(parts)]
+        self.parts = [_to(part, device) for part in parts]
+        self.visibility = visibility.to(device)
 
 
-def _shown(
-    name: str, images: Embedded, rows: Int[np.ndarray, "n"], step: int, room: TileBuffer | None = None
+def _visible_parts(
+    name: str, images: Embedded, rows: Int[np.ndarray, "n"], buffer: TileBuffer | None = None
 ) -> tuple[list[_Part], Float[Tensor, "n P"]]:
-    """The parts that some images show, in `room` if it is given, and all their visibilities."""
+    """The visible parts of these images, in `buffer` if there is one, and the visibility of all parts."""
     visibility = take(images.visibility, rows)
     check_finite(f"{name} visibility", visibility, rows)
-    source, places = _within_reach(images.parts, rows, None if room is None else room.images)
-    counts = [round_up(count, step) for count in (visibility != 0).sum(0).tolist()]
-    units = _zeros(sum(counts), source.shape[2]) if room is None else room.shown[: sum(counts)]
-    lengths, first = torch.zeros(visibility.shape), np.cumsum([0, *counts[:-1]])
-    kernels.unit(source.numpy(), places, visibility.numpy(), first, units.numpy(), lengths.numpy())
+    source, source_rows = _in_memory(images.parts, rows, None if buffer is None else buffer.images)
+    counts = [round_up(count) for count in (visibility != 0).sum(0).tolist()]
+    units = _zeros(sum(counts), source.shape[2]) if buffer is None else buffer.units[: sum(counts)]
+    lengths, start = torch.zeros(visibility.shape), np.cumsum([0, *counts[:-1]])
+    kernels.unit(source.numpy(), source_rows, visibility.numpy(), start, units.numpy(), lengths.numpy())
     check_finite(f"{name} features", lengths, rows)
     parts = []
     for p, features in enumerate(units.split(counts)):
-        some = visibility[:, p].nonzero().flatten()
-        present = (lengths[some, p] > 0).float()
-        parts.append(_Part(some, features, present, visibility[some, p]))
+        places = visibility[:, p].nonzero().flatten()
+        square = (lengths[places, p] > 0).float()
+        parts.append(_Part(places, features, square, visibility[places, p]))
     return parts, visibility
 
 
@@ -128,74 +123,78 @@ def _gated(part: _Part, gate: Float[Tensor, "n D"]) -> _Part:
     return replace(part, gate=gate.square())
 
 
-def _on(part: _Part, device: str | torch.device) -> _Part:
+def _to(part: _Part, device: str | torch.device) -> _Part:
     values = {field.name: getattr(part, field.name) for field in fields(part)}
     return _Part(**{name: value if value is None else value.to(device) for name, value in values.items()})
 
 
-def _within_reach(
-    source: Features, rows: Int[np.ndarray, "taken"], room: Float[Tensor, "most P D"] | None = None
+def _in_memory(
+    source: Features, rows: Int[np.ndarray, "taken"], buffer: Float[Tensor, "size P D"] | None = None
 ) -> tuple[Float[Tensor, "N P D"], Int[np.ndarray, "taken"]]:
-    """Features in memory, and where in them those rows are; from a file, these alone are read."""
+    """Features in memory, and where in them those rows are; of a file, these rows alone are read."""
     if isinstance(source, Stored):
-        return take(source, rows, room), np.arange(len(rows))
+        return take(source, rows, buffer), np.arange(len(rows))
     return source.detach().cpu(), rows
 
 
+# ------------------------------------------------------------------ distances of two blocks
+
+
 class Workspace:
-    """Where one thread puts the distances of a panel to a tile, and the products that they are made of."""
+    """Memory of one thread for the distances of two blocks and the products that they are made of."""
 
     def __init__(self, queries: int, images: int, device: str | torch.device):
-        size = round_up(queries, ROW_MULTIPLE) * round_up(images, COLUMN_MULTIPLE)
-        self.total, self.product = _zeros(2, size).to(device)
+        self.total, self.product = _zeros(2, round_up(queries) * round_up(images)).to(device)
 
 
 def block_distances(
-    panel: QueryBlock, tile: GalleryBlock, metric: str, desk: Workspace
+    queries: QueryBlock, gallery: GalleryBlock, metric: str, workspace: Workspace
 ) -> Float[Tensor, "n w"]:
-    """Distances of a panel's queries to a tile's images; they lie on the desk until it is used again."""
-    total = _of_shape(desk.total, len(panel.visibility), len(tile.rows)).zero_()
-    for part, shown in zip(panel.parts, tile.parts, strict=True):
-        product = _of_shape(desk.product, len(part.features), len(shown.features))
-        torch.mm(part.features, shown.features.T, out=product)
-        _fold(total, part, product, shown, metric)
-    weight = torch.mm(panel.visibility, tile.visibility.T, out=_of_shape(desk.product, *total.shape))
+    """Distances (Eq. 25) between the images of two blocks, in the workspace until the next call."""
+    total = _view(workspace.total, len(queries.visibility), len(gallery.rows)).zero_()
+    for query_part, gallery_part in zip(queries.parts, gallery.parts, strict=True):
+        product = _view(workspace.product, len(query_part.features), len(gallery_part.features))
+        torch.mm(query_part.features, gallery_part.features.T, out=product)
+        _add_part(total, query_part, gallery_part, product, metric)
+    weight = _view(workspace.product, *total.shape)
+    torch.mm(queries.visibility, gallery.visibility.T, out=weight)
     if total.device.type == "cpu":
         kernels.divide(total.numpy(), weight.numpy())
         return total
     return total.div_(weight).masked_fill_(weight == 0, torch.inf)
 
 
-def _of_shape(room: Float[Tensor, "most"], rows: int, columns: int) -> Float[Tensor, "n w"]:
-    return room[: rows * columns].view(rows, columns)
+def _view(memory: Float[Tensor, "size"], rows: int, columns: int) -> Float[Tensor, "n w"]:
+    return memory[: rows * columns].view(rows, columns)
 
 
-def _fold(total: Tensor, part: _Part, product: Tensor, shown: _Part, metric: str) -> None:
-    weights = part.weights / 2 if metric == "cosine" else part.weights
+def _add_part(total: Tensor, query: _Part, gallery: _Part, product: Tensor, metric: str) -> None:
+    weights = query.weights / 2 if metric == "cosine" else query.weights
     rooted = metric == "euclidean"
-    if total.device.type == "cpu" and part.gate is None:
-        given = (part.places, shown.places, product, part.present, shown.present, weights, shown.weights)
-        kernels.fold(total.numpy(), *(tensor.numpy() for tensor in given), rooted)
+    if total.device.type == "cpu" and query.gate is None:
+        places, squares = (query.places, gallery.places), (query.square, gallery.square)
+        arguments = (*places, product, *squares, weights, gallery.weights)
+        kernels.fold(total.numpy(), *(tensor.numpy() for tensor in arguments), rooted)
     else:
-        fold(total, part, product[: len(part.places), : len(shown.places)], shown, weights, rooted)
+        fold(total, query, gallery, product[: len(query.places), : len(gallery.places)], weights, rooted)
 
 
 def fold(
     total: Float[Tensor, "N W"],
-    part: _Part,
+    query: _Part,
+    gallery: _Part,
     product: Float[Tensor, "n w"],
-    shown: _Part,
     weights: Float[Tensor, "n"],
     rooted: bool,
 ) -> None:
-    """`kernels.fold` in PyTorch, on any device; with a gate, the gallery's lengths are each query's own."""
-    present = shown.present
-    if part.gate is not None:
-        lengths = (part.gate @ shown.features[: len(shown.places)].square().T).sqrt_()
-        present = (lengths > 0).float()
-        product = product / (lengths + (1 - present))
-    square = (part.present[:, None] + present - 2 * product).clamp_(min=0)
-    distance = square.sqrt_() if rooted else square
-    spread = total.new_zeros(len(part.places), total.shape[1])
-    spread[:, shown.places] = distance.mul_(weights[:, None]).mul_(shown.weights)
-    total.index_add_(0, part.places, spread)
+    """`kernels.fold` in PyTorch, on any device; with a gate, the gallery's lengths differ for each query."""
+    square = gallery.square
+    if query.gate is not None:
+        lengths = (query.gate @ gallery.features[: len(gallery.places)].square().T).sqrt_()
+        square = (lengths > 0).float()
+        product = product / (lengths + (1 - square))
+    squared_distance = (query.square[:, None] + square - 2 * product).clamp_(min=0)
+    distances = squared_distance.sqrt_() if rooted else squared_distance
+    spread = total.new_zeros(len(query.places), total.shape[1])
+    spread[:, gallery.places] = distances.mul_(weights[:, None]).mul_(gallery.weights)
+    total.index_add_(0, query.places, spread)

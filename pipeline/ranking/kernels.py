@@ -1,6 +1,6 @@
-"""The inner loops of ranking, compiled for the processor that they run on; each works on rows of a tile.
+"""The inner loops of ranking, compiled by numba for the processor that they run on.
 
-Kept beside this file once compiled.  No annotations: numba reads the types off the arguments.
+The compiled code is cached beside this file.  No annotations: numba reads the types off the arguments.
 """
 
 from typing import no_type_check
@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 
 FAR = np.float32(np.inf)
-OUT = np.float32(np.nan)  # nearer than nothing and equal to nothing: an image that does not count
+JUNK = np.float32(np.nan)  # NaN compares false with everything, so a junk image is never counted
 
 compiled = njit(nogil=True, error_model="numpy", cache=True)
 summing = njit(nogil=True, error_model="numpy", cache=True, fastmath={"reassoc"})  # sums in any order
@@ -17,43 +17,43 @@ summing = njit(nogil=True, error_model="numpy", cache=True, fastmath={"reassoc"}
 
 @summing
 @no_type_check
-def unit(source, places, seen, first, units, lengths):
-    """Copy the parts that images show, scaled to length 1; what has no length stays zero.
+def unit(source, rows, visibility, start, units, lengths):
+    """Copy the visible parts of the images `rows` of a source, scaled to length 1; zero stays zero.
 
-    Those of part p stand from units[first[p]] on, in the order of `places`, which are rows of the source.
+    Part p of the images that show it is written from units[start[p]] on, in the order of `rows`; `lengths`
+    (n, P) receives the lengths.
     """
-    behind = first.copy()
-    for i in range(len(places)):
-        for p in range(len(first)):
-            if seen[i, p] != 0:
-                part, square = source[places[i], p], np.float32(0)
+    place = start.copy()
+    for i in range(len(rows)):
+        for p in range(len(start)):
+            if visibility[i, p] != 0:
+                part, square = source[rows[i], p], np.float32(0)
                 for c in range(len(part)):
                     square += part[c] * part[c]
                 length = np.sqrt(square)
                 scale = np.float32(1) / length if length > 0 else np.float32(0)
-                scaled = units[behind[p]]
+                scaled = units[place[p]]
                 for c in range(len(part)):
                     scaled[c] = part[c] * scale
                 lengths[i, p] = length
-                behind[p] += 1
+                place[p] += 1
 
 
 @compiled
 @no_type_check
-def fold(total, rows, columns, product, own, other, mine, theirs, rooted):
+def fold(total, rows, columns, product, row_square, column_square, row_weight, column_weight, rooted):
     """Add a part's weighted distances to the rows and columns that show it; the product is overwritten.
 
-    |q - g|^2 = |q|^2 + |g|^2 - 2 q g; `own` (n) and `other` (w) are the squares, 0 or 1; `mine` (n) and
-    `theirs` (w) are the visibilities.
+    |q - g|^2 = |q|^2 + |g|^2 - 2 q g; the squares are 0 or 1, the weights are visibilities.
     """
     whole = len(columns) == total.shape[1]
     for r in range(len(rows)):
         sums, row = total[rows[r]], product[r]
-        square, weight = own[r], mine[r]
+        square, weight = row_square[r], row_weight[r]
         for c in range(len(columns)):
-            value = square + other[c] - np.float32(2) * row[c]
+            value = square + column_square[c] - np.float32(2) * row[c]
             value = value if value > 0 else np.float32(0)
-            row[c] = weight * theirs[c] * (np.sqrt(value) if rooted else value)
+            row[c] = weight * column_weight[c] * (np.sqrt(value) if rooted else value)
         if whole:  # without indices, so that it runs in the processor's wide registers
             for c in range(len(sums)):
                 sums[c] += row[c]
@@ -65,7 +65,7 @@ def fold(total, rows, columns, product, own, other, mine, theirs, rooted):
 @compiled
 @no_type_check
 def divide(total, weight):
-    """Sums into means, in place; without a weight, into infinity."""
+    """Divide sums by their weights, in place; infinite where the weight is 0."""
     for r in range(len(total)):
         sums, by = total[r], weight[r]
         for c in range(len(sums)):
@@ -74,16 +74,16 @@ def divide(total, weight):
 
 @compiled
 @no_type_check
-def count(table, first, at, split, ranks):
+def count(table, start, distance, split, ranks):
     """Add to each match's rank the images of the table that come before it.
 
-    Row r of the table belongs to the matches first[r] to first[r + 1]: nearer than `at`, or as near
-    and left of `split`.
+    Row r of the table belongs to the matches start[r] to start[r + 1].  Before match k come the images nearer
+    than distance[k], and those as near in the columns left of split[k].
     """
     for r in range(len(table)):
         row = table[r]
-        for k in range(first[r], first[r + 1]):
-            limit, before = at[k], np.int32(0)
+        for k in range(start[r], start[r + 1]):
+            limit, before = distance[k], np.int32(0)
             left, right = row[: split[k]], row[split[k] :]
             for c in range(len(left)):
                 before += np.int32(left[c] <= limit)
@@ -94,37 +94,40 @@ def count(table, first, at, split, ranks):
 
 @compiled
 @no_type_check
-def _first(number, other):
+def _precedes(number, other):
     return other < 0 or number < other
 
 
 @compiled
 @no_type_check
-def nearest(table, images, distance, image):
-    """Keep in each row the nearest of what it holds and of the table, equal ones in the gallery's order.
+def nearest(table, images, top_distance, top_image):
+    """Merge a block of distances into the lists of the nearest images; equal ones keep the gallery's order.
 
-    Rows of `distance` and `image` are sorted; places without an image hold infinity and the number -1.
+    Rows of the lists are sorted; places without an image hold infinity and the number -1.
     """
-    top = distance.shape[1]
+    top = top_distance.shape[1]
     for r in range(len(table)):
-        row, best, who = table[r], distance[r], image[r]
+        row, distance, image = table[r], top_distance[r], top_image[r]
         for c in range(len(row)):
             value, number = row[c], images[c]
-            if not (value < best[top - 1] or (value == best[top - 1] and _first(number, who[top - 1]))):
+            last = distance[top - 1]
+            if not (value < last or (value == last and _precedes(number, image[top - 1]))):
                 continue
             k = top - 1
-            while k > 0 and (value < best[k - 1] or (value == best[k - 1] and _first(number, who[k - 1]))):
-                best[k], who[k] = best[k - 1], who[k - 1]
+            while k > 0 and (
+                value < distance[k - 1] or (value == distance[k - 1] and _precedes(number, image[k - 1]))
+            ):
+                distance[k], image[k] = distance[k - 1], image[k - 1]
                 k -= 1
-            best[k], who[k] = value, number
+            distance[k], image[k] = value, number
 
 
 @compiled
 @no_type_check
-def farthest(table, most):
-    """Keep in `most` the greatest finite distance of each row."""
+def farthest(table, greatest):
+    """Raise `greatest` to the greatest finite distance of each row."""
     for r in range(len(table)):
-        row, value = table[r], most[r]
+        row, value = table[r], greatest[r]
         for c in range(len(row)):
             value = row[c] if value < row[c] < FAR else value
-        most[r] = value
+        greatest[r] = value

@@ -1,4 +1,4 @@
-"""The protocol of Market-1501: which gallery images count for a query, and what their ranks are worth."""
+"""The protocol of Market-1501: which gallery images count for a query, and the scores of their ranks."""
 
 from dataclasses import dataclass
 
@@ -9,34 +9,39 @@ from pipeline.core.params import check_choice, check_count
 from pipeline.model.average_precision import Rule, average_precision
 from pipeline.ranking import kernels
 
-_ROWS = 64  # of a matrix that are judged at a time: they stay in the processor's cache
+ROWS = 64  # queries of a matrix that are ranked at a time: they stay in the processor's cache
 
 
 @dataclass(frozen=True)
 class RaggedRows:
-    """A list of gallery images for each query: those of query i are rows[first[i] : first[i + 1]]."""
+    """A list of gallery images for each query: those of query i are images[start[i] : start[i + 1]]."""
 
-    first: Int[np.ndarray, "starts"]
-    rows: Int[np.ndarray, "n"]
+    start: Int[np.ndarray, "Q_plus_1"]
+    images: Int[np.ndarray, "n"]
 
     @property
     def lengths(self) -> Int[np.ndarray, "Q"]:
-        return np.diff(self.first)
+        return np.diff(self.start)
 
     @property
-    def owner(self) -> Int[np.ndarray, "n"]:
+    def query(self) -> Int[np.ndarray, "n"]:
         """The query of each entry."""
-        return np.repeat(np.arange(len(self.first) - 1), self.lengths)
+        return np.repeat(np.arange(len(self.start) - 1), self.lengths)
 
-    def __getitem__(self, which: slice) -> "RaggedRows":
-        start, stop, _ = which.indices(len(self.first) - 1)
-        first = self.first[start : stop + 1]
-        return RaggedRows(first - first[0], self.rows[first[0] : first[-1]])
+    def __getitem__(self, queries: slice) -> "RaggedRows":
+        begin, end, _ = queries.indices(len(self.start) - 1)
+        start = self.start[begin : end + 1]
+        return RaggedRows(start - start[0], self.images[start[0] : start[-1]])
+
+    def select(self, entries: Bool[np.ndarray, "n"]) -> "RaggedRows":
+        """The same lists with these entries alone."""
+        lengths = np.bincount(self.query[entries], minlength=len(self.start) - 1)
+        return RaggedRows(np.concatenate([[0], np.cumsum(lengths)]), self.images[entries])
 
 
 @dataclass(frozen=True)
 class IdentityIndex:
-    """Who is who in a gallery: its images sorted by person, in the gallery's order within each."""
+    """The images of a gallery by identity: sorted by pid, in the gallery's order within each."""
 
     order: Int[np.ndarray, "G"]
     pid: Int[np.ndarray, "G"]  # sorted
@@ -47,85 +52,83 @@ class IdentityIndex:
         order = np.argsort(pid, kind="stable")
         return cls(order, pid[order], camid)
 
-    def own(self, pid: Int[np.ndarray, "Q"]) -> RaggedRows:
-        """Every image of each query's person; distractors and junk are nobody."""
-        start, stop = (np.searchsorted(self.pid, pid, side) for side in ("left", "right"))
-        first = np.concatenate([[0], np.cumsum(np.where(pid > 0, stop - start, 0))])
-        place = np.arange(first[-1]) + np.repeat(start - first[:-1], np.diff(first))
-        return RaggedRows(first, self.order[place])
+    def same_identity(self, pid: Int[np.ndarray, "Q"]) -> RaggedRows:
+        """The gallery images of each query's identity; none for distractors and junk."""
+        begin, end = (np.searchsorted(self.pid, pid, side) for side in ("left", "right"))
+        start = np.concatenate([[0], np.cumsum(np.where(pid > 0, end - begin, 0))])
+        place = np.arange(start[-1]) + np.repeat(begin - start[:-1], np.diff(start))
+        return RaggedRows(start, self.order[place])
 
-    def split(self, pid: Int[np.ndarray, "Q"], camid: Int[np.ndarray, "Q"]) -> tuple[RaggedRows, RaggedRows]:
-        """Each query's matches, and the images of its person that its own camera took, which do not count."""
-        own = self.own(pid)
-        camera = camid[own.owner]
-        same = (self.camid[own.rows] == camera) & (camera >= 0)
-        return _some(own, ~same), _some(own, same)
-
-
-def _some(lists: RaggedRows, which: Bool[np.ndarray, "n"]) -> RaggedRows:
-    counts = np.bincount(lists.owner[which], minlength=len(lists.first) - 1)
-    return RaggedRows(np.concatenate([[0], np.cumsum(counts)]), lists.rows[which])
+    def matches_and_junk(
+        self, pid: Int[np.ndarray, "Q"], camid: Int[np.ndarray, "Q"]
+    ) -> tuple[RaggedRows, RaggedRows]:
+        """Each query's matches, and the images of its identity by its own camera, which are junk for it."""
+        images = self.same_identity(pid)
+        camera = camid[images.query]
+        junk = (self.camid[images.images] == camera) & (camera >= 0)
+        return images.select(~junk), images.select(junk)
 
 
-# ------------------------------------------------------------------ what ranks are worth
+# ------------------------------------------------------------------ scores
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """How well each query was answered; a query without a right image in the gallery has no scores."""
+    """How each query is ranked; a query without a match in the gallery has no scores."""
 
-    ap: Float[np.ndarray, "Q"]  # average precision; NaN without a match
+    ap: Float[np.ndarray, "Q"]  # average precision in [0, 1]; NaN without a match
     inp: Float[np.ndarray, "Q"]  # matches / rank of the last one; NaN without a match
-    first: Int[np.ndarray, "Q"]  # rank of the first match, from 1; 0 without a match
-    matches: Int[np.ndarray, "Q"]  # right images left in the gallery
+    first_match: Int[np.ndarray, "Q"]  # rank of the first match, from 1; 0 without a match
+    num_matches: Int[np.ndarray, "Q"]  # in the gallery, without junk
     top: Int[np.ndarray, "Q top"]  # nearest gallery images, by position; -1 where there are no more
-    at: Float32[np.ndarray, "Q top"]  # their distances; infinite where there are no more
-    found: "Matches"
+    top_distance: Float32[np.ndarray, "Q top"]  # infinite where there are no more
+    matches: "Matches"
     rule: str  # of the average precision
 
     @property
     def valid(self) -> Bool[np.ndarray, "Q"]:
-        return self.matches > 0
+        """Whether a query has a match."""
+        return self.num_matches > 0
 
 
 @dataclass(frozen=True)
 class Matches:
-    """The right images of all queries, nearest first in each; a query's AP is the mean of its precisions."""
+    """The matches of all queries, nearest first in each; a query's AP is the mean of its precisions."""
 
     query: Int[np.ndarray, "n"]  # by position
     image: Int[np.ndarray, "n"]  # of the gallery, by position
     rank: Int[np.ndarray, "n"]  # from 1
-    precision: Float[np.ndarray, "n"]
+    precision: Float[np.ndarray, "n"]  # in [0, 1]
 
 
 def score_queries(
-    hits: RaggedRows,
+    matches: RaggedRows,
     ranks: Int[np.ndarray, "n"],
-    nearest: tuple[Float32[np.ndarray, "Q top"], Int[np.ndarray, "Q top"]],
+    top: tuple[Float32[np.ndarray, "Q top"], Int[np.ndarray, "Q top"]],
     rule: str,
     order: Int[np.ndarray, "Q"],
     kept: Int[np.ndarray, "G"],
 ) -> Ranking:
     """Scores from the ranks of all matches, counted from 1.
 
-    Query i of the lists stands at order[i], image j at kept[j]; an image below 0 is none.  `nearest` are
-    distances and images.
+    `top` holds the distances and the numbers of the nearest images; -1 is no image.  Query i of the arguments
+    is query order[i] of the result, image j is image kept[j].
     """
-    first, matches, owner = hits.first, hits.lengths, hits.owner
-    found = np.flatnonzero(matches)
-    by_rank = np.lexsort((ranks, owner))
-    ranks, images = ranks[by_rank], hits.rows[by_rank]
-    ap, precision = average_precision(ranks, matches, rule)
-    inp = np.full(len(matches), np.nan)
-    earliest = np.zeros(len(matches), np.int32)
-    if len(found):
-        inp[found] = matches[found] / ranks[first[found + 1] - 1]
-        earliest[found] = ranks[first[found]]
+    start, counts, query = matches.start, matches.lengths, matches.query
+    by_rank = np.lexsort((ranks, query))
+    ranks, images = ranks[by_rank], matches.images[by_rank]
+    ap, precision = average_precision(ranks, counts, rule)
+    inp, first_match = np.full(len(counts), np.nan), np.zeros(len(counts), np.int32)
+    answered = np.flatnonzero(counts)
+    if len(answered):
+        inp[answered] = counts[answered] / ranks[start[answered + 1] - 1]
+        first_match[answered] = ranks[start[answered]]
     back = np.argsort(order)
-    each = (values[back] for values in (ap, inp, earliest, matches.astype(np.int32)))
-    at, top = nearest
-    top = np.where(top < 0, -1, np.append(kept, -1)[top])
-    return Ranking(*each, top[back], at[back], Matches(order[owner], kept[images], ranks, precision), rule)
+    per_query = (values[back] for values in (ap, inp, first_match, counts.astype(np.int32)))
+    distance, image = top
+    image = np.where(image < 0, -1, np.append(kept, -1)[image])
+    by_position = Matches(order[query], kept[images], ranks, precision)
+    return Ranking(*per_query, image[back], distance[back], by_position, rule)
 
 
 def rank_distances(
@@ -137,40 +140,43 @@ def rank_distances(
     rule: Rule | str = "rectangular",
     top: int = 0,
 ) -> Ranking:
-    """Rank by a matrix of distances that somebody else computed, by the same protocol as `rank`.
+    """Rank by a matrix of distances, whatever computed it, by the same protocol as `rank`.
 
-    The matrix is left as it is; beside it, a few of its rows are held.  Raises `BadInput` for another rule.
+    The matrix is not changed; beside it, a few of its rows are held.  Raises `BadInput` for another rule and
+    a negative `top`.
     """
     check_choice("rule", rule, Rule)
     check_count("top", top)
     kept = np.flatnonzero(gallery_pid >= 0)
     whole = len(kept) == len(gallery_pid)
-    hits, removed = IdentityIndex.of(gallery_pid[kept], gallery_camid[kept]).split(query_pid, query_camid)
-    ranks, images = np.ones(len(hits.rows), np.int64), np.arange(len(kept))
-    best, who = empty_top(len(table), top)
-    for start in range(0, len(table), _ROWS):
-        some = slice(start, start + _ROWS)
-        rows = table[some].copy() if whole else table[some][:, kept]
-        at = mask_junk(rows, images, hits[some], removed[some])
-        mine = ranks[hits.first[start] : hits.first[min(start + _ROWS, len(table))]]
-        kernels.count(rows, hits[some].first, at, hits[some].rows, mine)
+    identities = IdentityIndex.of(gallery_pid[kept], gallery_camid[kept])
+    matches, junk = identities.matches_and_junk(query_pid, query_camid)
+    ranks, images = np.ones(len(matches.images), np.int64), np.arange(len(kept))
+    top_distance, top_image = empty_top(len(table), top)
+    for start in range(0, len(table), ROWS):
+        queries = slice(start, start + ROWS)
+        rows = table[queries].copy() if whole else table[queries][:, kept]
+        block = matches[queries]
+        distance = mask_junk(rows, images, block, junk[queries])
+        entries = slice(matches.start[start], matches.start[start] + len(block.images))
+        kernels.count(rows, block.start, distance, block.images, ranks[entries])
         if top:
-            kernels.nearest(rows, images, best[some], who[some])
-    return score_queries(hits, ranks, (best, who), rule, np.arange(len(table)), kept)
+            kernels.nearest(rows, images, top_distance[queries], top_image[queries])
+    return score_queries(matches, ranks, (top_distance, top_image), rule, np.arange(len(table)), kept)
 
 
 def mask_junk(
-    table: Float32[np.ndarray, "n w"], images: Int[np.ndarray, "w"], hits: RaggedRows, removed: RaggedRows
-) -> Float32[np.ndarray, "hits"]:
-    """The distances of the matches; what does not count is taken out of the table.
+    table: Float32[np.ndarray, "n w"], images: Int[np.ndarray, "w"], matches: RaggedRows, junk: RaggedRows
+) -> Float32[np.ndarray, "matches"]:
+    """The distances of the matches; junk is overwritten, so that it is never counted.
 
     The table's columns are these images of the gallery, in its order.
     """
-    at = table[hits.owner, np.searchsorted(images, hits.rows)]
-    table[removed.owner, np.searchsorted(images, removed.rows)] = kernels.OUT
-    return at
+    distance = table[matches.query, np.searchsorted(images, matches.images)]
+    table[junk.query, np.searchsorted(images, junk.images)] = kernels.JUNK
+    return distance
 
 
 def empty_top(queries: int, top: int) -> tuple[Float32[np.ndarray, "Q top"], Int[np.ndarray, "Q top"]]:
-    """Lists of the nearest images that hold none yet: distances, and positions in the gallery."""
+    """Lists of the nearest images, still empty: distances, and positions in the gallery."""
     return np.full((queries, top), kernels.FAR), np.full((queries, top), -1, np.int64)

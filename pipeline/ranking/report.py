@@ -1,10 +1,11 @@
 """From rankings to figures: scores of all, occluded and holistic queries, and of each occlusion type.
 
-A query's type z is the true one where the truth is known, by Eq. 1-2 at a threshold of its own: a study of
-lambda then moves the labels, not the groups it is judged on.  Elsewhere it is the cached one.
+A query's type z is the true one where the truth is known, by Eq. 1-2 at a threshold of its own
+(`group_lambda`): a study of lambda then moves the labels, not the groups that it is judged on.  Elsewhere it
+is the cached one.
 """
 
-from dataclasses import dataclass, field
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Int
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
-from pydantic.dataclasses import dataclass as parameters
+from pydantic.dataclasses import dataclass
 
 from pipeline.core.label_file import LabelFile
 from pipeline.core.params import STRICT, BadInput, plural, shorten
@@ -22,187 +23,196 @@ from pipeline.ranking import Embedded, Metric, Ranking, Rerank, Rule, Stored, cm
 from pipeline.ranking.embedded import take
 from pipeline.ranking.summary import interval
 
+GROUPS = ("all", "occluded", "holistic")
+SUMMARY = {"R1": "rank1", "mAP": "mAP"}  # of each group: short names, so that `dvc metrics show` stays narrow
 TYPE_SCORES = ("queries", "rank1", "mAP")
-NAMED = 20  # queries without a match
+MAX_NAMED = 20  # queries without a match
 
 
-@parameters(frozen=True, config=STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Evaluate:
     """How the gallery is ranked and the queries are grouped."""
 
     metric: Metric  # of one part; parts are scaled to length 1
     ap: Rule  # of the average precision
-    memory: PositiveInt  # MB that ranking may hold, features included; changes nothing else
+    memory: PositiveInt  # MB that ranking may hold, features included; changes no result
     group_lambda: NonNegativeFloat  # pixels; a part of the true map with fewer is hidden
     depth: PositiveInt  # ranks of the CMC curve
     top: NonNegativeInt  # gallery images listed for each query
-    rerank: Rerank  # beside the plain ranking, which stays
+    rerank: Rerank  # reported beside the plain ranking
 
 
-@dataclass(frozen=True)
-class Groups:
-    """What hides each query."""
+@dataclasses.dataclass(frozen=True)
+class QueryGroups:
+    """Which queries are occluded, and by which occlusion type."""
 
     row: Int[np.ndarray, "Q"]  # of the queries in the index
     occluded: Bool[np.ndarray, "Q"]
     pattern: Int[np.ndarray, "Q"]  # number of the occlusion type, the sum of z_c 2^c
     names: list[str]  # of the C parts
-    source: str = field(default="")  # of occluded and pattern
-    copies: bool = False  # whether the occluded queries are copies of others
+    source: str = ""  # of occluded and pattern
+    copies: bool = False  # whether the occluded queries are copies of other queries
 
     def name(self, pattern: int) -> str:
         """The hidden parts of an occlusion type, as in `arms+legs`."""
         return "+".join(n for c, n in enumerate(self.names) if pattern >> c & 1) or "none"
 
 
-def embedded(features: LabelFile, index: pd.DataFrame, system: str) -> tuple[Embedded, Embedded]:
-    """Queries and gallery as one system sees them, left in their file.
+def query_groups(index: pd.DataFrame, labels: LabelFile, truth: LabelFile, threshold: float) -> QueryGroups:
+    """Group the queries by the truth if there is one, else by the cached labels."""
+    row = np.flatnonzero(index["split"] == "query")
+    names = labels.attrs["parts"]
+    has_truth = bool(truth.attrs["truth"])
+    copies = not has_truth and "occluder" in truth
+    if has_truth:
+        fine_pixels = truth["visible"][:][row]
+        coarse = parts.COARSE[len(names)].values()
+        pixels = np.stack([fine_pixels[:, np.array(fine) - 1].sum(1) for fine in coarse], 1)
+        hidden = occlusion.hidden_parts(torch.from_numpy(pixels), threshold, strict=True)
+        source = f"truth, parts below {threshold:g} pixels"
+    else:
+        hidden = torch.from_numpy(labels["occluded"][:][row])
+        source = "cached labels" + ("; occluded are those pasted upon" if copies else "")
+    occluded = truth["occluder"][:][row] > 0 if has_truth or copies else hidden.numpy().any(1)
+    return QueryGroups(row, occluded, occlusion.pattern_index(hidden).numpy(), names, source, copies)
 
-    Raises `BadInput` if they are not the index's.
+
+# ------------------------------------------------------------------ systems
+
+
+def embedded(features: LabelFile, index: pd.DataFrame, system: str) -> tuple[Embedded, Embedded]:
+    """Queries and gallery as one system embeds them; the features stay in their file.
+
+    Raises `BadInput` if they are not those of the index.
     """
-    table = index[index["split"] != "train"]
-    if not np.array_equal(features["row"][:], table["row"]):
+    tested = index[index["split"] != "train"]
+    if not np.array_equal(features["row"][:], tested["row"]):
         raise BadInput(f"{features.path}: not the index's queries and gallery. Run `dvc repro`.")
     part, visibility, gate = (f"{system}/{name}" for name in ("part", "visibility", "gate"))
-    whole = Embedded(
-        Stored(features[part], 0, len(table)),
-        Stored(features[visibility], 0, len(table)),
-        np.array(table["pid"]),
-        np.array(table["camid"]),
-        Stored(features[gate], 0, len(table)) if gate in features else None,
+    images = Embedded(
+        Stored(features[part], 0, len(tested)),
+        Stored(features[visibility], 0, len(tested)),
+        np.array(tested["pid"]),
+        np.array(tested["camid"]),
+        Stored(features[gate], 0, len(tested)) if gate in features else None,
     )
-    queries = int((table["split"] == "query").sum())
-    return whole[:queries], whole[queries:]
+    queries = int((tested["split"] == "query").sum())
+    return images[:queries], images[queries:]
 
 
-def visible(query: Embedded) -> Int[np.ndarray, "Q"]:
-    """How many parts of each query are taken for visible."""
+def visible_parts(query: Embedded) -> Int[np.ndarray, "Q"]:
+    """How many parts of each query the system takes for visible."""
     return (take(query.visibility, np.arange(len(query))) > 0).sum(1).numpy()
 
 
-def ranked(
-    systems: dict[str, tuple[Embedded, Embedded]],
-    grouped: Groups,
-    options: Evaluate,
-    device: str,
+def rank_systems(
+    systems: dict[str, tuple[Embedded, Embedded]], groups: QueryGroups, options: Evaluate, device: str
 ) -> tuple[dict[str, Ranking], dict[str, Ranking]]:
-    """Every system's ranking, and the same after re-ranking, if that is asked for.
+    """Every system's ranking, and the same after re-ranking, if the params ask for it.
 
     Raises `BadInput` if queries are to be re-ranked beside copies of themselves.
     """
-    if grouped.copies and options.rerank.depth:
+    if groups.copies and options.rerank.depth:
         raise BadInput(
             f"params.yaml: evaluate.rerank.depth = {options.rerank.depth}, but queries and their occluded "
             "copies (index.occlude) would be each other's neighbours, and score too high. Set it to 0, or "
             "index without copies."
         )
-    rankings, after = {}, {}
+    common = {"metric": options.metric, "memory": options.memory, "device": device}
+    top = max(options.top, options.rerank.depth)
+    rankings, reranked = {}, {}
     for system, sides in systems.items():
-        given = {
-            "metric": options.metric,
-            "memory": options.memory,
-            "device": device,
-        }
-        top = max(options.top, options.rerank.depth)
-        plain = rank(*sides, rule=options.ap, top=top, title=f"rank {system}", **given)
-        rankings[system] = plain
+        ranking = rank(*sides, rule=options.ap, top=top, title=f"rank {system}", **common)
+        rankings[system] = ranking
         if options.rerank.depth:
-            after[system] = rerank(*sides, plain, options.rerank, title=f"rerank {system}", **given)
-    return rankings, after
+            reranked[system] = rerank(*sides, ranking, options.rerank, title=f"rerank {system}", **common)
+    return rankings, reranked
 
 
-def groups(index: pd.DataFrame, labels: LabelFile, truth: LabelFile, threshold: float) -> Groups:
-    """Group the queries by the truth if there is one, else by the cached labels."""
-    row = np.flatnonzero(index["split"] == "query")
-    names = labels.attrs["parts"]
-    known = bool(truth.attrs["truth"])
-    copies = not known and "occluder" in truth
-    if known:
-        merged = parts.COARSE[len(names)].values()
-        seen = truth["visible"][:][row]
-        counts = np.stack([seen[:, np.array(fine) - 1].sum(1) for fine in merged], 1)
-        hidden = occlusion.hidden_parts(torch.from_numpy(counts), threshold, strict=True)
-        source = f"truth, parts below {threshold:g} pixels"
-    else:
-        hidden = torch.from_numpy(labels["occluded"][:][row])
-        source = "cached labels" + ("; occluded are those pasted upon" if copies else "")
-    covered = truth["occluder"][:][row] if known or copies else hidden.numpy().any(1)
-    return Groups(row, covered > 0, occlusion.pattern_index(hidden).numpy(), names, source, copies)
+# ------------------------------------------------------------------ scores
 
 
-def metrics(
+def all_scores(
     rankings: dict[str, Ranking],
     reranked: dict[str, Ranking],
-    seen: dict[str, Int[np.ndarray, "Q"]],
-    grouped: Groups,
+    visible: dict[str, Int[np.ndarray, "Q"]],
+    groups: QueryGroups,
     index: pd.DataFrame,
     options: Evaluate,
 ) -> dict[str, Any]:
-    """All tables: the model's, under `baselines` the others', under `protocol` how they were made.
+    """The content of report.json: the model's scores, under `baselines` those of the other systems.
 
-    Under `reranked`, if anything was, those of every system after re-ranking.  `seen` is how many parts of
-    each query a system takes for visible.
+    Under `reranked`, if the params ask for it, those of every system after re-ranking; under `protocol` how
+    they were computed.  `visible` is how many parts of each query a system takes for visible.
     """
-    tables, after = (
-        {system: _tables(ranking, seen[system], grouped, index) for system, ranking in some.items()}
-        for some in (rankings, reranked)
+    systems, after = (
+        {system: _scores(ranking, visible[system], groups, index) for system, ranking in each.items()}
+        for each in (rankings, reranked)
     )
-    found = {**tables.pop("model"), "baselines": tables, **({"reranked": after} if after else {})}
-    return {**found, "protocol": _protocol(rankings["model"], grouped, index, options)}
+    model = systems.pop("model")
+    extra = {"reranked": after} if after else {}
+    protocol = _protocol(rankings["model"], groups, index, options)
+    return {**model, "baselines": systems, **extra, "protocol": protocol}
 
 
-def _tables(
-    ranking: Ranking, seen: Int[np.ndarray, "Q"], grouped: Groups, index: pd.DataFrame
-) -> dict[str, Any]:
-    chosen = {"all": None, "occluded": grouped.occluded, "holistic": ~grouped.occluded}
-    by_z = _by(ranking, grouped.pattern)
+def summary(system: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """The few scores of a system that `dvc metrics show` prints, from `all_scores`."""
     return {
-        **{name: scores(ranking, which) for name, which in chosen.items()},
-        "confidence": {name: interval(ranking, which) for name, which in chosen.items()},
-        "by_z": {grouped.name(pattern): row for pattern, row in by_z.items()},
-        "by_visible_parts": {str(count): row for count, row in _by(ranking, seen).items()},
-        "by_cameras": cameras(ranking, index),
+        group: {short: system[group][name] for short, name in SUMMARY.items() if name in system[group]}
+        for group in GROUPS
     }
 
 
-def _by(ranking: Ranking, group: Int[np.ndarray, "Q"]) -> dict[int, dict[str, float | int]]:
-    found = {value: scores(ranking, group == value) for value in np.unique(group).tolist()}
-    return {value: {name: row[name] for name in TYPE_SCORES if name in row} for value, row in found.items()}
+def _scores(
+    ranking: Ranking, visible: Int[np.ndarray, "Q"], groups: QueryGroups, index: pd.DataFrame
+) -> dict[str, Any]:
+    selections = dict(zip(GROUPS, (None, groups.occluded, ~groups.occluded), strict=True))
+    return {
+        **{name: scores(ranking, which) for name, which in selections.items()},
+        "confidence": {name: interval(ranking, which) for name, which in selections.items()},
+        "by_z": {groups.name(pattern): row for pattern, row in _by(ranking, groups.pattern).items()},
+        "by_visible_parts": {str(count): row for count, row in _by(ranking, visible).items()},
+        "by_cameras": camera_scores(ranking, index),
+    }
 
 
-def cameras(ranking: Ranking, index: pd.DataFrame) -> dict[str, dict[str, float | int]]:
-    """How well the matches of each pair of cameras, the query's and the gallery image's, are found.
+def _by(ranking: Ranking, values: Int[np.ndarray, "Q"]) -> dict[int, dict[str, float | int]]:
+    rows = {value: scores(ranking, values == value) for value in np.unique(values).tolist()}
+    return {value: {name: row[name] for name in TYPE_SCORES if name in row} for value, row in rows.items()}
 
-    `mAP` is the mean precision at the pair's matches, in percent: mAP taken apart, but for queries with many
-    matches counting more.  `rank10` is the share of them among the first ten.
+
+def camera_scores(ranking: Ranking, index: pd.DataFrame) -> dict[str, dict[str, float | int]]:
+    """How well the matches of each pair of cameras, the query's and the gallery image's, are ranked.
+
+    `mAP` is the mean precision at the pair's matches, in percent: mAP taken apart, except that queries with
+    many matches count more.  `rank10` is the share of the matches among the first ten, in percent.
     """
     query, gallery = (index[index["split"] == split]["camid"].to_numpy() for split in ("query", "gallery"))
-    found = ranking.found
-    matches = pd.DataFrame(
+    matches = ranking.matches
+    table = pd.DataFrame(
         {
-            "pair": [f"{a}-{b}" for a, b in zip(query[found.query], gallery[found.image], strict=True)],
-            "mAP": 100 * found.precision,
-            "rank10": 100.0 * (found.rank <= 10),
+            "pair": [f"{a}-{b}" for a, b in zip(query[matches.query], gallery[matches.image], strict=True)],
+            "mAP": 100 * matches.precision,
+            "rank10": 100.0 * (matches.rank <= 10),
         }
     )
-    table = matches.groupby("pair").agg(
-        matches=("mAP", "size"), mAP=("mAP", "mean"), rank10=("rank10", "mean")
-    )
-    return {str(pair): row for pair, row in table.round(2).to_dict("index").items()}
+    pairs = table.groupby("pair").agg(matches=("mAP", "size"), mAP=("mAP", "mean"), rank10=("rank10", "mean"))
+    return {str(pair): row for pair, row in pairs.round(2).to_dict("index").items()}
 
 
 def _protocol(
-    ranking: Ranking, grouped: Groups, index: pd.DataFrame, options: Evaluate
+    ranking: Ranking, groups: QueryGroups, index: pd.DataFrame, options: Evaluate
 ) -> dict[str, str | int]:
     gallery, tested = index[index["split"] == "gallery"], index[index["split"] != "train"]
+    without_match = index["key"].to_numpy()[groups.row[~ranking.valid]].tolist()
     return {
         "ap": options.ap,
         "distance": options.metric,
         "rerank": options.rerank.name,
-        "z": grouped.source,
+        "z": groups.source,
         "queries": len(ranking.ap),
-        "queries_without_match": int((~ranking.valid).sum()),
-        "without_match": _without(ranking, grouped, index),
+        "queries_without_match": len(without_match),
+        "without_match": ", ".join(shorten(without_match, MAX_NAMED)),
         "gallery": len(gallery),
         "gallery_junk": int((gallery["pid"] < 0).sum()),
         "gallery_distractors": int((gallery["pid"] == 0).sum()),
@@ -210,50 +220,50 @@ def _protocol(
     }
 
 
-def _without(ranking: Ranking, grouped: Groups, index: pd.DataFrame) -> str:
-    keys = index["key"].to_numpy()[grouped.row[~ranking.valid]]
-    return ", ".join(shorten(keys.tolist(), NAMED))
+# ------------------------------------------------------------------ tables
 
 
-def queries(index: pd.DataFrame, rankings: dict[str, Ranking], grouped: Groups, top: int) -> pd.DataFrame:
-    """A row a query: its type, and each system's AP, rank of the first match and nearest gallery rows."""
-    table = index.iloc[grouped.row][["row", "key", "pid", "camid"]].reset_index(drop=True)
-    table["pattern"] = grouped.pattern
-    table["hidden"] = [grouped.name(pattern) for pattern in grouped.pattern.tolist()]
-    table["occluded"] = grouped.occluded
-    table["matches"] = rankings["model"].matches
+def query_table(
+    index: pd.DataFrame, rankings: dict[str, Ranking], groups: QueryGroups, top: int
+) -> pd.DataFrame:
+    """One row per query: its type, and each system's AP, rank of the first match and nearest gallery rows."""
+    table = index.iloc[groups.row][["row", "key", "pid", "camid"]].reset_index(drop=True)
+    table["pattern"] = groups.pattern
+    table["hidden"] = [groups.name(pattern) for pattern in groups.pattern.tolist()]
+    table["occluded"] = groups.occluded
+    table["matches"] = rankings["model"].num_matches
     gallery = np.append(np.flatnonzero(index["split"] == "gallery"), -1)  # -1 stays -1
     for system, ranking in rankings.items():
         table[f"{system}_ap"] = ranking.ap
-        table[f"{system}_first"] = ranking.first
+        table[f"{system}_first"] = ranking.first_match
         table[f"{system}_top"] = list(gallery[ranking.top[:, :top]])
     return table
 
 
-def curves(rankings: dict[str, Ranking], depth: int) -> pd.DataFrame:
-    """CMC of every system in percent, a row a rank."""
-    shares = {system: (100 * cmc(ranking, depth)).round(3) for system, ranking in rankings.items()}
-    return pd.DataFrame({"rank": np.arange(1, depth + 1), **shares})
+def cmc_table(rankings: dict[str, Ranking], depth: int) -> pd.DataFrame:
+    """CMC of every system in percent, one row per rank."""
+    curves = {system: (100 * cmc(ranking, depth)).round(3) for system, ranking in rankings.items()}
+    return pd.DataFrame({"rank": np.arange(1, depth + 1), **curves})
 
 
-def table(found: dict[str, Any]) -> str:
-    """The scores as a table for people."""
+def text_table(report: dict[str, Any]) -> str:
+    """The scores as text, for the terminal."""
     columns = ("queries", "rank1", "rank5", "rank10", "mAP", "mINP")
-    after = {f"{system} reranked": tables for system, tables in found.get("reranked", {}).items()}
-    shown = {"model": found, **found["baselines"], **after}
-    width = max(map(len, shown)) + 2
+    reranked = {f"{system} reranked": scores for system, scores in report.get("reranked", {}).items()}
+    systems = {"model": report, **report["baselines"]}
+    rows = systems | reranked
+    width = max(map(len, rows)) + 2
     lines = [f"{'':{width + 11}}" + "".join(f"{name:>9}" for name in columns)]
-    for system, tables in shown.items():
+    for system, groups in rows.items():
         lines += [
-            f"{system:{width}}{group:11}" + "".join(f"{tables[group].get(name, ''):>9}" for name in columns)
-            for group in ("all", "occluded", "holistic")
+            f"{system:{width}}{group:11}" + "".join(f"{groups[group].get(name, ''):>9}" for name in columns)
+            for group in GROUPS
         ]
-    systems = ("model", *found["baselines"])
     lines += ["", f"{'hidden':22}{'queries':>9}" + "".join(f"{'mAP ' + system:>15}" for system in systems)]
-    for kind, row in found["by_z"].items():
-        means = [tables["by_z"][kind].get("mAP", "") for tables in (found, *found["baselines"].values())]
-        lines.append(f"{kind:22}{row['queries']:>9}" + "".join(f"{mean:>15}" for mean in means))
-    protocol = found["protocol"]
+    for hidden, row in report["by_z"].items():
+        means = [groups["by_z"][hidden].get("mAP", "") for groups in systems.values()]
+        lines.append(f"{hidden:22}{row['queries']:>9}" + "".join(f"{mean:>15}" for mean in means))
+    protocol = report["protocol"]
     lines.append(
         f"types by {protocol['z']}; {plural(protocol['queries_without_match'], 'query')} without a match "
         f"skipped; AP by the {protocol['ap']} rule"

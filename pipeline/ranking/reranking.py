@@ -2,11 +2,11 @@
 
 Two images are alike if they are near the same others: each image is described by its k-reciprocal neighbours
 R* (Eq. 2-5), weighted by exp(-d) (Eq. 7) and averaged over its k2 nearest (Eq. 11); the Jaccard distance of
-two descriptions (Eq. 10) is added to their own (Eq. 12).
+two descriptions (Eq. 10) is added to their own distance (Eq. 12).
 
 Unusual here:
-- Neighbours come from searches in tiles, descriptions are sparse rows: no matrix of all images exists.
-- Only a query's shortlist is re-ordered.  What lies behind keeps its place.
+- Neighbours come from a search in blocks, descriptions are sparse rows: no matrix of all images exists.
+- Only a query's shortlist is re-ordered.  Images after it keep their places.
 - Parts and visibilities count as in the ranking itself, as the distance is the same.
 Departs from the paper as its authors' program does, which all published figures were made with: distances are
 squared and divided by the greatest from the same image; neighbours are searched among queries and gallery
@@ -14,15 +14,16 @@ together, and each image is its own nearest; R(j, k1 / 2) joins R* if R holds mo
 at least these.  Where two images show no common part, the distance is infinite and is not the greatest.
 """
 
+import dataclasses
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Annotated
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int
 from pydantic import Field, NonNegativeInt, PositiveInt
-from pydantic.dataclasses import dataclass as parameters
+from pydantic.dataclasses import dataclass
 
 from pipeline.core.distributed import parse_device
 from pipeline.core.params import STRICT, BadInput, check_choice, check_count
@@ -34,17 +35,18 @@ from pipeline.ranking.protocol import IdentityIndex, RaggedRows, Ranking, score_
 
 ROWS, PAIRS = 1024, 256  # images described, and pairs compared, at a time
 
-Pairs = Callable[[Int[np.ndarray, "n"], Int[np.ndarray, "n"]], Float32[np.ndarray, "n"]]
+# distances of pairs of images by their numbers
+PairDistances = Callable[[Int[np.ndarray, "n"], Int[np.ndarray, "n"]], Float32[np.ndarray, "n"]]
 
 
-@parameters(frozen=True, config=STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Rerank:
-    """How far down a ranking is re-ordered, and by what neighbours."""
+    """How many images of a ranking are re-ordered, and by which neighbours."""
 
     depth: NonNegativeInt  # gallery images of each query that are re-ordered; 0: none, no re-ranking
     k1: PositiveInt  # neighbours that must be mutual
     k2: PositiveInt  # neighbours whose descriptions are averaged
-    original: Annotated[float, Field(ge=0, le=1)]  # lambda, the original distance's share
+    original: Annotated[float, Field(ge=0, le=1)]  # lambda, the weight of the original distance
 
     @property
     def name(self) -> str:
@@ -65,25 +67,28 @@ def rerank(
 ) -> Ranking:
     """Re-order the first `depth` images of a ranking that lists as many (`rank(..., top=depth)`).
 
-    `memory` bounds the search; beside it, some 400 bytes an image are held.  The other arguments are those
+    `memory` bounds the search; beside it, some 400 bytes per image are held.  The other arguments are those
     of `rank`.  Raises `BadInput` for gated features, for a list that is too short, and for a ranking of other
     queries or another gallery.
     """
     check_choice("metric", metric, Metric)
     check_count("workers", workers)
-    where, kept = parse_device(device), np.flatnonzero(gallery.pid >= 0)
-    hits = IdentityIndex.of(gallery.pid[kept], gallery.camid[kept]).split(query.pid, query.camid)[0]
-    _fitting(ranking, len(query), len(gallery), min(options.depth, len(kept)))
-    if not np.array_equal(ranking.matches, hits.lengths):
+    target, kept = parse_device(device), np.flatnonzero(gallery.pid >= 0)
+    identities = IdentityIndex.of(gallery.pid[kept], gallery.camid[kept])
+    matches, _ = identities.matches_and_junk(query.pid, query.camid)
+    _check_ranking(ranking, len(query), len(gallery), min(options.depth, len(kept)))
+    if not np.array_equal(ranking.num_matches, matches.lengths):
         raise BadInput("a ranking of queries with other matches than those given. Give the ranking of these.")
     k = max(options.k1 + 1, options.k2)
-    found = neighbours(query, gallery, k, metric, memory, where, workers, title)
+    nearest = neighbours(query, gallery, k, metric, memory, target, workers, title)
+    return _rerank(
+        ranking, nearest, pair_distances(query, gallery, kept, metric), kept, len(gallery), options
+    )
 
-    pairs = pair_distances(query, gallery, kept, metric)
-    return _reordered(ranking, found, pairs, kept, len(gallery), options)
 
-
-def pair_distances(query: Embedded, gallery: Embedded, kept: Int[np.ndarray, "kept"], metric: str) -> Pairs:
+def pair_distances(
+    query: Embedded, gallery: Embedded, kept: Int[np.ndarray, "kept"], metric: str
+) -> PairDistances:
     """A function that computes the distances of pairs of images.
 
     They are numbered as by `neighbours`: queries, then the images `kept` of the gallery.
@@ -109,18 +114,18 @@ def rerank_distances(
     ranking: Ranking,
     options: Rerank,
 ) -> Ranking:
-    """`rerank` by matrices of distances that somebody else computed, all without junk.
+    """`rerank` by matrices of distances, whatever computed them, without junk.
 
     The ranking is that of `rank_distances(query_gallery, ..., top=depth)`.
     """
     queries, images = query_gallery.shape
-    _fitting(ranking, queries, images, min(options.depth, images))
+    _check_ranking(ranking, queries, images, min(options.depth, images))
     halves = (query_query, query_gallery), (query_gallery.T, gallery_gallery)
-    found = Neighbours.none(queries + images, max(options.k1 + 1, options.k2))
+    nearest = Neighbours.empty(queries + images, max(options.k1 + 1, options.k2))
     for start, (left, right) in zip((0, queries), halves, strict=True):
         for a in range(0, len(left), ROWS):
             table = np.concatenate([left[a : a + ROWS], right[a : a + ROWS]], 1)
-            found.update(slice(start + a, start + a + len(table)), slice(0, queries + images), table)
+            nearest.update(slice(start + a, start + a + len(table)), slice(0, queries + images), table)
 
     def pairs(one: Int[np.ndarray, "n"], other: Int[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
         values = np.empty(len(one), np.float32)
@@ -130,10 +135,10 @@ def rerank_distances(
                 values[which] = table[one[which] - side * queries, other[which] - half * queries]
         return values
 
-    return _reordered(ranking, found, pairs, np.arange(images), images, options)
+    return _rerank(ranking, nearest, pairs, np.arange(images), images, options)
 
 
-def _fitting(ranking: Ranking, queries: int, images: int, depth: int) -> None:
+def _check_ranking(ranking: Ranking, queries: int, images: int, depth: int) -> None:
     """Raises `BadInput` unless a ranking can be of so many queries and images, and lists `depth`."""
     length, listed = ranking.top.shape
     last = ranking.top.max(initial=-1)
@@ -149,92 +154,99 @@ def _fitting(ranking: Ranking, queries: int, images: int, depth: int) -> None:
 # ------------------------------------------------------------------ descriptions
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class _Sparse:
-    """V, a row an image: row i holds value[first[i] : first[i + 1]] in the columns `column`."""
+    """V, one row per image: row i holds value[start[i] : start[i + 1]] in the columns `column`."""
 
-    first: Int[np.ndarray, "starts"]
+    start: Int[np.ndarray, "N_plus_1"]
     column: Int[np.ndarray, "n"]
     value: Float32[np.ndarray, "n"]
 
 
-def _scaled(
-    distance: Float32[np.ndarray, "*shape"], most: Float32[np.ndarray, "*shape"]
+def _scale(
+    distance: Float32[np.ndarray, "*shape"], greatest: Float32[np.ndarray, "*shape"]
 ) -> Float32[np.ndarray, "*shape"]:
-    """Squared, and divided by the square of the greatest; infinite ones stay so."""
-    square, found = np.square(most), np.where(np.isinf(distance), np.float32(np.inf), np.float32(0))
-    return np.divide(np.square(distance), square, out=found, where=(square > 0) & np.isfinite(distance))
+    """Squared distances divided by the greatest squared one; infinite ones stay so."""
+    square = np.square(greatest)
+    scaled = np.where(np.isinf(distance), np.float32(np.inf), np.float32(0))
+    return np.divide(np.square(distance), square, out=scaled, where=(square > 0) & np.isfinite(distance))
 
 
-def _described(found: Neighbours, pairs: Pairs, options: Rerank) -> _Sparse:
+def _describe(nearest: Neighbours, pairs: PairDistances, options: Rerank) -> _Sparse:
     """Eq. 7: exp(-d) for each image of R*, which sum to 1."""
-    count, k, half = len(found.who), options.k1 + 1, int(np.around(options.k1 / 2)) + 1
-    seen = np.zeros(count, np.int8)
-    firsts, columns, values = [np.zeros(1, np.int64)], [], []
-    for start in range(0, count, ROWS):
-        stop = min(start + ROWS, count)
-        first, column = (
-            np.zeros(stop - start + 1, np.int64),
-            np.empty((stop - start) * k * (half + 1), np.int32),
-        )
-        reciprocal.expanded(found.who, start, stop, k, half, seen, first, column)
-        column = column[: first[-1]].copy()
-        owner = start + np.repeat(np.arange(stop - start), np.diff(first))
+    count, k, half = len(nearest.image), options.k1 + 1, int(np.around(options.k1 / 2)) + 1
+    mark = np.zeros(count, np.int8)
+    starts, columns, values = [np.zeros(1, np.int64)], [], []
+    for begin in range(0, count, ROWS):
+        end = min(begin + ROWS, count)
+        start = np.zeros(end - begin + 1, np.int64)
+        column = np.empty((end - begin) * k * (half + 1), np.int32)
+        reciprocal.expanded(nearest.image, begin, end, k, half, mark, start, column)
+        column = column[: start[-1]].copy()
+        row = begin + np.repeat(np.arange(end - begin), np.diff(start))
         distance = np.full(len(column), np.nan, np.float32)
-        reciprocal.known(found.who, found.distance, start, first, column, distance)
-        asked = np.flatnonzero(np.isnan(distance))
-        for some in np.split(asked, range(PAIRS, len(asked), PAIRS)):
-            distance[some] = pairs(owner[some], column[some])
-        weight = np.exp(-_scaled(distance, found.most[owner]))
-        sums = np.bincount(owner - start, weight, stop - start)
-        sums[sums == 0] = 1  # of an image that shows nothing
-        firsts.append(firsts[-1][-1] + first[1:])
+        reciprocal.look_up(nearest.image, nearest.distance, begin, start, column, distance)
+        missing = np.flatnonzero(np.isnan(distance))
+        for entries in np.split(missing, range(PAIRS, len(missing), PAIRS)):
+            distance[entries] = pairs(row[entries], column[entries])
+        weight = np.exp(-_scale(distance, nearest.farthest[row]))
+        sums = np.bincount(row - begin, weight, end - begin)
+        sums[sums == 0] = 1  # of an image without a visible part
+        starts.append(starts[-1][-1] + start[1:])
         columns.append(column)
-        values.append((weight / sums[owner - start]).astype(np.float32))
-    return _Sparse(np.concatenate(firsts), np.concatenate(columns), np.concatenate(values))
+        values.append((weight / sums[row - begin]).astype(np.float32))
+    return _Sparse(np.concatenate(starts), np.concatenate(columns), np.concatenate(values))
 
 
-def _reordered(
+# ------------------------------------------------------------------ the new order
+
+
+def _rerank(
     ranking: Ranking,
-    found: Neighbours,
-    pairs: Pairs,
+    nearest: Neighbours,
+    pairs: PairDistances,
     kept: Int[np.ndarray, "G"],
     images: int,
     options: Rerank,
 ) -> Ranking:
     queries = len(ranking.top)
-    number = np.full(images + 1, -1)  # of a gallery image among all; the last place is for none
+    number = np.full(images + 1, -1)  # of a gallery image among all; the last place is for -1
     number[kept] = queries + np.arange(len(kept))
-    top, at = ranking.top[:, : options.depth].copy(), ranking.at[:, : options.depth].copy()
-    sparse = _described(found, pairs, options)
-    mine, theirs, place = np.zeros(len(found.who)), np.zeros(len(found.who)), np.empty(top.shape, np.int64)
+    top = ranking.top[:, : options.depth].copy()
+    distance = ranking.top_distance[:, : options.depth].copy()
+    place = np.empty(top.shape, np.int64)
+    sparse = _describe(nearest, pairs, options)
+    description = sparse.start, sparse.column, sparse.value, nearest.image, options.k2
+    query_mean, image_mean = np.zeros((2, len(nearest.image)))
     for i in range(queries):
         jaccard = np.ones(top.shape[1])
-        given = sparse.first, sparse.column, sparse.value, found.who, options.k2
-        reciprocal.jaccard(*given, i, number[top[i]], mine, theirs, jaccard)
-        own = _scaled(at[i], np.broadcast_to(found.most[i], at[i].shape))
+        reciprocal.jaccard(*description, i, number[top[i]], query_mean, image_mean, jaccard)
+        original = _scale(distance[i], np.broadcast_to(nearest.farthest[i], distance[i].shape))
         final = (1 - options.original) * jaccard
-        final += options.original * own if options.original else 0
+        final += options.original * original if options.original else 0
         final[top[i] < 0] = np.inf
         order = np.lexsort((top[i], top[i] < 0, final))
-        top[i], at[i], place[i, order] = top[i, order], final[order], np.arange(len(order))
-    return _judged(ranking, top, at, place, images)
+        top[i], distance[i], place[i, order] = top[i, order], final[order], np.arange(len(order))
+    return _score(ranking, top, distance, place, images)
 
 
-def _judged(
+def _score(
     ranking: Ranking,
     top: Int[np.ndarray, "Q depth"],
-    at: Float32[np.ndarray, "Q depth"],
+    distance: Float32[np.ndarray, "Q depth"],
     place: Int[np.ndarray, "Q depth"],
     images: int,
 ) -> Ranking:
-    """Scores of the new order; `place` is where each of the shortlist went, from 0."""
-    depth = top.shape[1]
-    order = np.argsort(ranking.found.query, kind="stable")
-    query, image, rank = (getattr(ranking.found, name)[order] for name in ("query", "image", "rank"))
+    """Scores of the new order; `place` is the new place of each image of the shortlist, from 0."""
+    depth, matches = top.shape[1], ranking.matches
+    order = np.argsort(matches.query, kind="stable")
+    query, image, rank = (values[order] for values in (matches.query, matches.image, matches.rank))
     short = rank <= depth
     rank[short] = 1 + place[query[short], rank[short] - 1]
-    hits = RaggedRows(np.concatenate([[0], np.cumsum(ranking.matches)]), image)
-    new = score_queries(hits, rank, (at, top), ranking.rule, np.arange(len(top)), np.arange(images))
-    rest = ranking.top[:, depth:], ranking.at[:, depth:]
-    return replace(new, top=np.concatenate([top, rest[0]], 1), at=np.concatenate([at, rest[1]], 1))
+    lists = RaggedRows(np.concatenate([[0], np.cumsum(ranking.num_matches)]), image)
+    new = score_queries(lists, rank, (distance, top), ranking.rule, np.arange(len(top)), np.arange(images))
+    return replace(
+        new,
+        top=np.concatenate([top, ranking.top[:, depth:]], 1),
+        top_distance=np.concatenate([distance, ranking.top_distance[:, depth:]], 1),
+    )

@@ -1,10 +1,10 @@
 """A gallery of any size, ranked for every query, in memory that does not grow with it.
 
-Each distance is computed once, and only how it compares with the matches' distances is kept:
+Each distance is computed once, and only its comparison with the matches' distances is kept:
 
-1. A block of queries, one person's together, is compared with the images of its own people.  That gives
-   the distance of every match.
-2. The rest of the gallery passes by tile by tile, each image read once a block; for every match, the images
+1. A batch of queries, those of one identity together, is compared with the gallery images of its own
+   identities.  That gives the distance of every match.
+2. The rest of the gallery is read block by block, each image once per batch; for every match, the images
    that come before it are counted.
 
 Distances are compared as they were computed, so that no match is ranked by another rounding of itself.
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import pairwise
 from queue import SimpleQueue
 from threading import Lock
@@ -34,10 +34,8 @@ from pipeline.model.compute import float32_matmul
 from pipeline.model.distance import Metric, check_same_parts
 from pipeline.ranking import kernels
 from pipeline.ranking.comparison import (
-    COLUMN_MULTIPLE,
-    GALLERY_AT_ONCE,
-    QUERIES_AT_ONCE,
-    ROW_MULTIPLE,
+    GALLERY_BLOCK,
+    QUERY_BLOCK,
     GalleryBlock,
     QueryBlock,
     TileBuffer,
@@ -64,10 +62,10 @@ def rank(
 ) -> Ranking:
     """Rank the gallery for every query by the protocol of Market-1501.
 
-    Left out of the gallery: junk (pid below 0), and for each query the images of its person by its own
+    Left out of the gallery: junk (pid below 0), and for each query the images of its identity by its own
     camera, if that is known.  Equal distances keep the gallery's order.  `memory` bounds in MB what is held
-    beside features that are in memory already; `top` asks for so many nearest images; `workers` threads
-    compute, one a core if 0, fewer if they do not fit.  With a `title`, progress is shown.
+    beside features that are in memory already; `top` nearest images are listed for each query; `workers`
+    threads compute, one per core if 0, fewer if they do not fit.  A `title` shows progress.
     Raises `BadInput` for features that are not finite, for too little memory, and for an argument that is
     none of its choices.
     """
@@ -75,19 +73,19 @@ def rank(
     check_choice("rule", rule, Rule)
     check_count("top", top)
     check_count("workers", workers)
-    where = parse_device(device)
     check_same_parts(query.parts.shape[1:], gallery.parts.shape[1:])
-    task = fitting(Task(query, gallery, metric, top, where, workers or num_cores()), memory)
+    task = Task(query, gallery, metric, top, parse_device(device), workers or num_cores())
+    task = fit_workers(task, memory)
     order = np.argsort(query.pid, kind="stable")
-    pieces = list(blocks(task, query.pid[order], memory))
+    batches = list(query_batches(task, query.pid[order], memory))
     total = len(query) * len(task.kept)
     with (
         float32_matmul("default"),
         worker_threads(task.workers) as pool,
         progress_bar(total=total, desc=title, unit="pair", unit_scale=True, disable=not title) as bar,
     ):
-        found = [_Block(task, order[some], pool, bar).answer() for some in pieces]
-    return _ranking(task, order, found, rule)
+        results = [_QueryBatch(task, order[batch], pool, bar).rank() for batch in batches]
+    return _join(task, order, results, rule)
 
 
 @contextmanager
@@ -102,21 +100,21 @@ def worker_threads(count: int) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(before)
 
 
-def _ranking(task: "Task", order: Int[np.ndarray, "Q"], found: list["BlockResult"], rule: str) -> Ranking:
-    hits = task.cast.split(task.query.pid[order], task.query.camid[order])[0]
-    ranks = np.concatenate([answer.ranks for answer in found]) if found else np.ones(0, np.int64)
-    best, who = empty_top(0, task.top)
-    best = np.concatenate([best, *(answer.best for answer in found)])
-    who = np.concatenate([who, *(answer.who for answer in found)])
-    return score_queries(hits, ranks, (best, who), rule, order, task.kept)
+def _join(task: "Task", order: Int[np.ndarray, "Q"], results: list["BatchResult"], rule: str) -> Ranking:
+    matches, _ = task.identities.matches_and_junk(task.query.pid[order], task.query.camid[order])
+    ranks = np.concatenate([np.ones(0, np.int64), *(result.ranks for result in results)])
+    distance, image = empty_top(0, task.top)
+    distance = np.concatenate([distance, *(result.top_distance for result in results)])
+    image = np.concatenate([image, *(result.top_image for result in results)])
+    return score_queries(matches, ranks, (distance, image), rule, order, task.kept)
 
 
-# ------------------------------------------------------------------ what fits
+# ------------------------------------------------------------------ memory
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked; gallery images are numbered without the junk."""
+    """Queries, a gallery and how to compare them; gallery images are numbered without the junk."""
 
     query: Embedded
     gallery: Embedded
@@ -127,190 +125,201 @@ class Task:
 
     @cached_property
     def kept(self) -> Int[np.ndarray, "G"]:
-        """The gallery's positions of the images that count."""
+        """Positions in the gallery of the images that are not junk."""
         return np.flatnonzero(self.gallery.pid >= 0)
 
     @cached_property
-    def cast(self) -> IdentityIndex:
+    def identities(self) -> IdentityIndex:
         return IdentityIndex.of(self.gallery.pid[self.kept], self.gallery.camid[self.kept])
 
     @property
-    def panel(self) -> int:
-        return QUERIES_AT_ONCE[self.device.type]
+    def query_block(self) -> int:
+        """Queries in a block, at most."""
+        return QUERY_BLOCK[self.device.type]
 
     @property
-    def tile(self) -> int:
-        """Images in a tile; all tiles are alike but the last: each size of product is prepared anew."""
-        return max(1, min(len(self.kept), GALLERY_AT_ONCE[self.device.type]))
+    def gallery_block(self) -> int:
+        """Images in every block of the gallery but the last: each size of product is prepared anew."""
+        return max(1, min(len(self.kept), GALLERY_BLOCK[self.device.type]))
 
     @cached_property
-    def rooms(self) -> list[TileBuffer]:
-        return [TileBuffer(self.gallery, self.tile) for _ in range(self.ahead)]
+    def buffers(self) -> list[TileBuffer]:
+        return [TileBuffer(self.gallery, self.gallery_block) for _ in range(self.lookahead)]
 
     @cached_property
-    def desks(self) -> SimpleQueue[Workspace]:
+    def workspaces(self) -> SimpleQueue[Workspace]:
         """One for each worker."""
-        desks = SimpleQueue()
+        workspaces = SimpleQueue()
         for _ in range(self.workers):
-            desks.put(Workspace(self.panel, self.tile, self.device))
-        return desks
+            workspaces.put(Workspace(self.query_block, self.gallery_block, self.device))
+        return workspaces
 
     @property
-    def ahead(self) -> int:
-        """Tiles that are read before the first of them is done with."""
+    def lookahead(self) -> int:
+        """Gallery blocks that are in memory at a time."""
         return 1 + -(-self.workers // 2)
 
     @property
-    def image(self) -> int:
-        """Bytes of a query in a panel."""
+    def query_bytes(self) -> int:
+        """Memory of one query in a block."""
         parts, channels = self.query.parts.shape[1:]
         return 4 * parts * (channels + 4) * (1 if self.query.gate is None else 3)
 
     @property
-    def fixed(self) -> int:
-        """Bytes that are held for however few queries."""
+    def fixed_bytes(self) -> int:
+        """Memory that does not depend on the number of queries."""
         parts, channels = self.gallery.parts.shape[1:]
-        wide, gated = round_up(self.tile, COLUMN_MULTIPLE), self.query.gate is not None
-        read = (self.ahead + 1 + isinstance(self.gallery.parts, Stored)) * wide
-        drawn = (isinstance(self.query.parts, Stored) + 2 * gated) * self.panel
+        width, gated = round_up(self.gallery_block), self.query.gate is not None
+        gallery_images = (self.lookahead + 1 + isinstance(self.gallery.parts, Stored)) * width
+        query_images = (isinstance(self.query.parts, Stored) + 2 * gated) * self.query_block
         tables = 4 if self.device.type == "cpu" and not gated else 8
-        desks = self.workers * tables * 4 * round_up(self.panel, ROW_MULTIPLE) * wide
-        return (read + drawn) * 4 * parts * (channels + 4) + desks + 40 * len(self.kept)
+        workspaces = self.workers * tables * 4 * round_up(self.query_block) * width
+        images = (gallery_images + query_images) * 4 * parts * (channels + 4)
+        return images + workspaces + 40 * len(self.kept)
 
 
-def fitting(task: Task, memory: int) -> Task:
-    """With as many of the workers as leave room for a panel of queries, or with one."""
-    while task.workers > 1 and task.fixed + task.panel * task.image > memory * MB:
+def fit_workers(task: Task, memory: int) -> Task:
+    """The task with as many of its workers as leave memory for a block of queries, at least one."""
+    while task.workers > 1 and task.fixed_bytes + task.query_block * task.query_bytes > memory * MB:
         task = replace(task, workers=task.workers - 1)
     return task
 
 
-def spans(queries: int, most: int) -> list[slice]:
-    """Panels of at most so many queries, about as long as each other."""
-    cuts = np.linspace(0, queries, 1 - (-queries // most)).astype(int).tolist()
+def block_slices(count: int, largest: int) -> list[slice]:
+    """Cut `count` queries into blocks of about equal size, none larger than `largest`."""
+    cuts = np.linspace(0, count, 1 - (-count // largest)).astype(int).tolist()
     return [slice(a, b) for a, b in pairwise(cuts)]
 
 
-def refuse(memory: int, need: int) -> NoReturn:
-    """Say how many MB these features need; `need` is in bytes."""
-    raise BadInput(f"memory = {memory}: too little for these features; give at least {need // MB + 1} MB.")
+def refuse_memory(memory: int, needed: int) -> NoReturn:
+    """Raises `BadInput` that says how many MB these features need; `needed` is in bytes."""
+    raise BadInput(f"memory = {memory}: too little for these features; give at least {needed // MB + 1} MB.")
 
 
-def blocks(task: Task, pid: Int[np.ndarray, "Q"], memory: int) -> Iterator[slice]:
-    """As many queries at a time as fit; raises `BadInput` if not even one does."""
-    own = task.cast.own(pid).lengths
+def query_batches(task: Task, pid: Int[np.ndarray, "Q"], memory: int) -> Iterator[slice]:
+    """As many queries at a time as fit in memory; raises `BadInput` if not even one does.
+
+    `pid` is sorted.
+    """
+    images = task.identities.same_identity(pid).lengths
     start = 0
     while start < len(pid):
         new = np.diff(pid[start:], prepend=pid[start] - 1) != 0
-        near = np.cumsum(own[start:] * new) + task.tile  # images of the block's own people
-        each = task.image + 4 * near + 16 * task.top
-        need = task.fixed + np.arange(1, len(new) + 1) * each + 48 * np.cumsum(own[start:])
-        if need[0] > memory * MB:
-            refuse(memory, int(need[0]))
-        stop = start + int(np.searchsorted(need, memory * MB, "right"))
+        near = np.cumsum(images[start:] * new) + task.gallery_block  # images of the batch's identities
+        per_query = task.query_bytes + 4 * near + 16 * task.top
+        matches = 48 * np.cumsum(images[start:])
+        needed = task.fixed_bytes + np.arange(1, len(new) + 1) * per_query + matches
+        if needed[0] > memory * MB:
+            refuse_memory(memory, int(needed[0]))
+        stop = start + int(np.searchsorted(needed, memory * MB, "right"))
         yield slice(start, stop)
         start = stop
 
 
-# ------------------------------------------------------------------ a block of queries
+# ------------------------------------------------------------------ a batch of queries
 
 
-@dataclass
-class BlockResult:
-    """What is known of a block of queries."""
+@dataclass(frozen=True)
+class BatchResult:
+    """The matches and the nearest images of a batch of queries; ranks grow as the gallery is read."""
 
-    at: Float32[np.ndarray, "hits"]  # distances of the matches
-    ranks: Int[np.ndarray, "hits"]
-    best: Float32[np.ndarray, "n top"]  # distances of the nearest
-    who: Int[np.ndarray, "n top"]
+    match_distance: Float32[np.ndarray, "matches"]
+    ranks: Int[np.ndarray, "matches"]
+    top_distance: Float32[np.ndarray, "n top"]
+    top_image: Int[np.ndarray, "n top"]
 
 
-class _Block:
+class _QueryBatch:
     """Queries that are ranked together."""
 
     def __init__(self, task: Task, rows: Int[np.ndarray, "n"], pool: ThreadPoolExecutor, bar: tqdm):
         self.task, self.rows, self.pool, self.bar = task, rows, pool, bar
-        self.hits, self.removed = task.cast.split(task.query.pid[rows], task.query.camid[rows])
+        pid, camid = task.query.pid[rows], task.query.camid[rows]
+        self.matches, self.junk = task.identities.matches_and_junk(pid, camid)
         near = np.zeros(len(task.kept), bool)
-        near[task.cast.own(np.unique(task.query.pid[rows])).rows] = True
-        near[np.flatnonzero(~near)[: -int(near.sum()) % task.tile]] = True  # whole tiles
+        near[task.identities.same_identity(np.unique(pid)).images] = True
+        near[np.flatnonzero(~near)[: -int(near.sum()) % task.gallery_block]] = True  # whole blocks
         self.near, self.far = np.flatnonzero(near), np.flatnonzero(~near)
-        self.place = np.searchsorted(self.far, self.hits.rows)
-        self.spans = spans(len(rows), task.panel)
-        self.locks = [Lock() for _ in self.spans]
+        self.slices = block_slices(len(rows), task.query_block)
 
-    def answer(self) -> BlockResult:
-        """Both passes."""
-        panels = [QueryBlock(self.task.query, self.rows[span], self.task.device) for span in self.spans]
-        found = self._near(panels)
-        self._pass(panels, self.far, partial(self._count, found))
-        return found
+    def rank(self) -> BatchResult:
+        """Both passes over the gallery."""
+        query, device = self.task.query, self.task.device
+        blocks = [QueryBlock(query, self.rows[rows], device) for rows in self.slices]
+        result = self._compare_near(blocks)
+        self._count_far(blocks, result)
+        return result
 
-    def _near(self, panels: list[QueryBlock]) -> BlockResult:
-        """The images of the block's own people: distances of the matches, and their ranks so far."""
+    def _compare_near(self, blocks: list[QueryBlock]) -> BatchResult:
+        """The images of the batch's identities: distances of the matches, and their ranks so far."""
         table = np.empty((len(self.rows), len(self.near)), np.float32)
 
         def fill(number: int, start: int, distances: np.ndarray, images: np.ndarray) -> None:
-            table[self.spans[number], start : start + len(images)] = distances
+            table[self.slices[number], start : start + len(images)] = distances
 
-        self._pass(panels, self.near, fill)
-        at = mask_junk(table, self.near, self.hits, self.removed)
-        found = BlockResult(at, np.ones(len(at), np.int64), *empty_top(len(self.rows), self.task.top))
-        place = np.searchsorted(self.near, self.hits.rows)
+        for_each_tile(self.task, blocks, self.near, fill, self.pool, self.bar)
+        distance = mask_junk(table, self.near, self.matches, self.junk)
+        top = empty_top(len(self.rows), self.task.top)
+        result = BatchResult(distance, np.ones(len(distance), np.int64), *top)
+        split = np.searchsorted(self.near, self.matches.images)
 
-        def tally(number: int) -> None:
-            self._add(found, number, table[self.spans[number]], self.near, place)
+        def count(number: int) -> None:
+            self._update(result, number, table[self.slices[number]], self.near, split)
 
-        list(self.pool.map(tally, range(len(panels))))
-        return found
+        list(self.pool.map(count, range(len(blocks))))
+        return result
 
-    def _count(
-        self,
-        found: BlockResult,
-        number: int,
-        start: int,
-        distances: np.ndarray,
-        images: np.ndarray,
+    def _count_far(self, blocks: list[QueryBlock], result: BatchResult) -> None:
+        """All other images, which only raise ranks."""
+        column = np.searchsorted(self.far, self.matches.images)
+        locks = [Lock() for _ in blocks]
+
+        def count(number: int, start: int, distances: np.ndarray, images: np.ndarray) -> None:
+            split = (column - start).clip(0, len(images))
+            with locks[number]:
+                self._update(result, number, distances, images, split)
+
+        for_each_tile(self.task, blocks, self.far, count, self.pool, self.bar)
+
+    def _update(
+        self, result: BatchResult, number: int, distances: np.ndarray, images: np.ndarray, split: np.ndarray
     ) -> None:
-        place = (self.place - start).clip(0, len(images))
-        with self.locks[number]:
-            self._add(found, number, distances, images, place)
-
-    def _add(
-        self, found: BlockResult, number: int, distances: np.ndarray, images: np.ndarray, place: np.ndarray
-    ) -> None:
-        """Count what comes before a panel's matches; a match stands left of the column `place`, if equal."""
-        span = self.spans[number]
-        first = self.hits.first[span.start : span.stop + 1]
-        mine = slice(first[0], first[-1])
-        kernels.count(distances, first - first[0], found.at[mine], place[mine], found.ranks[mine])
+        """Count what comes before a block's matches: nearer, or as near and in a column left of `split`."""
+        rows = self.slices[number]
+        start = self.matches.start[rows.start : rows.stop + 1]
+        entries = slice(start[0], start[-1])
+        match_distance, ranks = result.match_distance[entries], result.ranks[entries]
+        kernels.count(distances, start - start[0], match_distance, split[entries], ranks)
         if self.task.top:
-            kernels.nearest(distances, images, found.best[span], found.who[span])
+            kernels.nearest(distances, images, result.top_distance[rows], result.top_image[rows])
 
-    def _pass(self, panels: list[QueryBlock], images: np.ndarray, use: Callable[..., None]) -> None:
-        for_each_tile(self.task, panels, images, use, self.pool, self.bar)
+
+# ------------------------------------------------------------------ the gallery, block by block
 
 
 def for_each_tile(
     task: Task,
-    panels: list[QueryBlock],
+    blocks: list[QueryBlock],
     images: Int[np.ndarray, "n"],
     use: Callable[[int, int, np.ndarray, np.ndarray], None],
     pool: ThreadPoolExecutor,
     bar: tqdm,
     since: list[int] | None = None,
 ) -> None:
-    """Let images pass by all panels, a tile at a time; by a panel, those from place `since` on, if given.
+    """Compare every block of queries with these gallery images, block by block, in the pool's threads.
 
-    What is used: number of the panel, place of the tile's first image, distances (lost afterwards), images.
+    `use` is called with the number of the query block, the place of the gallery block's first image in
+    `images`, the distances (overwritten afterwards), and the numbers of the images.  Query block i skips the
+    gallery blocks that end before place since[i].
     """
 
-    def work(number: int, tile: GalleryBlock, start: int, some: np.ndarray) -> None:
-        desk = task.desks.get()
+    def work(number: int, tile: GalleryBlock, start: int, numbers: np.ndarray) -> None:
+        workspace = task.workspaces.get()
         try:
-            use(number, start, block_distances(panels[number], tile, task.metric, desk).cpu().numpy(), some)
+            distances = block_distances(blocks[number], tile, task.metric, workspace)
+            use(number, start, distances.cpu().numpy(), numbers)
         finally:
-            task.desks.put(desk)
+            task.workspaces.put(workspace)
 
     def finish() -> None:
         futures, pairs = waiting.popleft()
@@ -319,15 +328,15 @@ def for_each_tile(
         bar.update(pairs)
 
     waiting: deque[tuple[list[Future], int]] = deque()
-    for start in range(0, len(images), task.tile):
-        some = images[start : start + task.tile]
-        room = task.rooms[start // task.tile % task.ahead]
-        tile = GalleryBlock(task.gallery, task.kept[some], task.device, room)
-        passed = [n for n in range(len(panels)) if since is None or since[n] < start + len(some)]
-        pairs = len(some) * sum(len(panels[n].visibility) for n in passed)
-        waiting.append(([pool.submit(work, n, tile, start, some) for n in passed], pairs))
+    for start in range(0, len(images), task.gallery_block):
+        numbers = images[start : start + task.gallery_block]
+        buffer = task.buffers[start // task.gallery_block % task.lookahead]
+        tile = GalleryBlock(task.gallery, task.kept[numbers], task.device, buffer)
+        compared = [n for n in range(len(blocks)) if since is None or since[n] < start + len(numbers)]
+        pairs = len(numbers) * sum(len(blocks[n].visibility) for n in compared)
+        waiting.append(([pool.submit(work, n, tile, start, numbers) for n in compared], pairs))
         del tile
-        if len(waiting) == task.ahead:
+        if len(waiting) == task.lookahead:
             finish()
     while waiting:
         finish()

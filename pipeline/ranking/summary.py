@@ -5,10 +5,13 @@ from jaxtyping import Bool, Float
 
 from pipeline.ranking.protocol import Ranking
 
+RANKS = (1, 5, 10)
+RESAMPLES, LEVEL = 1000, 0.95  # of the confidence intervals
+
 
 def cmc(ranking: Ranking, depth: int) -> Float[np.ndarray, "depth"]:
-    """Share of the queries whose first match is among the first 1, 2, ... `depth`, in [0, 1]."""
-    first = ranking.first[ranking.valid]
+    """Share of the queries whose first match is among the first 1, 2, ... `depth` images, in [0, 1]."""
+    first = ranking.first_match[ranking.valid]
     return np.array([(first <= k).mean() if len(first) else np.nan for k in range(1, depth + 1)])
 
 
@@ -21,8 +24,8 @@ def scores(ranking: Ranking, which: Bool[np.ndarray, "Q"] | None = None) -> dict
     result: dict[str, float | int] = {"queries": int(valid.sum())}
     if not valid.any():
         return result
-    for k in (1, 5, 10):
-        result[f"rank{k}"] = _percent(ranking.first[valid] <= k)
+    for k in RANKS:
+        result[f"rank{k}"] = _percent(ranking.first_match[valid] <= k)
     return {**result, "mAP": _percent(ranking.ap[valid]), "mINP": _percent(ranking.inp[valid])}
 
 
@@ -30,25 +33,20 @@ def _percent(shares: np.ndarray) -> float:
     return round(100 * float(np.mean(shares)), 2)
 
 
-# ------------------------------------------------------------------ how sure they are
-
-RESAMPLES, LEVEL = 1000, 0.95
-
-
 def interval(
     ranking: Ranking, which: Bool[np.ndarray, "Q"] | None = None, seed: int = 1
 ) -> dict[str, dict[str, float]]:
-    """Between which Rank-1 and mAP, in percent, lie in 95 of 100 draws of as many queries, with replacement.
+    """95 % confidence intervals of Rank-1 and mAP over the queries `which` (all if none), in percent.
 
-    Percentile bootstrap over queries, the gallery and the model as they are (Efron 1979).  Empty if no query
-    has a match.
+    Percentile bootstrap over queries, with gallery and model fixed (Efron 1979).  Empty if no query has a
+    match.
     """
     valid = ranking.valid if which is None else ranking.valid & which
-    values = np.stack([ranking.first[valid] == 1, ranking.ap[valid]], 1)
+    values = np.stack([ranking.first_match[valid] == 1, ranking.ap[valid]], 1)
     if not len(values):
         return {}
-    draws = np.random.default_rng(seed)
-    means = [values[draws.integers(0, len(values), len(values))].mean(0) for _ in range(RESAMPLES)]
+    generator = np.random.default_rng(seed)
+    means = [values[generator.integers(0, len(values), len(values))].mean(0) for _ in range(RESAMPLES)]
     low, high = 100 * np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return {
         name: {"low": round(float(a), 2), "high": round(float(b), 2)}

@@ -7,7 +7,7 @@ its values, so that a study goes on where it stopped and two studies share the r
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from pathlib import Path
 from statistics import mean, stdev
@@ -25,6 +25,7 @@ LABELLING = ("lambda", "label")  # params that end in the labels
 ASIDE = ("workers", "checkpoint", "datasets", "parse_on", "pretrain", "score", "draw")  # change no score,
 SHARES = ("processes.segment", "processes.pose")  # nor do these
 TABLE = Path(__file__).with_suffix(".yaml")
+REPORT = "report.json"  # all scores of an evaluation
 METHODS = {path.parent.name for path in Path(__file__).parents[1].glob("methods/*/__init__.py")}
 
 Values = dict[str, Any]  # params.yaml, read
@@ -150,26 +151,34 @@ def queue_words(row: Row, seeds: Iterable[int]) -> list[str]:
     return words
 
 
-def from_dvc(shown: list[dict[str, Any]]) -> list[Result]:
-    """The experiments that `dvc exp show --json` tells of; committed runs and the workspace are left out."""
-    found = []
-    for commit in shown:
-        for run in commit.get("experiments") or []:
-            data = run["revs"][0]["data"] or {}
+def from_dvc(
+    commits: list[dict[str, Any]], read_report: Callable[[str, str], dict[str, Any]] = lambda rev, path: {}
+) -> list[Result]:
+    """The experiments in the output of `dvc exp show --json`, without committed runs and the workspace.
+
+    `read_report(rev, path)` returns the report.json of a finished experiment, which holds its scores.
+    """
+    results = []
+    for commit in commits:
+        for experiment in commit.get("experiments") or []:
+            revision = experiment["revs"][0]
+            data = revision["data"] or {}
             values = data.get("params", {}).get("params.yaml", {}).get("data", {})
-            scores = _scores(data.get("metrics", {}), values)
-            state = (run.get("executor") or {}).get("state") or "success"
+            state, scores = (experiment.get("executor") or {}).get("state") or "success", {}
             if state == "success":
-                state = "done" if scores else "failed"
-            found.append(Result(values, state, scores))
-    return found
+                path = _metrics_path(data.get("metrics", {}), values)
+                state = "done" if path else "failed"
+                scores = read_report(revision["rev"], str(path.with_name(REPORT))) if path else {}
+            results.append(Result(values, state, scores))
+    return results
 
 
-def _scores(metrics: dict[str, Any], values: Values) -> dict[str, Any]:
-    for path, read in metrics.items():
+def _metrics_path(metrics: dict[str, Any], values: Values) -> Path | None:
+    """The metrics.json of the first test set, if the experiment wrote it."""
+    for path, content in metrics.items():
         if Path(path).name == "metrics.json" and Path(path).parent.name in values.get("test_on", [])[:1]:
-            return read.get("data", {})
-    return {}
+            return Path(path) if content.get("data") else None
+    return None
 
 
 # ------------------------------------------------------------------ runs without DVC
@@ -214,7 +223,7 @@ def from_folder(folder: str | Path) -> list[Result]:
     """What `stages.study run` left in a folder.  Raises `BadInput` if that is nothing."""
     found = [
         Result(params.load(path.parent / "params.yaml"), "done", json.loads(path.read_text()))
-        for path in sorted(Path(folder).glob("[!.]*/metrics.json"))
+        for path in sorted(Path(folder).glob(f"[!.]*/{REPORT}"))
     ]
     if not found:
         raise BadInput(f"{folder}: no results. Run `python -m stages.study run <study> --results {folder}`.")

@@ -131,7 +131,7 @@ def test_the_stage_occludes_the_datasets_that_params_name(tmp_path, occlude):
     hidden = np.zeros((len(index), 4), np.uint8)
     attrs = {"index": index_hash(index), "parts": ["head", "arms", "torso", "legs"]}
     write_label_file(tmp_path / "occlusion.h5", "occlusion", {"occluded": hidden}, attrs)
-    grouped = report.groups(index, LabelFile(tmp_path / "occlusion.h5"), truth, 5.0)
+    grouped = report.query_groups(index, LabelFile(tmp_path / "occlusion.h5"), truth, 5.0)
     assert grouped.occluded.tolist() == ([False, False, True, True] if occlude else [False, False])
     assert ("pasted upon" in grouped.source) == occlude and grouped.copies == occlude
 

@@ -243,9 +243,12 @@ def run(folder, reference=5.0):
 def test_the_stage_writes_one_report_and_the_pictures(tmp_path):
     world(tmp_path, [WALKER, LEGLESS, NOBODY], [WALKER, LEGLESS, WALKER], chosen=[0, 0, -1])
     run(tmp_path)
-    assert json.loads((tmp_path / "labels.json").read_text())["no_person"] == 1
+    report = json.loads((tmp_path / "labels" / "report.json").read_text())
+    assert report["no_person"] == 1
+    printed = json.loads((tmp_path / "labels.json").read_text())
+    assert printed == {"labels": report["all"]["balanced_accuracy"]["mean"]}
     first = {path.name: path.read_bytes() for path in (tmp_path / "labels").iterdir()}
-    assert sorted(first) == ["audit.html", "labels.png", "pixels.png", "worst.png"]
+    assert sorted(first) == ["audit.html", "labels.png", "pixels.png", "report.json", "worst.png"]
     run(tmp_path)  # the same again, byte for byte
     assert first == {path.name: path.read_bytes() for path in (tmp_path / "labels").iterdir()}
 
@@ -254,7 +257,8 @@ def test_a_dataset_without_truth_gets_no_sheet_of_the_worst(tmp_path):
     world(tmp_path, [WALKER, NOBODY], None)
     run(tmp_path)
     files = sorted(p.name for p in (tmp_path / "labels").iterdir())
-    assert files == ["audit.html", "labels.png", "pixels.png"]
+    assert files == ["audit.html", "labels.png", "pixels.png", "report.json"]
+    assert json.loads((tmp_path / "labels.json").read_text()) == {}
 
 
 def test_labels_of_another_index_are_refused_and_nothing_is_written(tmp_path):

@@ -31,6 +31,7 @@ draw: {{queries: 2, nearest: 3, seed: 1, dpi: 40}}
 """
 PARTS = ["head", "arms", "torso", "legs"]
 FILES = ("index.parquet", "images.h5", "truth.h5")
+OUTS = ("metrics.json", "encoder.json", "histogram.json", "report.json", "queries.parquet", "cmc.csv")
 
 
 def picture(pid):
@@ -99,7 +100,7 @@ def world(indexed, tmp_path):
 
 
 def run(indexed, world, truth=None, config=None):
-    outs = [str(world / name) for name in ("metrics.json", "queries.parquet", "cmc.csv")]
+    outs = [str(world / name) for name in OUTS]
     evaluate.main(
         str(indexed / "index.parquet"),
         str(world / "features.h5"),
@@ -108,7 +109,8 @@ def run(indexed, world, truth=None, config=None):
         *outs,
         config=str(config or indexed / "params.yaml"),
     )
-    return json.loads((world / "metrics.json").read_text()), pd.read_parquet(outs[1]), pd.read_csv(outs[2])
+    report_json = json.loads((world / "report.json").read_text())
+    return report_json, pd.read_parquet(world / "queries.parquet"), pd.read_csv(world / "cmc.csv")
 
 
 # ------------------------------------------------------------------ the report
@@ -125,6 +127,16 @@ def test_every_system_is_scored_on_all_occluded_and_holistic_queries(indexed, wo
         table = metrics["baselines"][system]
         assert table["all"]["mAP"] == round(100 * (1 / 2 + 1 / 3 + 1 / 4) / 3, 2)
         assert table["occluded"]["mAP"] == round(100 * (1 / 3 + 1 / 4) / 2, 2)
+
+
+def test_rank_1_and_map_of_model_and_baselines_are_also_written_for_dvc_to_print(indexed, world):
+    report_json, _, _ = run(indexed, world)
+    systems = {"metrics": report_json, **report_json["baselines"]}
+    for name in ("metrics", "encoder", "histogram"):
+        printed = json.loads((world / f"{name}.json").read_text())
+        assert set(printed) == {"all", "occluded", "holistic"}
+        for group, row in printed.items():
+            assert row == {"R1": systems[name][group]["rank1"], "mAP": systems[name][group]["mAP"]}
 
 
 def test_reranked_scores_stand_beside_the_plain_ones_which_stay(indexed, world, capsys):
@@ -176,7 +188,7 @@ def test_a_part_of_just_as_many_true_pixels_as_the_threshold_is_visible(indexed,
     write_label_file(world / "exact.h5", "truth", truth, {"index": key, "truth": 1})
     labels = LabelFile(world / "occlusion.h5")
     for threshold, hidden in {4.0: [0, 0, 0, 0], 5.0: [0, 1, 0, 8], 6.0: [1, 1, 8, 8]}.items():
-        found = report.groups(index, labels, LabelFile(world / "exact.h5"), threshold)
+        found = report.query_groups(index, labels, LabelFile(world / "exact.h5"), threshold)
         assert found.pattern.tolist() == hidden
 
 
@@ -207,10 +219,10 @@ def test_of_many_queries_without_a_match_the_first_twenty_are_named(count, more)
     index = pd.DataFrame({"key": [f"q{n}" for n in range(count)], "split": "query", "pid": 1, "camid": 0})
     nobody, whole = Embedded.of(np.ones((1, 2)), [2], [1]), np.zeros(count, np.int64)
     ranked = rank(Embedded.of(np.ones((count, 2)), whole + 1, whole), nobody)
-    grouped = report.Groups(np.arange(count), whole > 0, whole, PARTS)
+    grouped = report.QueryGroups(np.arange(count), whole > 0, whole, PARTS)
     options = params.validate(YAML(typ="safe").load(CONFIG)["evaluate"], report.Evaluate, "")
     index.loc[count] = ["g", "gallery", 2, 1]
-    found = report.metrics({"model": ranked}, {}, {"model": whole}, grouped, index, options)["protocol"]
+    found = report.all_scores({"model": ranked}, {}, {"model": whole}, grouped, index, options)["protocol"]
     assert found["without_match"] == ", ".join(f"q{n}" for n in range(20)) + more
 
 
@@ -247,11 +259,10 @@ def test_the_table_names_every_system_and_type(indexed, world, capsys):
 
 
 def test_reports_are_the_same_bytes_twice(indexed, world):
-    names = ("metrics.json", "queries.parquet", "cmc.csv")
     run(indexed, world)
-    first = [(world / name).read_bytes() for name in names]
+    first = [(world / name).read_bytes() for name in OUTS]
     run(indexed, world)
-    assert [(world / name).read_bytes() for name in names] == first
+    assert [(world / name).read_bytes() for name in OUTS] == first
 
 
 def test_features_of_other_rows_are_refused(indexed, world):
@@ -270,7 +281,7 @@ def test_pictures_compare_the_systems_and_what_reranking_made_of_the_model():
 @pytest.mark.parametrize(("pattern", "name"), [(0, "none"), (1, "head"), (10, "arms+legs")])
 def test_a_type_is_named_by_what_is_hidden(pattern, name):
     empty = np.zeros(0, int)
-    assert report.Groups(empty, empty.astype(bool), empty, PARTS).name(pattern) == name
+    assert report.QueryGroups(empty, empty.astype(bool), empty, PARTS).name(pattern) == name
 
 
 # ------------------------------------------------------------------ the pictures

@@ -72,24 +72,24 @@ def test_one_query_is_scored_by_the_protocol(gallery):
     ranked = rank(
         embedded(on_an_arc([0]), [1], [0]), embedded(on_an_arc(np.arange(len(pid)) + 1), pid, camid)
     )
-    np.testing.assert_allclose([ranked.ap[0], ranked.first[0], ranked.inp[0]], CASES[gallery])
+    np.testing.assert_allclose([ranked.ap[0], ranked.first_match[0], ranked.inp[0]], CASES[gallery])
 
 
 def test_a_query_without_camera_is_compared_with_everything():
     ranked = rank(embedded(on_an_arc([0]), [1], [-1]), embedded(on_an_arc([1, 2]), [1, 1], [0, -1]))
-    assert ranked.matches[0] == 2
+    assert ranked.num_matches[0] == 2
 
 
 def test_queries_that_show_nobody_have_no_match():
     gallery = embedded(on_an_arc([1, 2, 3]), [0, -1, 1])
-    assert (rank(embedded(on_an_arc([0, 0]), [0, -1], [5, 5]), gallery).matches == 0).all()
+    assert (rank(embedded(on_an_arc([0, 0]), [0, -1], [5, 5]), gallery).num_matches == 0).all()
 
 
 def test_equal_distances_keep_the_gallerys_order():
     ranked = rank(
         embedded(on_an_arc([0]), [1], [0]), embedded(on_an_arc([9] * 4), [2, 1, 3, 1], [1] * 4), top=4
     )
-    assert ranked.first[0] == 2 and ranked.ap[0] == (1 / 2 + 2 / 4) / 2
+    assert ranked.first_match[0] == 2 and ranked.ap[0] == (1 / 2 + 2 / 4) / 2
     assert ranked.top.tolist() == [[0, 1, 2, 3]]
 
 
@@ -100,7 +100,7 @@ def test_the_nearest_are_listed_without_junk_and_own_camera_and_padded():
 
 def test_an_empty_gallery_answers_nothing():
     ranked = rank(embedded(on_an_arc([0]), [1], [0]), embedded(torch.zeros(0, 1, 2), [], []), top=2)
-    assert ranked.matches[0] == 0 and ranked.top.tolist() == [[-1, -1]]
+    assert ranked.num_matches[0] == 0 and ranked.top.tolist() == [[-1, -1]]
 
 
 NOT_FINITE = {  # what holds NaN or infinity: what is said of three images
@@ -247,13 +247,17 @@ def test_ranking_equals_the_protocol_read_aloud_whatever_the_tiles(seed, queries
 
     query, gallery = some(queries), some(galleries)
     with (
-        mock.patch.dict(comparison.GALLERY_AT_ONCE, cpu=tile),
-        mock.patch.dict(comparison.QUERIES_AT_ONCE, cpu=5),
+        mock.patch.dict(comparison.GALLERY_BLOCK, cpu=tile),
+        mock.patch.dict(comparison.QUERY_BLOCK, cpu=5),
     ):
         ranked = rank(query, gallery, "squared", top=top)
     for i, (ap, inp, first, matches, nearest) in enumerate(slow_rank(query, gallery, top)):
         np.testing.assert_allclose([ranked.ap[i], ranked.inp[i]], [ap, inp])
-        assert (ranked.first[i], ranked.matches[i], ranked.top[i].tolist()) == (first, matches, nearest)
+        assert (ranked.first_match[i], ranked.num_matches[i], ranked.top[i].tolist()) == (
+            first,
+            matches,
+            nearest,
+        )
 
 
 def test_blocks_tiles_and_workers_change_nothing(monkeypatch):
@@ -271,7 +275,7 @@ def test_queries_come_in_blocks_that_fit(monkeypatch):
     who = np.repeat([1, 2, 3, 4], 5)
     query, gallery = embedded(torch.ones(20, 3, 8), who), embedded(torch.ones(90, 3, 8), np.arange(90) % 5)
     task = search.Task(query, gallery, "euclidean", 0, torch.device("cpu"), 1)
-    blocks = {memory: list(search.blocks(task, who, memory)) for memory in (16, 19, 99)}
+    blocks = {memory: list(search.query_batches(task, who, memory)) for memory in (16, 19, 99)}
     assert [block.start for block in blocks[16]] == [0, *(block.stop for block in blocks[16][:-1])]
     assert 1 == len(blocks[99]) < len(blocks[19]) < len(blocks[16])
 
@@ -281,9 +285,9 @@ def test_more_workers_than_fit_are_not_asked_for(monkeypatch):
     small(monkeypatch)
     query, gallery = crowd(20, 0), crowd(90, 1)
     task = search.Task(query, gallery, "euclidean", 5, torch.device("cpu"), 64)
-    hired = {memory: search.fitting(task, memory) for memory in (20, 40, 999)}
+    hired = {memory: search.fit_workers(task, memory) for memory in (20, 40, 999)}
     assert hired[20].workers == 1 < hired[40].workers < 64 == hired[999].workers
-    assert hired[40].fixed < 40 * search.MB < replace(hired[40], workers=64).fixed
+    assert hired[40].fixed_bytes < 40 * search.MB < replace(hired[40], workers=64).fixed_bytes
     same(rank(query, gallery, top=5, memory=40, workers=64), rank(query, gallery, top=5, memory=999))
 
 
@@ -305,8 +309,8 @@ def test_features_in_a_file_rank_as_those_in_memory(tmp_path, monkeypatch):
 
 
 def small(monkeypatch):
-    monkeypatch.setitem(comparison.GALLERY_AT_ONCE, "cpu", 7)
-    monkeypatch.setitem(comparison.QUERIES_AT_ONCE, "cpu", 3)
+    monkeypatch.setitem(comparison.GALLERY_BLOCK, "cpu", 7)
+    monkeypatch.setitem(comparison.QUERY_BLOCK, "cpu", 3)
 
 
 def crowd(count, seed):
@@ -318,7 +322,7 @@ def crowd(count, seed):
 
 
 def same(one, other):
-    for name in ("ap", "inp", "first", "matches", "top"):
+    for name in ("ap", "inp", "first_match", "num_matches", "top"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
@@ -352,7 +356,7 @@ def test_the_trapezoid_also_counts_the_precision_before_each_match():
 
 def test_matches_are_listed_nearest_first_with_their_precision():
     gallery = embedded(on_an_arc([3, 1, 2, 9]), [1, -1, 2, 1], [1, 1, 1, 2])
-    found = rank(embedded(on_an_arc([0, 0]), [5, 1], [0, 0]), gallery).found
+    found = rank(embedded(on_an_arc([0, 0]), [5, 1], [0, 0]), gallery).matches
     assert found.query.tolist() == [1, 1] and found.image.tolist() == [0, 3]
     assert found.rank.tolist() == [2, 3] and found.precision.tolist() == [1 / 2, 2 / 3]
 
@@ -360,7 +364,7 @@ def test_matches_are_listed_nearest_first_with_their_precision():
 def test_anyones_features_are_ranked_in_four_lines():
     query = Embedded.of(np.eye(2), [1, 2])
     gallery = Embedded.of(np.eye(2, dtype=np.float16)[[1, 0]], np.array([1, 2]), np.array([0, 0]))
-    assert rank(query, gallery).first.tolist() == [2, 2]
+    assert rank(query, gallery).first_match.tolist() == [2, 2]
     with pytest.raises(BadInput, match="'features': 2, 'pid': 3"):
         Embedded.of(np.eye(2), [1, 2, 3])
     with pytest.raises(BadInput, match="embed both"):

@@ -96,14 +96,14 @@ def test_with_a_shortlist_as_long_as_the_gallery_it_is_the_published_formula(see
     final = slow(table.tolist(), q, k1, k2, original)
     for i in range(q):
         listed = found.top[i][found.top[i] >= 0]
-        np.testing.assert_allclose(found.at[i][: len(listed)], final[i, listed], atol=1e-6)
+        np.testing.assert_allclose(found.top_distance[i][: len(listed)], final[i, listed], atol=1e-6)
         assert sorted(listed) == sorted(image for image in plain.top[i] if image >= 0)
     matrices = table[:q, q:], table[:q, :q], table[q:, q:]
     same(rerank_distances(*matrices, plain, options), found)
 
 
 def same(one, other):
-    for name in ("ap", "inp", "first", "matches", "top"):
+    for name in ("ap", "inp", "first_match", "num_matches", "top"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
@@ -113,7 +113,7 @@ def test_a_rerank_scores_the_order_that_it_gives():
     for i in range(6):
         walk = [image for image in found.top[i] if image >= 0]
         right = [k for k, image in enumerate(walk, 1) if gallery.pid[image] == query.pid[i] > 0]
-        assert found.matches[i] == len(right) and found.first[i] == (right[0] if right else 0)
+        assert found.num_matches[i] == len(right) and found.first_match[i] == (right[0] if right else 0)
         if right:
             np.testing.assert_allclose(found.ap[i], np.mean([n / k for n, k in enumerate(right, 1)]))
 
@@ -125,7 +125,9 @@ def test_what_lies_behind_the_shortlist_keeps_its_place(depth):
     found = rerank(query, gallery, plain, replace(OPTIONS, depth=depth), "squared")
     np.testing.assert_array_equal(found.top[:, depth:], plain.top[:, depth:])
     np.testing.assert_array_equal(np.sort(found.top[:, :depth]), np.sort(plain.top[:, :depth]))
-    behind = [sorted(r.found.rank[(r.found.query == 2) & (r.found.rank > depth)]) for r in (plain, found)]
+    behind = [
+        sorted(r.matches.rank[(r.matches.query == 2) & (r.matches.rank > depth)]) for r in (plain, found)
+    ]
     assert behind[0] == behind[1] and len(behind[0])
 
 
@@ -150,23 +152,23 @@ def test_junk_is_nobodys_neighbour():
 def test_neighbours_are_those_of_the_matrix_whatever_the_tiles(seed, q, g, tile, k, workers):
     query, gallery = crowd(q, seed), crowd(g, seed + 1)
     sizes = (
-        mock.patch.dict(comparison.GALLERY_AT_ONCE, cpu=tile),
-        mock.patch.dict(comparison.QUERIES_AT_ONCE, cpu=5),
+        mock.patch.dict(comparison.GALLERY_BLOCK, cpu=tile),
+        mock.patch.dict(comparison.QUERY_BLOCK, cpu=5),
     )
     units = mock.patch.object(search, "MB", 2**10), mock.patch.object(neighbours, "MB", 2**10)
     with sizes[0], sizes[1], units[0], units[1]:
         found = neighbours.neighbours(query, gallery, k, "squared", memory=30, workers=workers)
     everyone = together(query, gallery)
     table = distances(everyone, everyone, "squared").numpy()
-    for row, who, near, most in zip(table, found.who, found.distance, found.most, strict=True):
+    for row, who, near, most in zip(table, found.image, found.distance, found.farthest, strict=True):
         nearest = sorted((value, j) for j, value in enumerate(row)) + [(np.inf, -1)] * k
         assert list(zip(near, who, strict=True)) == nearest[:k]
         assert most == max((value for value in row if value < np.inf), default=0)
 
 
 def test_the_distance_of_a_pair_is_computed_once(monkeypatch):
-    monkeypatch.setitem(comparison.GALLERY_AT_ONCE, "cpu", 4)
-    monkeypatch.setitem(comparison.QUERIES_AT_ONCE, "cpu", 4)
+    monkeypatch.setitem(comparison.GALLERY_BLOCK, "cpu", 4)
+    monkeypatch.setitem(comparison.QUERY_BLOCK, "cpu", 4)
     compare, pairs = comparison.block_distances, []
 
     def counted(panel, tile, metric, desk):
@@ -200,8 +202,8 @@ def test_files_blocks_and_workers_change_nothing(tmp_path, monkeypatch):
         gallery, **{n: Stored(rows[c], 0, 90) for n, c in {"parts": "part", "visibility": "seen"}.items()}
     )
     same(rerank(query, filed, plain, OPTIONS, "squared"), whole)
-    monkeypatch.setitem(comparison.GALLERY_AT_ONCE, "cpu", 7)
-    monkeypatch.setitem(comparison.QUERIES_AT_ONCE, "cpu", 3)
+    monkeypatch.setitem(comparison.GALLERY_BLOCK, "cpu", 7)
+    monkeypatch.setitem(comparison.QUERY_BLOCK, "cpu", 3)
     for module in (search, neighbours):
         monkeypatch.setattr(module, "MB", 2**10)
     monkeypatch.setattr(reranking, "PAIRS", 3)

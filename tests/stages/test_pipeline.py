@@ -101,7 +101,8 @@ def restore(project: Path) -> None:
 
 def test_one_repro_runs_every_stage_and_ends_with_metrics(first):
     assert len(stages_run(first.output)) == 11
-    reduced.check(first.project / "data/embedded/metrics.json", first.project / "data/embedded/labels.json")
+    embedded = first.project / "data/embedded"
+    reduced.check(embedded / "report.json", embedded / "labels/report.json")
 
 
 def test_the_metrics_fit_120_columns(first):

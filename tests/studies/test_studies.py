@@ -135,8 +135,8 @@ def test_nothing_is_done_with_a_study_that_would_compare_other_presets(tmp_path,
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
     (tmp_path / "r" / "abc").mkdir(parents=True)
     YAML().dump(values, tmp_path / "r" / "abc" / "params.yaml")
-    (tmp_path / "r" / "abc" / "metrics.json").write_text("{}")
-    monkeypatch.setattr(stage, "experiments", lambda rev: [])
+    (tmp_path / "r" / "abc" / "report.json").write_text("{}")
+    monkeypatch.setattr(stage, "experiments", lambda rev, scores=False: [])
     with pytest.raises(SystemExit, match="Give both the same preset"):
         stage.main([words[0], "table5", "table4", *words[1:]])
     assert [path.name for path in (tmp_path / "r").iterdir()] == ["abc"]
@@ -316,22 +316,24 @@ def test_dvcs_experiments_are_read_with_their_states():
 
     def shown(state, metrics):
         data = {"params": {"params.yaml": {"data": values}}, "metrics": metrics}
-        return {"revs": [{"data": data}], "executor": state and {"state": state}}
+        return {"revs": [{"rev": "abc", "data": data}], "executor": state and {"state": state}}
 
-    scores = {"occluded": {"rank1": 1.0}}
+    scores, report = {"occluded": {"rank1": 1.0}}, ("abc", "data/embedded/report.json")
     whole = {
         "data/embedded/labels.json": {"data": {}},
         "data/other/metrics.json": {"data": {"all": {}}},
-        "data/embedded/metrics.json": {"data": scores},
+        "data/embedded/metrics.json": {"data": {"occluded": {"R1": 1.0}}},
     }
     absent = {"data/embedded/metrics.json": {"error": {"type": "FileNotFoundError"}}}
     runs = [shown(None, whole), shown("success", whole), shown("success", absent), shown("failed", absent)]
-    runs += [shown("queued", {}), shown("running", {}), {"revs": [{"data": None}], "executor": None}]
+    runs += [shown("queued", {}), shown("running", {})]
+    runs += [{"revs": [{"rev": "abc", "data": None}], "executor": None}]
     commits = [{"experiments": None}, {"experiments": runs}]
-    found = tables.from_dvc(commits)
+    found = tables.from_dvc(commits, lambda *words: scores if words == report else {})
     assert [r.state for r in found] == ["done", "done", "failed", "failed", "queued", "running", "failed"]
     assert found[0] == (values, "done", scores)
     assert tables.find(found, values).state == "done"
+    assert [r.state for r in tables.from_dvc(commits)] == [r.state for r in found]  # without reading scores
 
 
 def test_a_param_that_is_empty_decides_nothing():
@@ -374,7 +376,8 @@ def test_a_run_takes_the_words_of_dvc_yaml_and_writes_beside():
                 "W/data/embedded/features.h5",
                 "W/data/embedded/occlusion.h5",
                 "data/embedded/truth.h5",
-                *(f"W/data/embedded/{name}" for name in ("metrics.json", "queries.parquet", "cmc.csv")),
+                *(f"W/data/embedded/{name}.json" for name in ("metrics", "encoder", "histogram", "report")),
+                *(f"W/data/embedded/{name}" for name in ("queries.parquet", "cmc.csv")),
             ],
         ),
     ]
@@ -429,7 +432,8 @@ def test_a_study_runs_without_dvc_into_a_folder_that_shows_as_its_table(tmp_path
     assert len(kept) == 2 and not (tmp_path / "data/embedded/occlusion.h5").exists()
     for folder in kept:
         files = {path.name for path in folder.iterdir()}
-        assert files == {"params.yaml", "labels.json", "metrics.json", "cmc.csv", "log.csv", "record.json"}
+        assert files == {"params.yaml", "labels.json", *stage.KEPT}
+        assert stage.KEPT == ("report.json", "metrics.json", "cmc.csv", "log.csv", "record.json")
     made = {json.loads((folder / "record.json").read_text())["method"] for folder in kept}
     assert made == {"vit_baseline", "ogfr"}
     before = [path.stat().st_mtime_ns for path in kept]
@@ -439,7 +443,7 @@ def test_a_study_runs_without_dvc_into_a_folder_that_shows_as_its_table(tmp_path
     stage.main(["show", "table4", "table5", "--results", "results", "--seeds", "1", "--queries", "all"])
     said = capsys.readouterr().out
     assert said.count("1 of 1") == 3 and said.count("0 of 1") == 7  # table 5's agent is table 4's last row
-    scores = [json.loads((folder / "metrics.json").read_text())["all"]["mAP"] for folder in kept]
+    scores = [json.loads((folder / "report.json").read_text())["all"]["mAP"] for folder in kept]
     assert all(f"{score:.1f}" in said for score in scores)
 
 
@@ -484,6 +488,7 @@ stages:
     params: [seed, lambda, method, train, "${method}"]
     metrics:
       - data/embedded/metrics.json: {cache: false}
+    outs: [data/embedded/report.json]
 """
 SCORE = """\
 import json
@@ -492,7 +497,8 @@ from ruamel.yaml import YAML
 values = YAML(typ="safe").load(open("params.yaml"))
 rank1 = values["seed"] * (10.0 if values["ogfr"]["decoder"] == "plain" else 20.0)
 scores = {"rank1": rank1, "rank5": 1.0, "rank10": 1.0, "mAP": 1.0}
-json.dump({"occluded": scores}, open("data/embedded/metrics.json", "w"))
+json.dump({"occluded": {"R1": rank1}}, open("data/embedded/metrics.json", "w"))
+json.dump({"occluded": scores}, open("data/embedded/report.json", "w"))
 """
 
 

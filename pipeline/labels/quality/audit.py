@@ -25,7 +25,7 @@ class Audit(NamedTuple):
     images: Images
     labels: metrics.Labels
     survey: statistics.Survey
-    report: dict[str, Any]  # labels.json
+    report: dict[str, Any]  # report.json
     agreement: metrics.Agreement | None  # with the truth; None if it is unknown
     threshold: float  # lambda, in pixels
 

@@ -233,7 +233,7 @@ def report(
     threshold: float,
     score: Score,
 ) -> tuple[dict[str, Any], Agreement | None]:
-    """The content of labels.json, and the comparison with the truth if it is known.
+    """The content of report.json, and the comparison with the truth if it is known.
 
     `threshold` is lambda.
     """
@@ -242,3 +242,9 @@ def report(
         return label_counts, None
     agreement = compare(index, labels)
     return {**label_counts, **accuracy(agreement, index, labels, rule, threshold)}, agreement
+
+
+def summary(report: dict[str, Any]) -> dict[str, float]:
+    """The one score that `dvc metrics show` prints: the balanced accuracy of all l_c; none without truth."""
+    accuracy = report["all"]["balanced_accuracy"]["mean"] if "all" in report else None
+    return {} if accuracy is None else {"labels": accuracy}
