@@ -22,7 +22,13 @@ from pipeline.core.files import sha256
 from pipeline.core.label_file import LabelFile, write_label_file
 from pipeline.data.index import Images, index_hash, read_index
 from pipeline.inference import histogram
-from pipeline.inference.extract import Embed, encoder_features, extract_features, model_cameras, rows_to_embed
+from pipeline.inference.extract import (
+    Embed,
+    extract_features,
+    model_cameras,
+    rows_to_embed,
+    untrained_encoder,
+)
 from pipeline.methods.base import load_trained, read_record
 from pipeline.model import compute
 from pipeline.model.compute import Compute
@@ -38,20 +44,24 @@ def main(
     pictures = Images(images, key)
     maps, flags = LabelFile(parsing, "parsing", key), LabelFile(labels, "occlusion", key)
     model = load_trained(trained)
-    encoder = encoder_features(trained, weights)
+    encoder = untrained_encoder(trained, weights)
 
     rows = rows_to_embed(table)
-    told = model_cameras(table, read_record(trained), sha256(index), options.cameras)
-    shown = table.assign(camid=told.camid)
-    stream = stream_eval_batches(shown, pictures, maps, flags, rows, encoder.size, options.batch)
+    cameras = model_cameras(table, read_record(trained), sha256(index), options.cameras)
+    as_model = table.assign(camid=cameras.camid)
+    batches = stream_eval_batches(as_model, pictures, maps, flags, rows, encoder.size, options.batch)
     device = distributed.local_device()
-    how = Compute(options.precision, options.matmul, options.attention)
-    with compute.keep_freed_memory(), compute.inference_mode(model, device, how):
-        arrays = extract_features(model, encoder, stream, len(rows), device, options.without_maps)
+    settings = Compute(options.precision, options.matmul, options.attention)
+    with compute.keep_freed_memory(), compute.inference_mode(model, device, settings):
+        arrays = extract_features(model, encoder, batches, len(rows), device, options.without_maps)
     arrays |= histogram.histograms(pictures, rows) | {"row": rows.astype("int32")}
     without = ["z_guessed", "z_unknown"] if options.without_maps else []
-    attrs = {"index": key, "systems": ["model", *without, "encoder", "histogram"], "model_cameras": told.why}
-    attrs["model_cameras_unknown"] = int((told.camid[rows] < 0).sum())
+    attrs = {
+        "index": key,
+        "systems": ["model", *without, "encoder", "histogram"],
+        "model_cameras": cameras.reason,
+        "model_cameras_unknown": int((cameras.camid[rows] < 0).sum()),
+    }
     write_label_file(out, "features", arrays, attrs, ("torch", "opencv-python-headless"))
 
 

@@ -1,12 +1,15 @@
-"""What the test images look like to the trained model, to its encoder before training, and to a colour
-histogram, the two that it must beat; and to the model as it is where nobody has parsing maps:
+"""Embeddings of the test images by every system that `evaluate` compares.
 
-    z_unknown    it is told that nothing is hidden
-    z_guessed    it is told the z that it guesses itself from how it sees the same images under z_unknown
+    model        the trained model
+    z_unknown    the trained model without parsing maps: nothing is taken for hidden
+    z_guessed    the trained model without parsing maps: z is predicted from the embedding under z_unknown
+    encoder      the model's encoder before training, a baseline
+
+The other baseline is the colour histogram (`histogram`).
 """
 
+import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass as plain_dataclass
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +36,7 @@ class Embed:
     """How the test images are embedded."""
 
     batch: PositiveInt  # images at a time
-    cameras: Literal["auto", "same", "unknown"]  # what the model is told of them; see `told`
+    cameras: Literal["auto", "same", "unknown"]  # which cameras the model is given; see `model_cameras`
     without_maps: bool  # embed a second and third time: z unknown, z guessed
     precision: Precision
     matmul: Matmul
@@ -42,54 +45,63 @@ class Embed:
 
 def rows_to_embed(index: pd.DataFrame) -> Int[np.ndarray, "n"]:
     """Rows of the queries, then of the gallery.  Raises `BadInput` if there are none of either."""
-    lacking = {"query", "gallery"} - set(index["split"])
-    if lacking:
+    missing = {"query", "gallery"} - set(index["split"])
+    if missing:
         raise BadInput(
-            f"index: no {' and no '.join(sorted(lacking))} images. Let `test_on` name datasets with both."
+            f"index: no {' and no '.join(sorted(missing))} images. Let `test_on` name datasets with both."
         )
     return np.flatnonzero(index["split"] != "train")
 
 
-@plain_dataclass(frozen=True)
+# ------------------------------------------------------------------ cameras
+
+
+@dataclasses.dataclass(frozen=True)
 class CameraIds:
-    """What the model is told of the cameras, which the ranking need not follow."""
+    """The cameras that the model is given; the ranking uses those of the index."""
 
-    camid: Int[np.ndarray, "N"]  # of every image of the index, as the model counts cameras; -1 unknown
-    why: str
+    camid: Int[np.ndarray, "N"]  # of every image of the index, as the model numbers cameras; -1 unknown
+    reason: str
 
 
-def model_cameras(index: pd.DataFrame, made: dict[str, Any], index_sha256: str, cameras: str) -> CameraIds:
-    """The cameras that a model with the record `made` is told, by `embed.cameras`.
+def model_cameras(index: pd.DataFrame, record: dict[str, Any], index_sha256: str, cameras: str) -> CameraIds:
+    """The cameras of the index by `embed.cameras`, for a model with that record.
 
-    A camera's number means something to a model only if it was trained with that camera: every other one is
-    unknown to it, as one that only people held out of the training passed.  `auto`: the cameras it was
-    trained with, if this is the dataset it was trained on; `same`: this dataset's cameras are those of the
-    training set, number by number (sets cut from one another, as the Duke family); `unknown`: none.  Raises
-    `BadInput` if `same` cannot be true.
+    A camera's number means something to a model only if it was trained with that camera: every other camera
+    is unknown, also one that only held-out identities passed.  `auto`: the cameras of the training if this is
+    the dataset that the model was trained on, else none; `same`: this dataset's cameras are those of the
+    training set, number by number (sets cut from one another, as the Duke family); `unknown`: none.
+    Raises `BadInput` if `same` cannot be true.
     """
-    own, known = index["camid"].to_numpy(np.int64), made["data_spec"]["trained_cameras"]
-    nothing = np.full(len(own), -1)
-    trained = np.where(np.isin(own, known), own, -1)
+    camid, trained = index["camid"].to_numpy(np.int64), record["data_spec"]["trained_cameras"]
+    none = np.full(len(camid), -1)
+    known = np.where(np.isin(camid, trained), camid, -1)
     if cameras == "unknown":
-        return CameraIds(nothing, "unknown: embed.cameras")
+        return CameraIds(none, "unknown: embed.cameras")
     if cameras == "same":
-        if own.max(initial=-1) > max(known, default=-1):
+        if camid.max(initial=-1) > max(trained, default=-1):
             raise BadInput(
-                f"params.yaml: embed.cameras = same, but the test set has a camera {own.max()} and the model "
-                f"was trained with {', '.join(map(str, known)) or 'none'}. Choose auto or unknown."
+                f"params.yaml: embed.cameras = same, but the test set has a camera {camid.max()} and the "
+                f"model was trained with {', '.join(map(str, trained)) or 'none'}. Choose auto or unknown."
             )
-        return CameraIds(trained, "the test set's: embed.cameras")
-    if index_sha256 not in made["data"].values():
-        return CameraIds(nothing, "unknown: trained on another dataset")
-    return CameraIds(trained, "those of the training images")
+        return CameraIds(known, "the test set's: embed.cameras")
+    if index_sha256 not in record["data"].values():
+        return CameraIds(none, "unknown: trained on another dataset")
+    return CameraIds(known, "those of the training images")
 
 
-def encoder_features(folder: str | Path, embedded: str) -> OcclusionAwareViT:
-    """The encoder that a trained model started from, for images of that model's size."""
-    made = read_record(folder)
-    height, width = made["data_spec"]["size"]
-    start = pretrained_encoder(made["params"]["vit"], made["params"]["weights"], embedded)
-    return plain_vit(start, (height, width))
+# ------------------------------------------------------------------ embeddings
+
+
+def untrained_encoder(folder: str | Path, embedded: str) -> OcclusionAwareViT:
+    """The encoder that the trained model in a folder started from, for images of that model's size.
+
+    `embedded` is the file of the embedded ViT's weights.
+    """
+    record = read_record(folder)
+    height, width = record["data_spec"]["size"]
+    encoder = pretrained_encoder(record["params"]["vit"], record["params"]["weights"], embedded)
+    return plain_vit(encoder, (height, width))
 
 
 @torch.inference_mode()
@@ -101,66 +113,63 @@ def extract_features(
     device: torch.device,
     without_maps: bool,
 ) -> dict[str, np.ndarray]:
-    """Parts and visibility of `count` images as the trained model sees them, and as its encoder did before.
+    """Parts (n, P, D), visibility (n, P) and gate of `count` images by system, as float32.
 
-    The encoder's only part is its final class token.  `without_maps` adds the model's systems that have no
-    parsing map.
+    The encoder's only part is its final class token.  `without_maps` adds the systems without parsing maps.
     """
     model, encoder = model.to(device).eval(), encoder.to(device).eval()
-    found: dict[str, list[np.ndarray]] = {}
+    arrays: dict[str, list[np.ndarray]] = {}
     with progress_bar(total=count, desc="embed") as bar:
         for batch in batches:
             batch = batch.to(device)
             token = class_tokens(encoder, batch.holistic.image)[:, None]
-            seen = {
+            embeddings = {
                 "model": model.embed(batch),
                 "encoder": Embedding(token, torch.ones(token.shape[:2], device=device)),
             }
             if without_maps:
-                seen["z_unknown"] = with_z_unknown(model, batch, seen["model"])
-                seen["z_guessed"] = with_z_guessed(model, batch, seen["z_unknown"])
-            for system, embedding in seen.items():
+                embeddings["z_unknown"] = with_z_unknown(model, batch, embeddings["model"])
+                embeddings["z_guessed"] = with_z_guessed(model, batch, embeddings["z_unknown"])
+            for system, embedding in embeddings.items():
                 for name, array in _arrays(system, embedding).items():
-                    found.setdefault(name, []).append(array)
+                    arrays.setdefault(name, []).append(array)
             bar.update(len(batch.pid))
-    return {name: np.concatenate(arrays) for name, arrays in found.items()}
+    return {name: np.concatenate(parts) for name, parts in arrays.items()}
 
 
-def with_z_unknown(model: Method, batch: Batch, seen: Embedding) -> Embedding:
-    """The batch as the model sees it with nothing known to be hidden; `seen` is how it sees it as it is."""
-    return _told(model, batch, torch.zeros_like(batch.holistic.hidden), seen)
+def with_z_unknown(model: Method, batch: Batch, embedding: Embedding) -> Embedding:
+    """The batch embedded with nothing taken for hidden; `embedding` is that of the batch as it is."""
+    return _embed_with_z(model, batch, torch.zeros_like(batch.holistic.hidden), embedding)
 
 
-def with_z_guessed(model: Method, batch: Batch, seen: Embedding) -> Embedding:
-    """The batch under the z that the model guesses from `seen`, the batch with nothing known to be hidden.
+def with_z_guessed(model: Method, batch: Batch, embedding: Embedding) -> Embedding:
+    """The batch under the z predicted from `embedding`, that of the batch with nothing taken for hidden.
 
-    A method without parts guesses none: `seen` it stays.
+    A method that predicts none keeps `embedding`.
     """
-    nothing = torch.zeros_like(batch.holistic.hidden)
-    guess = model.predict_occlusion(seen)
+    guess = model.predict_occlusion(embedding)
     if guess is None:
-        return seen
-    return _told(model, replace(batch, holistic=replace(batch.holistic, hidden=nothing)), guess, seen)
+        return embedding
+    nothing = replace(batch.holistic, hidden=torch.zeros_like(batch.holistic.hidden))
+    return _embed_with_z(model, replace(batch, holistic=nothing), guess, embedding)
 
 
-def _told(model: Method, batch: Batch, hidden: Bool[Tensor, "B C"], seen: Embedding) -> Embedding:
-    """The batch under another z; images whose z stays are as they were `seen`, not computed again."""
+def _embed_with_z(
+    model: Method, batch: Batch, hidden: Bool[Tensor, "B C"], embedding: Embedding
+) -> Embedding:
+    """The batch under another z; images whose z stays keep their rows of `embedding`."""
     view = batch.holistic
     rows = (hidden != view.hidden).any(1).nonzero()[:, 0]
     if len(rows) == 0:
-        return seen
-    moved = View(view.image[rows], view.parsing[rows], hidden[rows])
-    again = model.embed(Batch(moved, batch.camid[rows], batch.pid[rows]))
-    pairs = {f.name: (getattr(seen, f.name), getattr(again, f.name)) for f in fields(Embedding)}
+        return embedding
+    changed = View(view.image[rows], view.parsing[rows], hidden[rows])
+    again = model.embed(Batch(changed, batch.camid[rows], batch.pid[rows]))
+    pairs = {f.name: (getattr(embedding, f.name), getattr(again, f.name)) for f in fields(Embedding)}
     return Embedding(
         **{name: old if old is None else old.index_copy(0, rows, new) for name, (old, new) in pairs.items()}
     )
 
 
 def _arrays(system: str, embedding: Embedding) -> dict[str, np.ndarray]:
-    named = {"part": embedding.parts, "visibility": embedding.visibility, "gate": embedding.gate}
-    return {f"{system}/{name}": _plain(tensor) for name, tensor in named.items() if tensor is not None}
-
-
-def _plain(tensor: Tensor) -> np.ndarray:
-    return tensor.float().cpu().numpy()
+    tensors = {"part": embedding.parts, "visibility": embedding.visibility, "gate": embedding.gate}
+    return {f"{system}/{n}": t.float().cpu().numpy() for n, t in tensors.items() if t is not None}

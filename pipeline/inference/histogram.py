@@ -1,9 +1,4 @@
-"""What the test images look like to the trained model, to its encoder before training, and to a colour
-histogram, the two that it must beat; and to the model as it is where nobody has parsing maps:
-
-    z_unknown    it is told that nothing is hidden
-    z_guessed    it is told the z that it guesses itself from how it sees the same images under z_unknown
-"""
+"""A colour histogram as a baseline: what clothes alone tell, without any training."""
 
 import cv2
 import numpy as np
@@ -18,11 +13,8 @@ BINS = (8, 4, 4)  # hue, a circle of 180 levels; saturation and value
 SPREAD = 0.15  # of the width: standard deviation of a pixel's weight around the middle column
 
 
-# ------------------------------------------------------------------ the colour histogram
-
-
 def histograms(images: Images, rows: Int[np.ndarray, "n"]) -> dict[str, np.ndarray]:
-    """One always visible part of each image: its colour histogram."""
+    """The colour histogram of each image, as one part (n, 1, D) that is always visible."""
     parts = [histogram(images[int(row)]) for row in progress_bar(iterable=rows, desc="histogram")]
     return {
         "histogram/part": np.stack(parts)[:, None],
@@ -33,8 +25,8 @@ def histograms(images: Images, rows: Int[np.ndarray, "n"]) -> dict[str, np.ndarr
 def histogram(image: UInt8[np.ndarray, "H W 3"]) -> Float32[np.ndarray, "D"]:
     """Square roots of the colour shares in horizontal stripes; their Euclidean distance is Hellinger's.
 
-    Colours are balanced first (the mean of an image is taken to be gray), since cameras differ; a pixel
-    counts for the bins around it in proportion, and less towards the sides, where the background is.
+    Colours are balanced first (the mean of an image is taken for gray), since cameras differ.  A pixel
+    is shared by the bins around it, and counts less towards the sides, where the background is.
     """
     small = cv2.resize(image, SIZE[::-1], interpolation=cv2.INTER_AREA)
     hsv = cv2.cvtColor(_balanced(small), cv2.COLOR_RGB2HSV).reshape(STRIPES, -1, 3)
@@ -50,7 +42,7 @@ def _balanced(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _table(top: int, bins: int, circle: bool) -> Float32[np.ndarray, "256 bins"]:
-    """How a level counts for each bin: wholly at the bin's middle, less and less towards its neighbours'."""
+    """Share of each level in each bin: 1 in the bin's middle, falling to 0 at its neighbours'."""
     place = np.arange(256)[:, None] * (bins if circle else bins - 1) / top
     apart = np.abs(place - np.arange(bins))
     apart = np.minimum(apart, bins - apart) if circle else apart

@@ -5,8 +5,8 @@ Inputs, for N images (any number):
     image    (N, H, W, 3) uint8, RGB, resized to the model's size bicubically as Pillow does, with
              antialiasing; the graph scales the colours
     hidden   (N, C) bool, z: which coarse parts are hidden; all false if nothing is known
-    camera   (N,) int64, from 0; -1 unknown, and wherever the record's `trained_cameras` lack it.  A camera
-             that is greater than all of these is the runtime's error
+    camera   (N,) int64, from 0; -1 unknown, also for cameras that the record's `trained_cameras` lack.  The
+             runtime refuses a camera greater than all of these
 
 Outputs, float32:
 
@@ -48,25 +48,25 @@ class Graph(nn.Module):
     ) -> tuple[Tensor, ...]:
         """What `OUTPUTS` names."""
         view = View(image.permute(0, 3, 1, 2), torch.zeros_like(image[..., 0]), hidden)
-        seen = self.model.embed(Batch(view, camera, torch.zeros_like(camera)))
-        found = (seen.parts[:, 0], seen.parts[:, 1:], seen.visibility)
-        return found if seen.gate is None else (*found, seen.gate)
+        embedding = self.model.embed(Batch(view, camera, torch.zeros_like(camera)))
+        outputs = (embedding.parts[:, 0], embedding.parts[:, 1:], embedding.visibility)
+        return outputs if embedding.gate is None else (*outputs, embedding.gate)
 
 
 def write(folder: str | Path, path: str | Path) -> tuple[str, ...]:
-    """Write the trained model of a folder as ONNX, whole or not at all; returns the names of its outputs.
+    """Write the trained model of a folder as ONNX, atomically; returns the names of its outputs.
 
-    Raises `BadInput` if there is none, if it cannot do without parsing maps, or if ONNX is not installed.
+    Raises `BadInput` if there is no model, if it needs parsing maps, or if ONNX is not installed.
     """
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
         raise BadInput(f"{path}: writing ONNX needs {' and '.join(missing)}. Run `uv sync --group onnx`.")
-    model, world = load_trained(folder), trained_data_spec(folder)
+    model, spec = load_trained(folder), trained_data_spec(folder)
     if model.needs_parsing:
         raise BadInput(f"{folder}: erases by parsing maps when it embeds, and ONNX inputs have none.")
     graph = Graph(model).eval()
-    image = torch.zeros(EXAMPLES, *world.size, 3, dtype=torch.uint8)
-    example = (image, torch.zeros(EXAMPLES, world.coarse, dtype=torch.bool), torch.full((EXAMPLES,), -1))
+    image = torch.zeros(EXAMPLES, *spec.size, 3, dtype=torch.uint8)
+    example = (image, torch.zeros(EXAMPLES, spec.coarse, dtype=torch.bool), torch.full((EXAMPLES,), -1))
     outputs = OUTPUTS[: len(graph(*example))]
     with _quiet():
         program = _program(graph, example, outputs)
@@ -76,25 +76,25 @@ def write(folder: str | Path, path: str | Path) -> tuple[str, ...]:
 
 
 def _program(graph: Graph, example: tuple[Tensor, ...], outputs: tuple[str, ...]) -> torch.onnx.ONNXProgram:
-    many = {0: torch.export.Dim("N", min=1)}
+    shape = {0: torch.export.Dim("N", min=1)}
     # traced here, since the ONNX exporter would rather fix N than fail
-    traced = torch.export.export(graph, example, dynamic_shapes=dict.fromkeys(INPUTS, many))
-    named = {name: {0: "N"} for name in INPUTS}  # in the file; a trace forgets the name
+    traced = torch.export.export(graph, example, dynamic_shapes=dict.fromkeys(INPUTS, shape))
+    names = {name: {0: "N"} for name in INPUTS}  # in the file; a trace forgets the name
     return torch.onnx.export(
-        traced, dynamo=True, input_names=INPUTS, output_names=outputs, dynamic_shapes=named, verbose=False
+        traced, dynamo=True, input_names=INPUTS, output_names=outputs, dynamic_shapes=names, verbose=False
     )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporter says about itself, which no user can change."""
-    folding = logging.getLogger("onnxscript.optimizer")
-    level = folding.level
-    folding.setLevel(logging.ERROR)
+    """Silence the exporter's warnings about itself, which no user can act on."""
+    optimizer = logging.getLogger("onnxscript.optimizer")
+    level = optimizer.level
+    optimizer.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            warnings.filterwarnings("ignore", "# The axis name: N")  # that three inputs share
+            warnings.filterwarnings("ignore", "# The axis name: N")  # three inputs share it
             yield
     finally:
-        folding.setLevel(level)
+        optimizer.setLevel(level)

@@ -17,7 +17,7 @@ from pipeline.core.label_file import write_packed
 from pipeline.core.params import BadInput
 from pipeline.data.index import Images
 from pipeline.inference import histogram
-from pipeline.inference.extract import encoder_features, extract_features, model_cameras, rows_to_embed
+from pipeline.inference.extract import extract_features, model_cameras, rows_to_embed, untrained_encoder
 from pipeline.methods.base import Embedding, Method, data_spec
 from pipeline.model import compute
 from pipeline.model.backbones import save_vit
@@ -267,7 +267,7 @@ def test_the_model_is_told_the_cameras_that_it_was_trained_with(case):
     cameras, sha256 = case
     index = pd.DataFrame(SEEN, columns=["split", "pid", "camid"])
     found = model_cameras(index, MADE, sha256, cameras)
-    assert (found.camid.tolist(), found.why) == TOLD[case]
+    assert (found.camid.tolist(), found.reason) == TOLD[case]
 
 
 def test_a_camera_that_only_people_held_out_passed_is_unknown_to_the_model():
@@ -318,10 +318,10 @@ def test_the_encoder_before_training_is_the_one_the_record_names(tmp_path):
     made = {"data_spec": {"size": [64, 32]}, "params": {"vit": "embedded", "weights": ""}}
     (tmp_path / "record.json").write_text(json.dumps(made))
     (tmp_path / "model.safetensors").touch()
-    found = encoder_features(tmp_path, str(tmp_path / "vit.safetensors"))
+    found = untrained_encoder(tmp_path, str(tmp_path / "vit.safetensors"))
     assert found.size == (64, 32)
     torch.testing.assert_close(found.position, encoder.pos_embed, atol=1e-3, rtol=1e-2)
     made["params"]["vit"] = "no_such_vit"
     (tmp_path / "record.json").write_text(json.dumps(made))
     with pytest.raises(BadInput, match="no_such_vit"):
-        encoder_features(tmp_path, "")
+        untrained_encoder(tmp_path, "")
