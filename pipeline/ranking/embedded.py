@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from pipeline.core.label_file import Dataset
 from pipeline.core.params import BadInput
 from pipeline.model.distance import check_images
 
-Array = Tensor | np.ndarray | pd.Series | pd.DataFrame | Sequence  # of numbers
+Array: TypeAlias = Tensor | np.ndarray | pd.Series | pd.DataFrame | Sequence  # of numbers
 
 
 @dataclass(frozen=True)

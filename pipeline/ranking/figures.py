@@ -1,4 +1,4 @@
-"""Pictures of the results.  The same results give the same bytes."""
+"""Figures of an evaluation: CMC curves, mAP by occlusion type, sheets of rankings; byte-reproducible."""
 
 from pathlib import Path
 
@@ -30,38 +30,38 @@ COLOURS = {
 }
 DEPTH = 20  # ranks of the CMC curve, if the gallery has as many images
 RIGHT, WRONG = "#2e9e4f", "#d03b3b"
-PARTS = matplotlib.colormaps["tab10"](np.arange(9) / 9)  # one colour a part, background left out
+PARTS = matplotlib.colormaps["tab10"](np.arange(9) / 9)  # one colour per label; background is not tinted
 
 
 @dataclass(frozen=True, config=STRICT)
 class Draw:
-    """How much is shown."""
+    """What the figures show."""
 
     queries: PositiveInt  # on the sheet of rankings
-    nearest: PositiveInt  # gallery images a query
-    dpi: PositiveInt
+    nearest: PositiveInt  # gallery images per query
+    dpi: PositiveInt  # dots per inch
     seed: NonNegativeInt  # of the choice of queries
 
 
 def save(figure: Figure, path: Path, dpi: int) -> None:
-    """Write a PNG without date or version, and let the figure go."""
+    """Write a PNG without date or version, and close the figure."""
     with atomic_write(path) as beside:
         figure.savefig(beside, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None})
     plt.close(figure)
 
 
-def systems(queries: pd.DataFrame) -> list[str]:
-    """The systems that a table of queries compares; of the re-ranked ones, the model alone."""
-    named = [name.removesuffix("_ap") for name in queries.columns if name.endswith("_ap")]
-    return [name for name in named if name == "model_reranked" or not name.endswith("_reranked")]
+def drawn_systems(queries: pd.DataFrame) -> list[str]:
+    """The systems in a table of queries; of the re-ranked ones, the model alone."""
+    systems = [name.removesuffix("_ap") for name in queries.columns if name.endswith("_ap")]
+    return [name for name in systems if name == "model_reranked" or not name.endswith("_reranked")]
 
 
-def cmc(queries: pd.DataFrame, depth: int) -> Figure:
-    """Share of the queries answered within each rank; whole line: all queries, dashed: the occluded."""
+def cmc_curves(queries: pd.DataFrame, depth: int) -> Figure:
+    """Share of the queries with a match within each rank; solid line: all queries, dashed: the occluded."""
     figure, axes = plt.subplots(figsize=(5, 3.6))
-    for system in systems(queries):
-        for style, some in (("-", queries), ("--", queries[queries["occluded"]])):
-            first = some.loc[some["matches"] > 0, f"{system}_first"].to_numpy()
+    for system in drawn_systems(queries):
+        for style, group in (("-", queries), ("--", queries[queries["occluded"]])):
+            first = group.loc[group["matches"] > 0, f"{system}_first"].to_numpy()
             if len(first):
                 shares = [100 * (first <= rank).mean() for rank in range(1, depth + 1)]
                 label = system if style == "-" else None
@@ -74,18 +74,18 @@ def cmc(queries: pd.DataFrame, depth: int) -> Figure:
     return figure
 
 
-def by_type(queries: pd.DataFrame) -> Figure:
+def map_by_pattern(queries: pd.DataFrame) -> Figure:
     """mAP of every system on each occlusion type, with the number of queries."""
     scored = queries[queries["matches"] > 0]
-    kinds = scored.groupby("pattern")["hidden"].agg(["first", "size"])
-    figure, axes = plt.subplots(figsize=(max(5, 0.9 * len(kinds) + 2), 3.6))
-    names = systems(queries)
-    for i, system in enumerate(names):
+    patterns = scored.groupby("pattern")["hidden"].agg(["first", "size"])
+    figure, axes = plt.subplots(figsize=(max(5, 0.9 * len(patterns) + 2), 3.6))
+    systems = drawn_systems(queries)
+    for i, system in enumerate(systems):
         means = 100 * scored.groupby("pattern")[f"{system}_ap"].mean()
-        places = np.arange(len(kinds)) + (i - (len(names) - 1) / 2) * 0.8 / len(names)
-        axes.bar(places, means, 0.8 / len(names), color=COLOURS[system], label=system)
-    labels = [f"{name.replace('+', chr(10))}\n({size})" for name, size in kinds.itertuples(index=False)]
-    axes.set_xticks(np.arange(len(kinds)), labels, fontsize=7)
+        places = np.arange(len(patterns)) + (i - (len(systems) - 1) / 2) * 0.8 / len(systems)
+        axes.bar(places, means, 0.8 / len(systems), color=COLOURS[system], label=system)
+    labels = [f"{name.replace('+', chr(10))}\n({size})" for name, size in patterns.itertuples(index=False)]
+    axes.set_xticks(np.arange(len(patterns)), labels, fontsize=7)
     axes.set(ylabel="mAP, %", ylim=(0, 100), xlabel="hidden parts (queries)")
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
     return figure
@@ -94,8 +94,8 @@ def by_type(queries: pd.DataFrame) -> Figure:
 # ------------------------------------------------------------------ rankings
 
 
-def chosen(queries: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
-    """Some occluded queries (any, if none is occluded), different people first, the same for a seed."""
+def sample_queries(queries: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
+    """`count` occluded queries (any, if none is occluded), different identities first; fixed by the seed."""
     pool = queries[queries["matches"] > 0]
     pool = pool[pool["occluded"]] if pool["occluded"].any() else pool
     shuffled = pool.sample(frac=1, random_state=seed)
@@ -103,16 +103,16 @@ def chosen(queries: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
     return shuffled.iloc[np.argsort(repeats, kind="stable")[:count]]
 
 
-def rankings(
+def ranking_sheet(
     queries: pd.DataFrame, index: pd.DataFrame, images: Images, parsing: LabelFile, nearest: int
 ) -> Figure:
-    """Each query with its parsing map, and what the model and the histogram find nearest, side by side.
+    """Each query with its parsing map and its nearest images by the model and by the histogram, side by side.
 
-    Beside the model's, what re-ranking made of it, if it was asked for.
-    A green frame is the person of the query, a red one somebody else.
+    Beside the model's are those after re-ranking, if there are any.  A match has a green frame, an image of
+    another identity a red one.
     """
-    shown = [name for name in ("model", "model_reranked", "histogram") if name in systems(queries)]
-    widths = [1, 1] + ([0.3] + [1] * nearest) * len(shown)
+    systems = [s for s in ("model", "model_reranked", "histogram") if s in drawn_systems(queries)]
+    widths = [1, 1] + ([0.3] + [1] * nearest) * len(systems)
     height = 1.25 * len(queries) + 0.4
     figure, grid = plt.subplots(
         len(queries), len(widths), figsize=(0.68 * sum(widths), height), width_ratios=widths, squeeze=False
@@ -123,15 +123,15 @@ def rankings(
         picture = images[query["row"]]
         _show(line[0], picture)
         _show(line[1], overlay(picture, parsing["map"][query["row"]]))
-        for i, system in enumerate(shown):
+        for i, system in enumerate(systems):
             places = line[3 + i * (nearest + 1) :]
-            for axes, found in zip(places, query[f"{system}_top"][:nearest], strict=False):
-                if found >= 0:
-                    _show(axes, images[int(found)])
-                    _frame(axes, RIGHT if index["pid"].iloc[found] == query["pid"] else WRONG)
-    heads = {0: "query", 1: "parsing", **{3 + i * (nearest + 1): name for i, name in enumerate(shown)}}
-    for column, head in heads.items():
-        grid[0, column].set_title(head, fontsize=8, loc="left", pad=3)
+            for axes, row in zip(places, query[f"{system}_top"][:nearest], strict=False):
+                if row >= 0:
+                    _show(axes, images[int(row)])
+                    _frame(axes, RIGHT if index["pid"].iloc[row] == query["pid"] else WRONG)
+    titles = {0: "query", 1: "parsing", **{3 + i * (nearest + 1): name for i, name in enumerate(systems)}}
+    for column, title in titles.items():
+        grid[0, column].set_title(title, fontsize=8, loc="left", pad=3)
     return figure
 
 
@@ -162,11 +162,11 @@ def draw(
     queries: pd.DataFrame,
     options: Draw,
 ) -> None:
-    """Every picture of an evaluation, as PNG files in `folder`."""
-    ranked = int(((index["split"] == "gallery") & (index["pid"] >= 0)).sum())  # junk is not
-    save(cmc(queries, max(2, min(DEPTH, ranked))), folder / "cmc.png", options.dpi)
-    save(by_type(queries), folder / "types.png", options.dpi)
-    some = chosen(queries, options.queries, options.seed)
-    if len(some):
-        sheet = rankings(some, index, images, parsing, options.nearest)
+    """Write every figure of an evaluation as a PNG file in `folder`."""
+    gallery = int(((index["split"] == "gallery") & (index["pid"] >= 0)).sum())  # without junk
+    save(cmc_curves(queries, max(2, min(DEPTH, gallery))), folder / "cmc.png", options.dpi)
+    save(map_by_pattern(queries), folder / "types.png", options.dpi)
+    sample = sample_queries(queries, options.queries, options.seed)
+    if len(sample):
+        sheet = ranking_sheet(sample, index, images, parsing, options.nearest)
         save(sheet, folder / "rankings.png", options.dpi)

@@ -124,11 +124,11 @@ def score_queries(
         inp[answered] = counts[answered] / ranks[start[answered + 1] - 1]
         first_match[answered] = ranks[start[answered]]
     back = np.argsort(order)
-    per_query = (values[back] for values in (ap, inp, first_match, counts.astype(np.int32)))
+    ap, inp, first_match, num_matches = (v[back] for v in (ap, inp, first_match, counts.astype(np.int32)))
     distance, image = top
     image = np.where(image < 0, -1, np.append(kept, -1)[image])
     by_position = Matches(order[query], kept[images], ranks, precision)
-    return Ranking(*per_query, image[back], distance[back], by_position, rule)
+    return Ranking(ap, inp, first_match, num_matches, image[back], distance[back], by_position, rule)
 
 
 def rank_distances(

@@ -73,7 +73,7 @@ def query_groups(index: pd.DataFrame, labels: LabelFile, truth: LabelFile, thres
     else:
         hidden = torch.from_numpy(labels["occluded"][:][row])
         source = "cached labels" + ("; occluded are those pasted upon" if copies else "")
-    occluded = truth["occluder"][:][row] > 0 if has_truth or copies else hidden.numpy().any(1)
+    occluded = truth["occluder"][:][row] > 0 if has_truth or copies else (hidden > 0).any(1).numpy()
     return QueryGroups(row, occluded, occlusion.pattern_index(hidden).numpy(), names, source, copies)
 
 
@@ -118,7 +118,7 @@ def rank_systems(
             "copies (index.occlude) would be each other's neighbours, and score too high. Set it to 0, or "
             "index without copies."
         )
-    common = {"metric": options.metric, "memory": options.memory, "device": device}
+    common: dict[str, Any] = {"metric": options.metric, "memory": options.memory, "device": device}
     top = max(options.top, options.rerank.depth)
     rankings, reranked = {}, {}
     for system, sides in systems.items():

@@ -149,7 +149,7 @@ class Task:
     @cached_property
     def workspaces(self) -> SimpleQueue[Workspace]:
         """One for each worker."""
-        workspaces = SimpleQueue()
+        workspaces: SimpleQueue[Workspace] = SimpleQueue()
         for _ in range(self.workers):
             workspaces.put(Workspace(self.query_block, self.gallery_block, self.device))
         return workspaces

@@ -275,7 +275,7 @@ def test_features_of_other_rows_are_refused(indexed, world):
 
 def test_pictures_compare_the_systems_and_what_reranking_made_of_the_model():
     columns = ("key", "model_ap", "encoder_ap", "model_reranked_ap", "encoder_reranked_ap", "model_top")
-    assert figures.systems(pd.DataFrame(columns=columns)) == ["model", "encoder", "model_reranked"]
+    assert figures.drawn_systems(pd.DataFrame(columns=columns)) == ["model", "encoder", "model_reranked"]
 
 
 @pytest.mark.parametrize(("pattern", "name"), [(0, "none"), (1, "head"), (10, "arms+legs")])
@@ -322,28 +322,28 @@ def test_a_cmc_curve_ends_with_the_gallery(indexed, world, monkeypatch):
 
 @pytest.mark.parametrize("depth", [2, 4, 13, 20])
 def test_a_cmc_curve_has_whole_ranks_alone(depth):
-    axes = figures.cmc(queries(model_ap=[1.0] * 4, model_first=[1] * 4), depth).axes[0]
+    axes = figures.cmc_curves(queries(model_ap=[1.0] * 4, model_first=[1] * 4), depth).axes[0]
     assert all(tick == int(tick) for tick in axes.get_xticks())
 
 
 def test_occluded_queries_of_different_people_are_shown_first():
-    assert set(figures.chosen(queries(), 2, 0)["pid"]) == {1, 2}
-    assert len(figures.chosen(queries(), 9, 0)) == 3
+    assert set(figures.sample_queries(queries(), 2, 0)["pid"]) == {1, 2}
+    assert len(figures.sample_queries(queries(), 9, 0)) == 3
 
 
 def test_any_query_is_shown_if_none_is_occluded():
-    assert len(figures.chosen(queries(occluded=[False] * 4), 9, 0)) == 4
+    assert len(figures.sample_queries(queries(occluded=[False] * 4), 9, 0)) == 4
 
 
 def test_queries_without_a_match_are_not_shown():
-    assert figures.chosen(queries(matches=[0, 0, 0, 0]), 3, 0).empty
+    assert figures.sample_queries(queries(matches=[0, 0, 0, 0]), 3, 0).empty
 
 
 def test_right_answers_are_framed_green_and_wrong_ones_red(indexed, world):
     _, table, _ = run(indexed, world)
     index = read_index(indexed / "index.parquet")
     images, parsing = Images(indexed / "images.h5"), LabelFile(world / "parsing.h5")
-    sheet = figures.rankings(table.iloc[:1], index, images, parsing, 3)
+    sheet = figures.ranking_sheet(table.iloc[:1], index, images, parsing, 3)
     frames = [p.get_edgecolor() for axes in sheet.axes for p in axes.patches]
     right = [figures.matplotlib.colors.to_rgba(figures.RIGHT) == colour for colour in frames]
     assert right == [True, False, False, False, True, False]  # the model's three, the histogram's three
