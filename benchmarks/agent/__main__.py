@@ -14,6 +14,8 @@ masks, and the reward; mean and all seeds.
 import argparse
 import json
 
+from benchmarks.command_line import benchmark_parser
+
 VARIANTS = {  # preset, and the agent's parameters that are as the paper prints them
     "recommended": ("recommended", ()),
     "printed_baseline": ("recommended", ("baseline",)),
@@ -28,11 +30,7 @@ VARIANTS = {  # preset, and the agent's parameters that are as the paper prints 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.agent",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = benchmark_parser("agent", __doc__)
     parser.add_argument("--seeds", type=int, default=3, help="runs of each variant (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=600, help="steps of the agent (default: %(default)s)")
     parser.add_argument(

@@ -11,14 +11,12 @@ Reads the section `ogfr` of params.yaml, with the preset `paper`.  Prints one JS
 import argparse
 import json
 
+from benchmarks.command_line import benchmark_parser
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    return argparse.ArgumentParser(
-        prog="python -m benchmarks.complexity",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    return benchmark_parser("complexity", __doc__)
 
 
 def main() -> None:

@@ -16,15 +16,12 @@ import sys
 from pathlib import Path
 
 from benchmarks import ROOT
+from benchmarks.command_line import benchmark_parser
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.erasing",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = benchmark_parser("erasing", __doc__)
     parser.add_argument(
         "--model",
         type=Path,

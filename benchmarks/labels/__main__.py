@@ -14,18 +14,14 @@ import json
 import tempfile
 from pathlib import Path
 
-from benchmarks.checkouts import checkout
+from benchmarks.command_line import benchmark_parser, checkout
 
 MIN_IMAGES = 64  # fewer cannot be told from noise
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.labels",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = benchmark_parser("labels", __doc__)
     parser.add_argument(
         "--images", type=_num_images, default=256, help="number of images (default: %(default)s)"
     )

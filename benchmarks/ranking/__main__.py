@@ -18,7 +18,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from benchmarks.checkouts import checkout
+from benchmarks.command_line import benchmark_parser, checkout
 from benchmarks.ranking.random_features import SIZES
 
 PEERS = {  # option: repository, files of the checkout that are used
@@ -30,11 +30,7 @@ PEERS = {  # option: repository, files of the checkout that are used
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.ranking",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = benchmark_parser("ranking", __doc__)
     parser.add_argument(
         "--size", choices=list(SIZES), default="occluded_duke", help="test set (default: %(default)s)"
     )

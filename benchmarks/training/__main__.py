@@ -19,7 +19,7 @@ import contextlib
 import json
 import sys
 
-from benchmarks.checkouts import checkout
+from benchmarks.command_line import benchmark_parser, checkout
 
 SETTINGS = "configs/OCC_Duke/vit_transreid_stride.yml"
 MIN_IMAGES = 4  # TransReID's triplets need two identities
@@ -27,11 +27,7 @@ MIN_IMAGES = 4  # TransReID's triplets need two identities
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.training",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = benchmark_parser("training", __doc__)
     parser.add_argument(
         "--transreid",
         type=checkout("damo-cv/TransReID", SETTINGS),

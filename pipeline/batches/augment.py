@@ -54,7 +54,7 @@ def sample_augmentations(
     rng: np.random.Generator,
 ) -> list[Augmentation]:
     """One augmentation per image of a batch.  Obstacles are cut from images of other identities."""
-    size = image_set.parsing.shape[1:]
+    height, width = image_set.parsing.shape[1:]
     augmentations = []
     for row in rows.tolist():
         donor = _other_identity(image_set.pid, row, rng)
@@ -62,7 +62,7 @@ def sample_augmentations(
         if rng.random() < params.probability:
             image, parsing = image_set.image[donor], image_set.parsing[donor]
             obstacle = obstacles.sample_obstacle(params, image, parsing, cutouts, rng)
-            position = obstacles.sample_position(obstacle, *size, rng)
+            position = obstacles.sample_position(obstacle, height, width, rng)
         augmentations.append(Augmentation(flip_crop, obstacle, position))
     return augmentations
 
@@ -121,10 +121,10 @@ def random_flip_crop(
     rng: np.random.Generator,
 ) -> tuple[UInt8[np.ndarray, "B H W 3"], UInt8[np.ndarray, "B H W"]]:
     """The images and parsing maps of `rows`, each flipped, padded and cropped at random."""
-    out = tuple(np.zeros((len(rows), *array.shape[1:]), np.uint8) for array in (images, parsing))
-    for row, image, labels in zip(rows.tolist(), *out, strict=True):
-        apply_flip_crop(images[row], parsing[row], sample_flip_crop(flip, pad, rng), out=(image, labels))
-    return out
+    image, maps = (np.zeros((len(rows), *array.shape[1:]), np.uint8) for array in (images, parsing))
+    for n, row in enumerate(rows.tolist()):
+        apply_flip_crop(images[row], parsing[row], sample_flip_crop(flip, pad, rng), out=(image[n], maps[n]))
+    return image, maps
 
 
 def apply_flip_crop(

@@ -49,11 +49,11 @@ class GPUImageSet:
                 pasted[n], covered[n] = obstacles.paste(pasted[n], obstacle, *position)
         flip_crops = np.array([augmentation.flip_crop for augmentation in augmentations], np.int64)
         arrays = (rows, flip_crops, pasted, covered)
-        row, flip_crop, obstacle, cover = (to_device(torch.from_numpy(a), self.device) for a in arrays)
+        row, flip_crop, pixels, cover = (to_device(torch.from_numpy(a), self.device) for a in arrays)
         image, parsing = self._flip_crop(row, *flip_crop.unbind(1))
         return Batch(
             holistic=self._view(image, parsing),
-            occluded=self._view(torch.where(cover[..., None], obstacle, image), parsing * ~cover),
+            occluded=self._view(torch.where(cover[..., None], pixels, image), parsing * ~cover),
             covered=cover,
             camid=self.camid[row],
             pid=self.pid[row],

@@ -191,7 +191,7 @@ def resize_image(
     *leading, height, width, _ = image.shape
     if (height, width) == tuple(size):
         return image
-    planes = torch.from_numpy(np.require(image, requirements="CW")).view(-1, height, width, 3)
+    planes = torch.from_numpy(np.require(image, requirements=["C", "W"])).view(-1, height, width, 3)
     resized = F.interpolate(planes.permute(0, 3, 1, 2), tuple(size), mode="bicubic", antialias=True)
     return resized.permute(0, 2, 3, 1).numpy().reshape(*leading, *size, 3)
 

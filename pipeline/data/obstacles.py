@@ -136,9 +136,9 @@ def scale(obstacle: Obstacle, pixels: float) -> Obstacle:
     factor = np.sqrt(pixels / obstacle.solid.sum())
     size = tuple(max(1, round(n * factor)) for n in obstacle.solid.shape[::-1])  # width, height
     plane = torch.from_numpy(obstacle.pixels)[None].permute(0, 3, 1, 2)
-    pixels = interpolate(plane, size[::-1], mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
+    resized = interpolate(plane, size[::-1], mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
     solid = cv2.resize(obstacle.solid.view(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
-    return Obstacle(pixels, solid.view(bool))
+    return Obstacle(resized, solid.view(bool))
 
 
 def flip(obstacle: Obstacle) -> Obstacle:
@@ -158,12 +158,12 @@ def sample_obstacle(
     A rectangle replaces the source `person` if that image shows no person.  Half of the people and cut-outs
     are flipped, rectangles never.
     """
-    source = params.sources[rng.integers(len(params.sources))]
+    source = params.sources[int(rng.integers(len(params.sources)))]
     obstacle = None
     if source == "person":
         obstacle = cut_person(image, parsing)
     if source == "cutout":
-        obstacle = cutouts[rng.integers(len(cutouts))]
+        obstacle = cutouts[int(rng.integers(len(cutouts)))]
     if obstacle is None:
         return cut_rectangle(image, params.area, params.aspect, rng)
     obstacle = scale(obstacle, rng.uniform(*params.area) * parsing.size)

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from pipeline.core.files import atomic_write
 from pipeline.core.params import BadInput, plural
@@ -95,6 +95,7 @@ class Archive:
 
     def _open(self) -> tuple[list, set[str]]:
         self._file = self._stack.enter_context(_open_archive(self.path))
+        entries: list[tuple[str, Any, bool]]  # name, member, whether it is a folder
         if isinstance(self._file, zipfile.ZipFile):
             entries = [(_normalise_name(m.filename), m, m.is_dir()) for m in self._file.infolist()]
         else:

@@ -81,22 +81,22 @@ def build_index(
         return copies.render(image) if image.key in copy_keys else archive.read(image.name)
 
     warnings = query_checks.count_differences(listing.images, module.COUNTS)
-    infos = list(probe_files(archive.path, images, read, workers))
+    probes = list(probe_files(archive.path, images, read, workers))
     truth_names = [name for name in archive.names if PurePosixPath(name).name == TRUTH]
     problems = [
         *listing.problems,
         *_duplicate_keys(listing.images + copies.images),
         *_non_utf8_names(images),
         *_unmatched_queries(images),
-        *_count_problems(warnings, options),
-        *(Problem(i.name, info) for i, info in zip(images, infos, strict=True) if isinstance(info, str)),
+        *(_count_problems(warnings) if options.counts == "refuse" else []),
+        *_file_problems(images, probes),
+        *_truth_problems(truth_names, occlude),
     ]
-    if occlude and truth_names:
-        problems.append(Problem(truth_names[0], "a set that brings its truth needs no index.occlude"))
     if not (images or problems):
         problems.append(Problem("", "not one image to use"))
     if problems:
         raise BadInput(_error_message(archive, problems, len(listing.images)))
+    infos = [probe for probe in probes if isinstance(probe, FileInfo)]  # all of them
     index = _index_table(images, infos)
     keys = index["key"].tolist()
     return IndexedDataset(
@@ -159,10 +159,22 @@ def _unmatched_queries(images: list[ImageEntry]) -> list[Problem]:
     return [Problem("", line) for line in query_checks.unmatched_queries(query, gallery)]
 
 
-def _count_problems(differences: list[str], options: Index) -> list[Problem]:
-    if options.counts == "warn":
-        return []
+def _count_problems(differences: list[str]) -> list[Problem]:
     return [Problem("", f"{line}. `index.counts: warn` takes it as it is") for line in differences]
+
+
+def _file_problems(images: list[ImageEntry], probes: list[FileInfo | str]) -> list[Problem]:
+    return [
+        Problem(image.name, probe)
+        for image, probe in zip(images, probes, strict=True)
+        if isinstance(probe, str)
+    ]
+
+
+def _truth_problems(names: list[str], occlude: bool) -> list[Problem]:
+    if not (names and occlude):
+        return []
+    return [Problem(names[0], "a set that brings its truth needs no index.occlude")]
 
 
 def _error_message(archive: Archive, problems: list[Problem], num_images: int) -> str:

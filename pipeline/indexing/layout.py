@@ -109,7 +109,8 @@ def list_folders(archive: Archive, folders: Mapping[str, str], parse: NameParser
 
     Files outside these folders, and files that are no images (Thumbs.db), are counted as ignored.
     """
-    listing, parents = Listing(), {}
+    listing = Listing()
+    parents: dict[str, set[str]] = {}  # of each folder
     for name in archive.names:
         parent, folder, path = _split_path(name, folders)
         if not folder or not is_image(name):

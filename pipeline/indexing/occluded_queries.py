@@ -4,10 +4,10 @@ Such queries are half synthetic, so scores on them are never scores of the datas
 seed, on its own key and on the training images that obstacles are cut from, and on no other query.
 """
 
+import dataclasses
 import io
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -60,7 +60,9 @@ class OccludedQueries:
         self._donors = sorted((i for i in images if i.split == "train"), key=lambda i: i.key)
         self._cutouts: Sequence[Obstacle] = obstacles.read_cutouts(options.cutouts)
         queries = [i for i in images if i.split == "query"]
-        self.images = [replace(i, key=OCCLUDED_PREFIX + i.key.removeprefix("query/")) for i in queries]
+        self.images = [
+            dataclasses.replace(i, key=OCCLUDED_PREFIX + i.key.removeprefix("query/")) for i in queries
+        ]
         self._coverage: dict[str, Coverage] = {}  # by key, once rendered
         if self.images and not (self._donors or self._cutouts):
             raise BadInput(
@@ -78,8 +80,9 @@ class OccludedQueries:
             donor_pixels = None if donor is None else decode(self._read(donor.name))
         except DECODE_ERRORS:
             return blob
-        obstacle = self._obstacle(donor_pixels, pixels.shape[:2], rng)
-        top, left = obstacles.sample_position(obstacle, *pixels.shape[:2], rng, inside=1.0)
+        height, width, _ = pixels.shape
+        obstacle = self._obstacle(donor_pixels, (height, width), rng)
+        top, left = obstacles.sample_position(obstacle, height, width, rng, inside=1.0)
         pixels, mask = obstacles.paste(pixels, obstacle, top, left)
         self._coverage[image.key] = Coverage.of(mask)
         return _png(pixels)
@@ -88,7 +91,7 @@ class OccludedQueries:
         self, donor: UInt8[np.ndarray, "h w 3"] | None, size: tuple[int, int], rng: np.random.Generator
     ) -> Obstacle:
         if donor is None:
-            cutout = self._cutouts[rng.integers(len(self._cutouts))]
+            cutout = self._cutouts[int(rng.integers(len(self._cutouts)))]
             return obstacles.scale(cutout, rng.uniform(*self._options.area) * size[0] * size[1])
         donor = np.asarray(Image.fromarray(donor).resize(size[::-1], Image.Resampling.BILINEAR))
         return obstacles.cut_rectangle(donor, self._options.area, self._options.aspect, rng)

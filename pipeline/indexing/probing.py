@@ -17,7 +17,8 @@ from pipeline.indexing.layout import ImageEntry
 PROBE_BATCH = 256  # images that a worker is given at once
 SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"BM", b"II*\0", b"MM\0*")  # how image files begin
 
-T, U = TypeVar("T"), TypeVar("U")
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,17 +1,17 @@
 """Cameras: each has its own place, geometry, colours, sharpness and compression."""
 
-from dataclasses import dataclass
+import dataclasses
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Camera:
     """Properties shared by all pictures of one camera."""
 
-    balance: tuple[float, float, float]  # gains of red, green, blue
+    balance: tuple[float, ...]  # gains of red, green, blue
     gamma: float
     contrast: float
     saturation: float
@@ -63,7 +63,7 @@ def sample_camera(rng: np.random.Generator, place: str | None = None) -> Camera:
     angle = rng.uniform(-np.pi, np.pi)
     side = rng.uniform(-0.9, 0.9)
     return Camera(
-        balance=tuple(float(v) for v in np.exp(0.07 * (tint - tint.mean()) + rng.normal(0.06, 0.1))),
+        balance=_gains(0.07 * (tint - tint.mean()) + rng.normal(0.06, 0.1)),
         gamma=float(np.exp(rng.normal(0, 0.2))),
         contrast=float(rng.uniform(0.85, 1.2)),
         saturation=float(rng.uniform(0.6, 1.15)),
@@ -83,6 +83,11 @@ def sample_camera(rng: np.random.Generator, place: str | None = None) -> Camera:
     )
 
 
+def _gains(log_gains: np.ndarray) -> tuple[float, float, float]:
+    red, green, blue = (float(v) for v in np.exp(log_gains))
+    return red, green, blue
+
+
 def spread_cameras(seed: int, count: int) -> list[Camera]:
     """The `count` cameras of a dataset, with tints, gammas and places spread evenly instead of at random."""
     rng = np.random.default_rng([seed, 31])
@@ -95,18 +100,15 @@ def spread_cameras(seed: int, count: int) -> list[Camera]:
         hue = start + 2 * np.pi * number / count
         tint = 0.02 * np.cos(hue + np.array([0, 2, 4]) * np.pi / 3)
         level = (order[number] + 0.5) / count * 2 - 1
-        balance = tuple(float(v) for v in np.exp(tint + 0.06 + 0.03 * level))
         cameras.append(
-            Camera(
-                **{
-                    **camera.__dict__,
-                    "balance": balance,
-                    "gamma": float(np.exp(-0.08 * level)),
-                    "heading": float(hue),
-                    "spread": 1.6,
-                    "contrast": 1.02 + 0.06 * float(np.cos(2 * hue)),
-                    "saturation": 0.92 + 0.08 * level,
-                }
+            dataclasses.replace(
+                camera,
+                balance=_gains(tint + 0.06 + 0.03 * level),
+                gamma=float(np.exp(-0.08 * level)),
+                heading=float(hue),
+                spread=1.6,
+                contrast=1.02 + 0.06 * float(np.cos(2 * hue)),
+                saturation=0.92 + 0.08 * level,
             )
         )
     return cameras

@@ -1,6 +1,6 @@
 """The canvas of one person, at twice the picture's size: colour, light and part label of every pixel."""
 
-from dataclasses import dataclass
+import dataclasses
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ BELONGING = 9  # label of carried things: painted, but no part of the body
 SHIFT = 4  # cv2's fixed-point bits
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Stencil:
     """Which pixels of a window of the canvas a shape covers (255) or not (0)."""
 
@@ -22,7 +22,7 @@ class Stencil:
     y: int
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Cloth:
     """Surface of a shape: one colour, or a tile of a pattern."""
 

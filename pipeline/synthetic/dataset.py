@@ -147,7 +147,8 @@ def picture(render: Render, shot: Shot) -> Picture:
 def _row(work: tuple[Render, Shot]) -> tuple[bytes, Truth]:
     render, shot = work
     rendered = picture(render, shot)
-    truth = {
+    truth: Truth = {
+        "key": np.bytes_(shot.key.encode()),
         "map": rendered.map,
         "person": rendered.person,
         "keypoints": rendered.keypoints,
@@ -155,7 +156,7 @@ def _row(work: tuple[Render, Shot]) -> tuple[bytes, Truth]:
         "whole": rendered.whole,
         "occluder": np.uint8(rendered.occluder),
     }
-    return rendered.jpeg, {"key": np.bytes_(shot.key.encode()), **truth}
+    return rendered.jpeg, truth
 
 
 def _one_thread() -> None:

@@ -79,7 +79,8 @@ def sample_paint(rng: np.random.Generator) -> tuple[int, int, int]:
 
 def scaled(colour, share: float) -> tuple[int, int, int]:
     """The colour scaled in brightness."""
-    return tuple(int(min(255, channel * share)) for channel in colour)
+    red, green, blue = (int(min(255, channel * share)) for channel in colour)
+    return red, green, blue
 
 
 def centre_column(person: Bool[np.ndarray, "H W"]) -> float:

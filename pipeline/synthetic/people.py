@@ -4,7 +4,7 @@ Palettes are small on purpose.  Many people wear a black jacket over blue jeans,
 of attributes distinguishes them.
 """
 
-from dataclasses import dataclass, fields
+import dataclasses
 
 import numpy as np
 
@@ -77,7 +77,7 @@ PROBABILITIES: dict[str, tuple[float, ...]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Person:
     """One identity: class names as in `ATTRIBUTES`, and continuous build."""
 
@@ -139,4 +139,4 @@ def attribute_classes(person: Person) -> dict[str, int]:
     return {name: ATTRIBUTES[name].index(getattr(person, name)) for name in ATTRIBUTES}
 
 
-assert set(ATTRIBUTES) <= {field.name for field in fields(Person)}
+assert set(ATTRIBUTES) <= {field.name for field in dataclasses.fields(Person)}

@@ -1,6 +1,6 @@
 """One picture of a person with its exact truth, composed of scene, people, occluder and camera."""
 
-from dataclasses import dataclass, field
+import dataclasses
 
 import cv2
 import numpy as np
@@ -45,7 +45,7 @@ KEYPOINT_PARTS = tuple(
 """Parts on which each keypoint counts as visible; any other label at its place hides it."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Figure:
     """A painted person: premultiplied colour, coverage, part map, and keypoints before occlusion."""
 
@@ -56,7 +56,7 @@ class Figure:
     far_side: Bool[np.ndarray, "17"]  # facial points on the far side of the head
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Picture:
     """A crop and its truth."""
 
@@ -69,7 +69,9 @@ class Picture:
     occluder: int  # 0 none, 1 object, 2 person
     identity: Person
     # masks and keypoints of the other people
-    others: list[tuple[Bool[np.ndarray, "256 128"], Float[np.ndarray, "17 3"]]] = field(default_factory=list)
+    others: list[tuple[Bool[np.ndarray, "256 128"], Float[np.ndarray, "17 3"]]] = dataclasses.field(
+        default_factory=list
+    )
 
     @property
     def image(self) -> UInt8[np.ndarray, "256 128 3"]:
@@ -78,7 +80,7 @@ class Picture:
         return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Placement:
     """Position of a person in the crop, in pixels."""
 
@@ -206,11 +208,11 @@ def _hidden_share_at(target: np.ndarray, figure: Figure, step: int) -> float:
 
 def _moved_figure(figure: Figure, step: int) -> Figure:
     keypoints = figure.keypoints + np.array([step, 0, 0], np.float32)
-    layers = (_shifted(values, step) for values in (figure.colour, figure.cover, figure.map))
-    return Figure(*layers, keypoints, figure.far_side)
+    colour, cover, labels = (_shifted(values, step) for values in (figure.colour, figure.cover, figure.map))
+    return Figure(colour, cover, labels, keypoints, figure.far_side)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Foreground:
     """What is in front of the target."""
 

@@ -4,7 +4,7 @@ Body frame, in units of the person's height: x to the person's left, y up, z for
 Left is the person's left: in a picture taken from the front it lies on the right.
 """
 
-from dataclasses import dataclass
+import dataclasses
 from math import cos, sin
 
 import numpy as np
@@ -43,7 +43,7 @@ Widths = float | Float[np.ndarray, "N"]
 Joints = dict[str, Float[np.ndarray, "3"]]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Pose:
     """Pose of a person in one picture; angles in radians."""
 
@@ -153,7 +153,7 @@ def skeleton(person: Person, pose: Pose) -> Joints:
     return {name: point - np.array([0.0, ground, 0.0]) for name, point in joints.items()}
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class View:
     """Projection of one person by a camera, in pixels of the canvas."""
 

@@ -41,8 +41,8 @@ def pattern(kind: str, first: Colour, second: Colour, variety: int) -> UInt8[np.
         tile[:, position < share] = second
     elif kind == "checks":
         count = (2, 3, 4)[variety % 3]
-        position = np.arange(TILE) * count / TILE % 1 < 0.45
-        layers = position[:, None].astype(int) + position[None]
+        in_band = np.arange(TILE) * count / TILE % 1 < 0.45
+        layers = in_band[:, None].astype(int) + in_band[None]
         mixed = (np.array(first) * 0.45 + np.array(second) * 0.55).astype(np.uint8)
         tile[layers == 1] = mixed
         tile[layers == 2] = second

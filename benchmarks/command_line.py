@@ -1,8 +1,17 @@
-"""Checkouts of the repositories that benchmarks compare with, as arguments of a command line."""
+"""What the benchmarks' command lines share: the form of the help, and checkouts of other repositories."""
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+
+
+def benchmark_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """A parser for `python -m benchmarks.<name>`, to which arguments are added."""
+    return argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def checkout(repository: str, *files: str) -> Callable[[str], Path]:
