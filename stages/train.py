@@ -35,7 +35,7 @@ from pipeline.data import obstacles
 from pipeline.data.index import Images, index_hash, read_index
 from pipeline.methods.base import Method, data_spec, describe, load_method
 from pipeline.methods.presets import resolve
-from pipeline.model.backbones import pretrained_encoder
+from pipeline.model.backbones import architecture, pretrained_encoder
 from pipeline.training import selection
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.loop import TIMES
@@ -81,7 +81,7 @@ def train(
     files = {path: sha256(path) for path in (index, images, parsing, labels)}
     if cutouts := schedule.obstacles.cutouts:
         files[cutouts] = obstacles.digest(cutouts)
-    record = describe(name, settings, spec, vit.architecture) | run_record(model, schedule, seed, files)
+    record = describe(name, settings, spec, architecture(vit)) | run_record(model, schedule, seed, files)
     rank_0 = distributed.rank() == 0
     with resumable_folder("train", [record], LIBRARIES) if rank_0 else nullcontext() as folder:
         checkpoints = Checkpoints(distributed.broadcast_object(folder), every)

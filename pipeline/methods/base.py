@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -49,7 +49,7 @@ class Objective:
     @property
     def loss(self) -> Tensor:
         """The weighted sum of the terms, which is minimised."""
-        return sum(self.weights.get(name, 1.0) * term for name, term in self.terms.items())
+        return cast(Tensor, sum(self.weights.get(name, 1.0) * term for name, term in self.terms.items()))
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def trained_data_spec(folder: str | Path) -> DataSpec:
     Raises `BadInput` if there is no model, or if its record lacks them.
     """
     values = read_record(folder).get("data_spec", {})
-    sizes = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    sizes: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     missing = [field.name for field in fields(DataSpec) if field.name not in sizes]
     if missing:
         raise BadInput(f"{folder}/record.json: its data_spec has no {', '.join(missing)}. Train again.")

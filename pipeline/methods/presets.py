@@ -16,14 +16,15 @@ Presets = dict[str, Row]  # by the dotted name in params.yaml
 def resolve(params: ParamsT, presets: Presets, preset: Preset, section: str) -> ParamsT:
     """`params` with every null replaced by the preset's value; nested parameters have dotted names."""
     column = ("recommended", "paper").index(preset)
+    source: Any = params
     values: dict[str, Any] = {}
-    for name in (field.name for field in fields(params)):
+    for name in (field.name for field in fields(source)):
         value, row = getattr(params, name), f"{section}.{name}"
         if is_dataclass(value):
             values[name] = resolve(value, presets, preset, row)
         elif value is None:
             values[name] = presets[row][column]
-    return replace(params, **values)
+    return replace(source, **values)
 
 
 # rows of a method's own section

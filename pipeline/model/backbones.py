@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import timm
@@ -22,13 +22,22 @@ def small_vit(**architecture: Any) -> VisionTransformer:
     """A ViT of the given sizes, named by `ARCHITECTURE`, with random weights."""
     sizes = {**architecture, "img_size": tuple(architecture["img_size"])}
     model = VisionTransformer(num_classes=0, **sizes)
-    model.architecture = {"name": "embedded", **architecture}
+    _set_architecture(model, {"name": "embedded", **architecture})
     return model
+
+
+def architecture(model: VisionTransformer) -> dict[str, Any]:
+    """The name and sizes from which `untrained_vit` builds this ViT."""
+    return cast(Any, model).architecture
+
+
+def _set_architecture(model: VisionTransformer, architecture: dict[str, Any]) -> None:
+    cast(Any, model).architecture = architecture
 
 
 def save_vit(path: str | Path, model: VisionTransformer, record: dict[str, Any]) -> None:
     """Write a `small_vit` in half precision, with its architecture; `record` goes beside it."""
-    size = [n for key in ARCHITECTURE for n in np.atleast_1d(model.architecture[key]).tolist()]
+    size = [n for key in ARCHITECTURE for n in np.atleast_1d(architecture(model)[key]).tolist()]
     write(path, {**model.state_dict(), "architecture": torch.tensor(size)}, record)
 
 
@@ -52,10 +61,10 @@ def timm_vit(name: str, file: str = "") -> VisionTransformer:
     Its tag says which colours it was trained with; its first layer is told to take ours (`views.normalise`).
     Raises `BadInput` if timm knows no such ViT, or the weights are out of reach or of another shape.
     """
-    model = untrained_vit({"name": name})  # before any download: is it one that we can use?
+    untrained_vit({"name": name})  # before any download: is it one that we can use?
     try:
         overlay = {"file": file} if file else None
-        model = timm.create_model(name, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay)
+        model: Any = timm.create_model(name, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:160]
         place = file or f"models/pretrained/{name}.safetensors"
@@ -63,7 +72,7 @@ def timm_vit(name: str, file: str = "") -> VisionTransformer:
             f"{place}: no weights of {name} there, or none that fit ({reason}). Put the model.safetensors of "
             f"https://huggingface.co/timm/{name} at {place} and set the method's weights to it."
         ) from None
-    model.architecture = {"name": name, "weights": _weights_hash(model)}
+    _set_architecture(model, {"name": name, "weights": _weights_hash(model)})
     _adapt_normalisation(model)
     return model
 
@@ -71,7 +80,8 @@ def timm_vit(name: str, file: str = "") -> VisionTransformer:
 @torch.no_grad()
 def _adapt_normalisation(model: VisionTransformer) -> None:
     # (colour - mean) / deviation = (ours / 2 + 1 / 2 - mean) / deviation, in the layer that comes first
-    mean, deviation = (torch.tensor(model.pretrained_cfg[n])[:, None, None] for n in ("mean", "std"))
+    config: Any = model.pretrained_cfg
+    mean, deviation = (torch.tensor(config[n])[:, None, None] for n in ("mean", "std"))
     first = _with_bias(model.patch_embed.proj)
     first.bias += (first.weight * ((0.5 - mean) / deviation)).sum((1, 2, 3))
     first.weight *= 0.5 / deviation
@@ -112,7 +122,7 @@ def untrained_vit(architecture: dict[str, Any]) -> VisionTransformer:
             f"params.yaml: vit = {name}: not a plain ViT with one class token. Choose another one."
         )
     _with_bias(model.patch_embed.proj)
-    model.architecture = dict(architecture)
+    _set_architecture(model, dict(architecture))
     return model
 
 

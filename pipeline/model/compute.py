@@ -31,7 +31,7 @@ Matmul = Literal["default", "onednn"]  # of float32 matrices on a CPU
 Attention = Literal["auto", "math", "sdpa"]  # see `dot_product_attention`
 Compile = Literal["auto"] | bool  # see `compile_layers`
 
-ATTENTION = {"cpu": "math", "cuda": "sdpa"}  # what `auto` stands for
+ATTENTION: dict[str, Attention] = {"cpu": "math", "cuda": "sdpa"}  # what `auto` stands for
 COMPILE_FROM = (7, 0)  # CUDA compute capability that Triton, which torch.compile uses, supports
 ROUNDING = 1e-5  # of the largest number in a product: float32 stays below 2e-6, bfloat16 is near 1e-3
 
@@ -46,8 +46,8 @@ class Compute(NamedTuple):
 
 def resolve(compute: Compute, device: torch.device) -> Compute:
     """The same, with `auto` replaced by what it stands for on `device`."""
-    name = str(dtype(compute.precision, device)).removeprefix("torch.")
-    return Compute(name, compute.matmul, attention_kernel(compute.attention, device))
+    precision: Any = str(dtype(compute.precision, device)).removeprefix("torch.")
+    return Compute(precision, compute.matmul, attention_kernel(compute.attention, device))
 
 
 @contextlib.contextmanager
@@ -116,7 +116,8 @@ def matmul_rounding(name: Matmul) -> float:
 def _matmul_library(name: Matmul) -> Iterator[None]:
     # PyTorch hands products to oneDNN where they may be rounded to bfloat16, which oneDNN does only on CPUs
     # with tiles for it (AMX): elsewhere they stay float32, which `_onednn_is_exact` checks
-    cpu, cuda = torch.backends.mkldnn.matmul, (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    backends: Any = torch.backends
+    cpu, cuda = backends.mkldnn.matmul, (backends.cuda.matmul, backends.cudnn.conv)
     inside = {cpu: "bf16" if name == "onednn" else "ieee"} | dict.fromkeys(cuda, "ieee")
     before = {backend: backend.fp32_precision for backend in inside}
     try:
@@ -153,9 +154,10 @@ def attention_kernel(name: Attention, device: torch.device) -> Attention:
 
 def set_attention(model: nn.Module, kernel: Attention) -> None:
     """Let every attention layer of `model`, timm's included, compute by `kernel`: `math` or `sdpa`."""
-    for module in model.modules():
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = kernel == "sdpa"
+    layers: Iterator[Any] = model.modules()
+    for layer in layers:
+        if hasattr(layer, "fused_attn"):
+            layer.fused_attn = kernel == "sdpa"
 
 
 # ------------------------------------------------------------------ torch.compile

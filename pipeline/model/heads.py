@@ -1,5 +1,7 @@
 """Batch-norm necks and classifiers over identities."""
 
+from typing import cast
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -39,7 +41,7 @@ class Heads(nn.Module):
         Departs: by running statistics, so that an image's score does not depend on what is erased in the
         other images of its batch.
         """
-        neck, width = self.necks[branch], self.weight.shape[-1]
+        neck, width = cast(nn.BatchNorm1d, self.necks[branch]), self.weight.shape[-1]
         scale = neck.weight[:width] * (neck.running_var[:width] + neck.eps).rsqrt()
         with losses.no_autocast(feature):
             logits = (feature.float() - neck.running_mean[:width]) * scale @ self.weight[0].T * self.gain

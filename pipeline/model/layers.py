@@ -1,5 +1,7 @@
 """Transformer layers of timm that can compute only the first tokens of their output."""
 
+from typing import Any, cast
+
 import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers import Attention
@@ -14,15 +16,18 @@ class TransformerLayer(Block):
 
     def __init__(self, width: int, heads: int):
         super().__init__(width, heads, qkv_bias=True)
-        self.attn.fused_attn = False  # until `compute.set_attention` says else
+        attention: Any = self.attn
+        attention.fused_attn = False  # until `compute.set_attention` says else
 
-    def forward(
+    def forward(  # type: ignore[override]  # timm's other arguments, attention masks, are not used here
         self, tokens: Float[Tensor, "B L D"], num_tokens: int | None = None
     ) -> Float[Tensor, "B Q D"]:
         """The first `num_tokens` tokens, which attend to all; the rest is not computed.  None: all tokens."""
         if num_tokens is None:
             return super().forward(tokens)
-        kept = tokens[:, :num_tokens] + _attend_prefix(self.attn, self.norm1(tokens), num_tokens)
+        kept = tokens[:, :num_tokens] + _attend_prefix(
+            cast(Attention, self.attn), self.norm1(tokens), num_tokens
+        )
         return kept + self.mlp(self.norm2(kept))
 
 

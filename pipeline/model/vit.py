@@ -97,7 +97,7 @@ class OcclusionAwareViT(nn.Module):
     ):
         super().__init__()
         self.patch = vit.patch_embed.patch_size[0]
-        self.size, self.stride, self.parts = tuple(size), stride, parts
+        self.size, self.stride, self.parts = size, stride, parts
         self.grid = grid(size, self.patch, stride)
         self.gamma_pattern, self.gamma_camera = gamma_pattern, gamma_camera
         self.projection = vit.patch_embed.proj

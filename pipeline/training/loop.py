@@ -54,7 +54,8 @@ class Loop:
         gradient is not finite; the weights stay as they were.
         """
         factor = lr_factor(progress, self.schedule.epochs, self.schedule.warmup, self.schedule.floor)
-        values, self.loss = {}, 0.0
+        self.loss = 0.0
+        values: Row = {}
         for optimiser in self.optimisers.values():
             optimiser.zero_grad()  # or the last step's gradients would lie beside this one's activations
         objectives = self.method.objectives(batch)

@@ -136,7 +136,7 @@ def _training_batches(
             batch = on_gpu.training_batch(rows[share], augmentations[share])
         else:
             batch = training_batch(images, rows[share], augmentations[share]).to(device)
-        yield batch, rng.bit_generator.state
+        yield batch, dict(rng.bit_generator.state)
 
 
 def _with_wait(batches: Iterator[T]) -> Iterator[tuple[T, float]]:

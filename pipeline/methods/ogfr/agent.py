@@ -1,7 +1,7 @@
 """The erasing agent of Section 3.2.1: it samples which patches to keep and learns from rewards (Eq. 7-11)."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +52,9 @@ class Agent(nn.Module):
     G of Eq. 7.  Departs: a bias (`agent_bias`), without which half of all patches are erased from the first
     step.
     """
+
+    baseline: Tensor
+    refreshed: Tensor
 
     def __init__(self, params: Params):
         super().__init__()
@@ -139,7 +142,7 @@ class Agent(nn.Module):
             for branch in episodes
             for mask, rewards in zip(branch.masks, branch.rewards, strict=True)
         ]
-        return sum(terms) / len(terms)
+        return cast(Tensor, sum(terms)) / len(terms)
 
     # -------------------------------------------------------------- the printed baseline
 

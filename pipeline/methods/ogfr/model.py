@@ -7,7 +7,8 @@ feature and the parts.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +63,8 @@ class OGFR(Method):
             vit, spec.size, params.stride, K + 1, spec.coarse, spec.cameras,
             params.gamma_pattern, params.gamma_camera, trained=spec.trained_cameras,
         )  # fmt: skip
-        width, heads = self.encoder.width, vit.blocks[0].attn.num_heads
+        first_layer: Any = vit.blocks[0]
+        width, heads = self.encoder.width, first_layer.attn.num_heads
         self.agent = Agent(params)
         places = 1 if params.erased == "shared" else self.encoder.grid[0] * self.encoder.grid[1]
         self.erased = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, places, width), std=0.02))
@@ -86,11 +88,13 @@ class OGFR(Method):
         A decoder without skip connections stays as it was drawn: it would put out zeros.
         """
         encoder, first = self.encoder, slice(1, K + 2)
-        encoder.part += encoder.cls
+        encoder.part.add_(encoder.cls)
         encoder.position[:, first] += encoder.position[:, :1]
-        last_linears = [linear for layer in self.student for linear in (layer.attn.proj, layer.mlp.fc2)]
+        student: Iterator[Any] = iter(self.student)
+        decoder: Iterator[Any] = iter(self.decoder)
+        last_linears = [linear for layer in student for linear in (layer.attn.proj, layer.mlp.fc2)]
         if self.params.residual:
-            last_linears += [m for layer in self.decoder for m in (layer.attention.output, layer.ffn[2])]
+            last_linears += [m for layer in decoder for m in (layer.attention.output, layer.ffn[2])]
         for linear in last_linears:
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
@@ -163,7 +167,7 @@ class OGFR(Method):
 
         Departs: the erased token is one vector plus the position embedding of its place (`erased`).
         """
-        erased = self.erased
+        erased: Tensor = self.erased
         if self.params.erased == "shared":
             erased = erased + self.encoder.position[:, K + 2 :]
         patch = torch.where(mask[..., None], h.patch, erased.to(h.patch.dtype))
@@ -176,7 +180,7 @@ class OGFR(Method):
         return [
             self.agent.explore(
                 b.state, b.labels, b.mask, self.heads.score(b.output[:, 0], b.number, pid),
-                lambda masks, b=b: self.identity_probability(b.tokens, masks, pid, b.number),
+                partial(self.identity_probability, b.tokens, pid=pid, branch=b.number),
             )
             for b in branches if b.mask is not None
         ]  # fmt: skip
@@ -222,10 +226,14 @@ class OGFR(Method):
 
         Departs: L_mask is the mean of both views'; printed is one map M.
         """
-        terms = self.distillation(*branches, pid) if self.params.distil else self.supervision(*branches, pid)
+        if self.params.distil:
+            holistic, occluded = branches
+            terms = self.distillation(holistic, occluded, pid)
+        else:
+            terms = self.supervision(branches[0], pid)
         grid, params = self.encoder.grid, self.params
         masks = [mask_loss(b.state, b.parsing, b.labels, grid, params) for b in branches]
-        return {**terms, "mask": sum(masks) / len(masks)}
+        return {**terms, "mask": cast(Tensor, sum(masks)) / len(masks)}
 
     def distillation(self, h: Branch, o: Branch, pid: Int[Tensor, "B"]) -> dict[str, Tensor]:
         """The terms of Eq. 17-20 and 22.
