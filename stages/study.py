@@ -1,7 +1,7 @@
-"""The paper's comparisons and ablations, of pipeline/studies/tables.yaml: run by hand, no stage of the DAG.
+"""The paper's comparisons and ablations (pipeline/studies/tables.yaml).  Run by hand; no stage of the DAG.
 
-python -m stages.study queue table5                     what is missing becomes queued DVC experiments
-python -m stages.study run table5 --results RESULTS     what is missing is trained here, without DVC
+python -m stages.study queue table5                     queue what is missing as DVC experiments
+python -m stages.study run table5 --results RESULTS     train what is missing here, without DVC
 python -m stages.study show table5 [--results RESULTS]  the paper's table, ours beside theirs
 """
 
@@ -27,11 +27,11 @@ KEPT = (tables.REPORT, "metrics.json", "cmc.csv", "log.csv", "record.json")
 
 
 def dvc(*words: str) -> str:
-    """What DVC says.  Raises `BadInput` with its complaint."""
-    done = subprocess.run([sys.executable, "-m", "dvc", *words], capture_output=True, text=True)
-    if done.returncode:
-        raise BadInput(f"dvc {' '.join(words)}: {done.stderr.strip()[-2000:]}")
-    return done.stdout
+    """The output of a DVC command.  Raises `BadInput` with its error."""
+    process = subprocess.run([sys.executable, "-m", "dvc", *words], capture_output=True, text=True)
+    if process.returncode:
+        raise BadInput(f"dvc {' '.join(words)}: {process.stderr.strip()[-2000:]}")
+    return process.stdout
 
 
 def experiments(rev: str, scores: bool = False) -> list[tables.Result]:
@@ -48,15 +48,15 @@ def read_report(rev: str, path: str) -> dict:
         return json.loads(out.read_text())
 
 
-def named(names: list[str], values: tables.Values) -> dict[str, tables.Study]:
-    """The studies of those names.  Raises `BadInput` for an unknown one, and for one that is not fair."""
-    found = {name: tables.load(name) for name in names}
-    for study in found.values():
-        tables.fair(study, values)
-    return found
+def load_studies(names: list[str], values: tables.Values) -> dict[str, tables.Study]:
+    """The studies of those names.  Raises `BadInput` for unknown names and for rows of unequal presets."""
+    studies = {name: tables.load(name) for name in names}
+    for study in studies.values():
+        tables.check_presets(study, values)
+    return studies
 
 
-def chosen(name: str, study: tables.Study, number: int | None) -> list[tables.Row]:
+def select_rows(name: str, study: tables.Study, number: int | None) -> list[tables.Row]:
     """One row of a study, counted from 1, or all.  Raises `BadInput` if there is none of that number."""
     if number is None:
         return study.rows
@@ -66,16 +66,16 @@ def chosen(name: str, study: tables.Study, number: int | None) -> list[tables.Ro
 
 
 def queue(args: argparse.Namespace) -> None:
-    """Queue the rows and seeds that are neither done nor on their way."""
-    values, known = params.load(CONFIG), experiments("HEAD")
-    for name, study in named(args.names, values).items():
+    """Queue the rows and seeds that are neither done, running nor queued."""
+    values, results = params.load(CONFIG), experiments("HEAD")
+    for name, study in load_studies(args.names, values).items():
         for row in study.rows:
-            tables.check(tables.experiment(values, row, 1))
-        missing = tables.todo(study, values, args.seeds, known)
+            tables.check_datasets(tables.experiment(values, row, 1))
+        missing = tables.missing(study, values, args.seeds, results)
         for row in study.rows:
             if seeds := [seed for other, seed in missing if other is row]:
-                print(dvc(*tables.queue_words(row, seeds)), end="", flush=True)
-        known += [tables.Result(tables.experiment(values, *pair), "queued", {}) for pair in missing]
+                print(dvc(*tables.queue_command(row, seeds)), end="", flush=True)
+        results += [tables.Result(tables.experiment(values, *pair), "queued", {}) for pair in missing]
         total = len(study.rows) * len(args.seeds)
         print(f"{name}: {len(missing)} of {total} experiments queued. `dvc queue start` runs what is queued.")
 
@@ -83,43 +83,43 @@ def queue(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> None:
     """Label, train, embed and evaluate, one after the other, the rows and seeds that the folder lacks."""
     values, dag = params.load(CONFIG), params.load(DAG)
-    found = named(args.names, values)
-    rows = {name: chosen(name, study, args.row) for name, study in found.items()}
-    for name in found:
+    studies = load_studies(args.names, values)
+    rows = {name: select_rows(name, study, args.row) for name, study in studies.items()}
+    for name in studies:
         for row, seed in product(rows[name], args.seeds):
-            wanted = tables.experiment(values, row, seed)
-            tables.check(wanted)
-            place = Path(args.results) / tables.digest(wanted)
+            experiment = tables.experiment(values, row, seed)
+            tables.check_datasets(experiment)
+            place = Path(args.results) / tables.digest(experiment)
             print(f"{name}: {' '.join(map(str, row.cells))}, seed {seed}: {place}", flush=True)
             if not place.exists():
                 with atomic_write(place) as folder:
-                    one(wanted, dag, folder)
+                    run_experiment(experiment, dag, folder)
 
 
-def one(wanted: tables.Values, dag: dict, folder: Path) -> None:
+def run_experiment(values: tables.Values, dag: dict, folder: Path) -> None:
     """Fill a folder with an experiment's params, scores and logs.
 
-    Labels that another threshold made before lead to the same model and scores, which are then taken over.
+    Where another threshold gave the same labels, model and scores are the same: they are copied.
     """
     folder.mkdir()
     config, work = folder / CONFIG, folder / "work"
-    YAML().dump(wanted, config)
-    steps = tables.commands(dag, wanted, work)
-    _take([step for step in steps if step[0] == "label"], config)
+    YAML().dump(values, config)
+    steps = tables.stage_commands(dag, values, work)
+    _run_stages([step for step in steps if step[0] == "label"], config)
     labels = {str(path.relative_to(work)): sha256(path) for path in work.rglob("*.h5")}
-    if same := tables.alike(folder.parent, wanted, labels):
+    if same := tables.same_experiment(folder.parent, values, labels):
         print(f"the labels are those of {same}, and so is all that follows", flush=True)
-        found = [same / name for name in KEPT]
+        outputs = [same / name for name in KEPT]
     else:
-        _take([step for step in steps if step[0] != "label"], config)
-        found = [path for path in work.rglob("*") if path.name in KEPT]
-    for path in found:
+        _run_stages([step for step in steps if step[0] != "label"], config)
+        outputs = [path for path in work.rglob("*") if path.name in KEPT]
+    for path in outputs:
         shutil.copy(path, folder)
     (folder / "labels.json").write_text(json.dumps(labels, indent=1) + "\n")
     shutil.rmtree(work)
 
 
-def _take(steps: list[tuple[str, list[str]]], config: Path) -> None:
+def _run_stages(steps: list[tuple[str, list[str]]], config: Path) -> None:
     for stage, words in steps:
         importlib.import_module(f"stages.{stage}").main(*words, config=str(config))
 
@@ -127,9 +127,9 @@ def _take(steps: list[tuple[str, list[str]]], config: Path) -> None:
 def show(args: argparse.Namespace) -> None:
     """Print the tables: of a folder, or of DVC's experiments."""
     values = params.load(CONFIG)
-    found = tables.from_folder(args.results) if args.results else experiments(args.rev, scores=True)
-    for name, study in named(args.names, values).items():
-        table = tables.table(study, values, args.seeds, found, args.queries or study.queries)
+    results = tables.from_folder(args.results) if args.results else experiments(args.rev, scores=True)
+    for name, study in load_studies(args.names, values).items():
+        table = tables.table(study, values, args.seeds, results, args.queries or study.queries)
         print(f"{name}: {table}", end="\n\n")
 
 
@@ -141,7 +141,7 @@ def seeds(word: str) -> range:
 
 
 def main(words: list[str]) -> None:
-    """Do to each named study what the first word says."""
+    """Run the verb on each of the studies."""
     parser = argparse.ArgumentParser(
         prog="python -m stages.study",
         description=__doc__,

@@ -1,7 +1,7 @@
 """The paper's tables as data (`tables.yaml`): which experiments a table needs, and the table itself.
 
-An experiment is a set of params, nothing else: one that is queued, done or kept in a folder is recognised by
-its values, so that a study goes on where it stopped and two studies share the rows that they have in common.
+An experiment is identified by its params alone, whether it is queued, done or kept in a folder.  A study
+therefore continues where it stopped, and two studies share the rows that they have in common.
 """
 
 import hashlib
@@ -20,21 +20,23 @@ from pipeline.core import params
 from pipeline.core.params import STRICT, BadInput
 
 SCORES = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mAP": "mAP"}
-STEPS = ("label", "train", "embed", "evaluate")  # what lies between cached parsing maps and a row's scores
-LABELLING = ("lambda", "label")  # params that end in the labels
-ASIDE = ("workers", "checkpoint", "datasets", "parse_on", "pretrain", "score", "draw")  # change no score,
-SHARES = ("processes.segment", "processes.pose")  # nor do these
+STEPS = ("label", "train", "embed", "evaluate")  # stages between cached parsing maps and a row's scores
+LABELLING = ("lambda", "label")  # params that only the labels depend on
+WITHOUT_EFFECT = (  # params that change no score
+    "workers", "checkpoint", "datasets", "parse_on", "pretrain", "score", "draw", "processes.segment",
+    "processes.pose",
+)  # fmt: skip
 TABLE = Path(__file__).with_suffix(".yaml")
 REPORT = "report.json"  # all scores of an evaluation
 METHODS = {path.parent.name for path in Path(__file__).parents[1].glob("methods/*/__init__.py")}
 
-Values = dict[str, Any]  # params.yaml, read
+Values = dict[str, Any]  # the content of params.yaml
 Queries = Literal["all", "occluded", "holistic"]
 
 
 @dataclass(frozen=True, config=STRICT)
 class Row:
-    """A row of a table: what it is called, what it sets, what the paper reports."""
+    """A row of a table: its name, the params that it sets, the scores that the paper reports."""
 
     cells: list[str | int | float]  # under the study's columns
     set: dict[str, Any]  # dotted name of a param: value
@@ -49,11 +51,11 @@ class Study:
     dataset: str  # the paper's
     columns: list[str]
     rows: list[Row]
-    queries: Queries = "occluded"  # that the table is about, unless asked otherwise
+    queries: Queries = "occluded"  # whose scores the table shows
 
 
 class Result(NamedTuple):
-    """An experiment that somebody ran or means to run."""
+    """An experiment that is done, running, queued or failed, and its scores if it is done."""
 
     values: Values
     state: str  # done | queued | running | failed
@@ -62,9 +64,9 @@ class Result(NamedTuple):
 
 def load(name: str, path: str | Path = TABLE) -> Study:
     """The study of that name.  Raises `BadInput` that lists the names there are."""
-    known = params.load(path)
-    if name not in known:
-        raise BadInput(f"{path}: no study '{name}'. Choose one of {', '.join(known)}.")
+    names = params.load(path)
+    if name not in names:
+        raise BadInput(f"{path}: no study '{name}'. Choose one of {', '.join(names)}.")
     return params.read(path, name, Study)
 
 
@@ -85,68 +87,71 @@ def experiment(values: Values, row: Row, seed: int) -> Values:
     return values
 
 
-def check(wanted: Values) -> None:
-    """Raise `BadInput` unless params.yaml tells where the sets of an experiment are."""
-    for name in [wanted["train_on"], *wanted["test_on"]]:
-        if name not in wanted["datasets"]:
+def check_datasets(values: Values) -> None:
+    """Raises `BadInput` unless params.yaml lists the datasets of an experiment."""
+    for name in [values["train_on"], *values["test_on"]]:
+        if name not in values["datasets"]:
             raise BadInput(
                 f"params.yaml: datasets has no '{name}', which the study needs. Add "
                 f"`{name}: {{layout: {name}, archive: data/raw/{name}.zip}}` there, with your archive."
             )
 
 
-def fair(study: Study, values: Values) -> None:
-    """Raise `BadInput` if methods of different presets, hence of different schedules, would be compared."""
-    used = dict.fromkeys(experiment(values, row, 1)["method"] for row in study.rows)
-    presets = {f"{name}.preset": values[name]["preset"] for name in used}
+def check_presets(study: Study, values: Values) -> None:
+    """Raises `BadInput` if methods of different presets, hence of different schedules, would be compared."""
+    methods = dict.fromkeys(experiment(values, row, 1)["method"] for row in study.rows)
+    presets = {f"{name}.preset": values[name]["preset"] for name in methods}
     if len(set(presets.values())) > 1:
-        told = " but ".join(f"{name} = {preset}" for name, preset in presets.items())
+        differing = " but ".join(f"{name} = {preset}" for name, preset in presets.items())
         raise BadInput(
-            f"params.yaml: {told}, so that rows of '{study.caption}' would differ in their schedules. "
+            f"params.yaml: {differing}, so that rows of '{study.caption}' would differ in their schedules. "
             "Give both the same preset."
         )
 
 
-def decisive(values: Values) -> Values:
-    """The params that a row's scores depend on: all but `ASIDE`, `SHARES`, empty ones and other methods'."""
-    aside = {*ASIDE, *METHODS} - {values["method"]}
-    kept = {name: value for name, value in values.items() if name not in aside and value not in ({}, "")}
-    return {name: _without(SHARES, name, value) for name, value in kept.items()}
+def score_params(values: Values) -> Values:
+    """The params that a row's scores depend on.
 
-
-def _without(dotted: Iterable[str], section: str, value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {name: held for name, held in value.items() if f"{section}.{name}" not in dotted}
+    Left out are those of `WITHOUT_EFFECT`, empty ones and the sections of other methods.
+    """
+    left_out = {*WITHOUT_EFFECT, *METHODS} - {values["method"]}
+    return {
+        section: {k: v for k, v in value.items() if f"{section}.{k}" not in left_out}
+        if isinstance(value, dict)
+        else value
+        for section, value in values.items()
+        if section not in left_out and value not in ({}, "")
+    }
 
 
 def digest(values: Values) -> str:
-    """A short name of an experiment, the same for the same decisive params."""
-    return hashlib.sha256(json.dumps(decisive(values), sort_keys=True).encode()).hexdigest()[:12]
+    """A short name of an experiment, the same for the same `score_params`."""
+    return hashlib.sha256(json.dumps(score_params(values), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def find(results: Iterable[Result], wanted: Values) -> Result | None:
-    """The result with the wanted params: a finished one rather than one on its way or failed."""
-    same = [r for r in results if "method" in r.values and decisive(r.values) == decisive(wanted)]
+def find_result(results: Iterable[Result], values: Values) -> Result | None:
+    """The result of an experiment: a finished one rather than one that is running, queued or failed."""
+    same = [r for r in results if "method" in r.values and score_params(r.values) == score_params(values)]
     order = ("done", "running", "queued", "failed")
     return min(same, key=lambda result: order.index(result.state), default=None)
 
 
-def todo(study: Study, values: Values, seeds: Iterable[int], results: list[Result]) -> list[tuple[Row, int]]:
-    """Rows and seeds that are neither done nor on their way."""
+def missing(
+    study: Study, values: Values, seeds: Iterable[int], results: list[Result]
+) -> list[tuple[Row, int]]:
+    """Rows and seeds whose experiment is not done, running or queued."""
     pairs = [(row, seed) for row in study.rows for seed in seeds]
-    found = [find(results, experiment(values, row, seed)) for row, seed in pairs]
-    return [p for p, result in zip(pairs, found, strict=True) if not result or result.state == "failed"]
+    states = [find_result(results, experiment(values, row, seed)) for row, seed in pairs]
+    return [p for p, result in zip(pairs, states, strict=True) if not result or result.state == "failed"]
 
 
 # ------------------------------------------------------------------ DVC's experiments
 
 
-def queue_words(row: Row, seeds: Iterable[int]) -> list[str]:
-    """DVC's words that queue a row, an experiment a seed."""
-    given = {**row.set, "seed": ",".join(map(str, seeds))}
+def queue_command(row: Row, seeds: Iterable[int]) -> list[str]:
+    """The words after `dvc` that queue a row, one experiment per seed."""
     words = ["exp", "run", "--queue"]
-    for name, value in given.items():
+    for name, value in {**row.set, "seed": ",".join(map(str, seeds))}.items():
         words += ["--set-param", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
     return words
 
@@ -184,57 +189,60 @@ def _metrics_path(metrics: dict[str, Any], values: Values) -> Path | None:
 # ------------------------------------------------------------------ runs without DVC
 
 
-def commands(dag: dict[str, Any], values: Values, work: str | Path) -> list[tuple[str, list[str]]]:
-    """The stages of one experiment and their words, as in dvc.yaml, but what they write lies under `work`.
+def stage_commands(dag: dict[str, Any], values: Values, work: str | Path) -> list[tuple[str, list[str]]]:
+    """The stages of one experiment and their arguments, as in dvc.yaml, with outputs moved below `work`.
 
-    `dag` is dvc.yaml, read.  Parsing maps and images are read where they are; the first test set counts.
+    `dag` is the content of dvc.yaml.  Parsing maps and images are read where they are; of several test sets
+    the first is used.
     """
     trained, tested = values["train_on"], values["test_on"][0]
     items = {"${datasets}": dict.fromkeys([trained, tested]), "${test_on}": [tested], None: [""]}
     moved: dict[str, str] = {}
-    found = []
+    commands = []
     for name in STEPS:
         stage = dag["stages"][name]
         for item in items[stage.get("foreach")]:
-            known = {**values, "key": item, "item": item}
-            fill = lambda text: re.sub(r"\$\{(\w+)\}", lambda m: str(known[m[1]]), text)  # noqa: B023, E731
+            names = {**values, "key": item, "item": item}
+            fill = lambda text: re.sub(r"\$\{(\w+)\}", lambda m: str(names[m[1]]), text)  # noqa: B023, E731
             body = stage.get("do", stage)
             outs = [*body.get("outs", []), *(path for entry in body.get("metrics", []) for path in entry)]
             moved |= {fill(out): str(Path(work) / fill(out)) for out in outs}
-            found.append((name, [moved.get(word, word) for word in fill(body["cmd"]).split()[3:]]))
-    return found
+            commands.append((name, [moved.get(word, word) for word in fill(body["cmd"]).split()[3:]]))
+    return commands
 
 
-def alike(folder: str | Path, wanted: Values, labels: dict[str, str]) -> Path | None:
-    """An experiment in the folder that can differ from the wanted one by nothing: not even by its labels.
+def same_experiment(folder: str | Path, values: Values, labels: dict[str, str]) -> Path | None:
+    """An experiment in the folder with the same labels and, but for `LABELLING`, the same params.
 
-    `labels` holds the hash of each label file.  Params of the stage `label` do not matter beyond them.
+    `labels` holds the hash of each label file.
     """
-    rest = lambda values: {k: v for k, v in decisive(values).items() if k not in LABELLING}  # noqa: E731
+
+    def later_params(values: Values) -> Values:
+        return {k: v for k, v in score_params(values).items() if k not in LABELLING}
+
     for path in sorted(Path(folder).glob("[!.]*/labels.json")):
-        if json.loads(path.read_text()) == labels and rest(params.load(path.parent / "params.yaml")) == rest(
-            wanted
-        ):
+        other = params.load(path.parent / "params.yaml")
+        if json.loads(path.read_text()) == labels and later_params(other) == later_params(values):
             return path.parent
     return None
 
 
 def from_folder(folder: str | Path) -> list[Result]:
-    """What `stages.study run` left in a folder.  Raises `BadInput` if that is nothing."""
-    found = [
+    """The results that `stages.study run` wrote to a folder.  Raises `BadInput` if there are none."""
+    results = [
         Result(params.load(path.parent / "params.yaml"), "done", json.loads(path.read_text()))
         for path in sorted(Path(folder).glob(f"[!.]*/{REPORT}"))
     ]
-    if not found:
+    if not results:
         raise BadInput(f"{folder}: no results. Run `python -m stages.study run <study> --results {folder}`.")
-    return found
+    return results
 
 
 # ------------------------------------------------------------------ the table
 
 
 def table(study: Study, values: Values, seeds: Iterable[int], results: list[Result], queries: Queries) -> str:
-    """The paper's table in Markdown, ours as mean ± standard deviation over seeds, the paper's beside it.
+    """The paper's table in Markdown: our mean ± standard deviation over seeds, beside the paper's value.
 
     The deviation is the sample's (n - 1); one seed has none.  A group without a query has no scores: `-`.
     The column `seeds` counts those that are done.
@@ -242,11 +250,11 @@ def table(study: Study, values: Values, seeds: Iterable[int], results: list[Resu
     seeds = list(seeds)
     lines = [[*study.columns, "seeds", *(cell for title in SCORES.values() for cell in (title, "paper"))]]
     for row in study.rows:
-        found = [find(results, experiment(values, row, seed)) for seed in seeds]
-        done = [result.scores[queries] for result in found if result and result.state == "done"]
-        ours = [_spread([scores[name] for scores in done if name in scores]) for name in SCORES]
-        pairs = [cell for pair in zip(ours, map(_figure, row.paper), strict=True) for cell in pair]
-        lines.append([*map(str, row.cells), _progress(found), *pairs])
+        per_seed = [find_result(results, experiment(values, row, seed)) for seed in seeds]
+        done = [result.scores[queries] for result in per_seed if result and result.state == "done"]
+        ours = [_mean_and_deviation([scores[name] for scores in done if name in scores]) for name in SCORES]
+        pairs = [cell for pair in zip(ours, map(_percent, row.paper), strict=True) for cell in pair]
+        lines.append([*map(str, row.cells), _progress(per_seed), *pairs])
     tested = dict.fromkeys(f"`{experiment(values, row, 1)['test_on'][0]}`" for row in study.rows)
     return (
         f"{study.caption}\n\n{_aligned(lines)}\n\n"
@@ -255,19 +263,19 @@ def table(study: Study, values: Values, seeds: Iterable[int], results: list[Resu
     )
 
 
-def _progress(found: list[Result | None]) -> str:
-    states = [result.state for result in found if result]
+def _progress(results: list[Result | None]) -> str:
+    states = [result.state for result in results if result]
     others = [f", {states.count(s)} {s}" for s in ("running", "queued", "failed") if s in states]
-    return f"{states.count('done')} of {len(found)}" + "".join(others)
+    return f"{states.count('done')} of {len(results)}" + "".join(others)
 
 
-def _spread(values: list[float]) -> str:
+def _mean_and_deviation(values: list[float]) -> str:
     if not values:
         return "-"
     return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
-def _figure(value: float | None) -> str:
+def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 

@@ -68,11 +68,11 @@ def test_a_row_sets_params_that_there_are_to_values_that_they_take(name, number)
 
 @pytest.mark.parametrize("name", sorted(ALL.keys() - COMPARISONS))
 def test_the_default_is_one_row_of_every_study_with_the_papers_best_figures(name):
-    default = tables.decisive(VALUES)
+    default = tables.score_params(VALUES)
     same = [
         row
         for row in ALL[name].rows
-        if tables.decisive(tables.experiment(VALUES, row, VALUES["seed"])) == default
+        if tables.score_params(tables.experiment(VALUES, row, VALUES["seed"])) == default
     ]
     assert [row.paper for row in same] == [[76.6, 86.4, 89.8, 64.7]]
 
@@ -88,11 +88,11 @@ def test_a_comparison_asks_for_the_sets_that_params_yaml_lacks(tmp_path):
     row = row_of("table1", 1)
     wanted = tables.experiment(VALUES, row, 1)
     with pytest.raises(BadInput, match=r"datasets has no 'market1501'.*Add `market1501: {layout: market1501"):
-        tables.check(wanted)
+        tables.check_datasets(wanted)
     wanted["datasets"] |= {"market1501": {}}
     with pytest.raises(BadInput, match="datasets has no 'occluded_reid'"):
-        tables.check(wanted)
-    tables.check(wanted | {"datasets": {"market1501": {}, "occluded_reid": {}}})
+        tables.check_datasets(wanted)
+    tables.check_datasets(wanted | {"datasets": {"market1501": {}, "occluded_reid": {}}})
     with pytest.raises(SystemExit, match="datasets has no 'p_dukemtmc_reid'"):
         stage.main(["run", "table2", "--results", str(tmp_path / "results")])
 
@@ -122,9 +122,9 @@ def test_methods_of_other_presets_are_not_compared(tmp_path):
     study, unequal = ALL["table4"], {**VALUES, "ogfr": {**VALUES["ogfr"], "preset": "paper"}}
     both = r"vit_baseline\.preset = recommended but ogfr\.preset = paper.* Give both the same preset"
     with pytest.raises(BadInput, match=both):
-        tables.fair(study, unequal)
-    tables.fair(study, {**unequal, "vit_baseline": {**VALUES["vit_baseline"], "preset": "paper"}})
-    tables.fair(ALL["table5"], unequal)  # rows of one method
+        tables.check_presets(study, unequal)
+    tables.check_presets(study, {**unequal, "vit_baseline": {**VALUES["vit_baseline"], "preset": "paper"}})
+    tables.check_presets(ALL["table5"], unequal)  # rows of one method
 
 
 @pytest.mark.parametrize("words", [["queue"], ["run", "--results", "r"], ["show", "--results", "r"]])
@@ -162,7 +162,9 @@ def test_one_training_serves_every_test_set():
         tables.experiment(VALUES, row_of(*place), 1) for place in (("table3", 0), ("table1", 1))
     )
     assert market | {"test_on": []} == occluded | {"test_on": []}
-    assert tables.commands(DAG, market, "W")[1] == tables.commands(DAG, occluded, "W")[2]  # `train`
+    assert (
+        tables.stage_commands(DAG, market, "W")[1] == tables.stage_commands(DAG, occluded, "W")[2]
+    )  # `train`
 
 
 def test_a_row_changes_what_it_names_and_the_seed():
@@ -197,7 +199,7 @@ def test_what_changes_no_score_does_not_make_another_experiment():
     wanted = tables.experiment(VALUES, row, 1)
     for name, value in {"workers": 7, "draw": {}, "score": {}, "vit_baseline": {}, "datasets": {}}.items():
         other = {**wanted, name: value}
-        assert tables.find([tables.Result(other, "done", {})], wanted)
+        assert tables.find_result([tables.Result(other, "done", {})], wanted)
         assert tables.digest(other) == tables.digest(wanted)
     for name in ("segment", "pose"):
         other = {**wanted, "processes": {**wanted["processes"], name: 4}}
@@ -212,7 +214,7 @@ def test_what_changes_no_score_does_not_make_another_experiment():
         "processes": {"train": 2},
     }.items():
         other = {**wanted, name: value}
-        assert not tables.find([tables.Result(other, "done", {})], wanted)
+        assert not tables.find_result([tables.Result(other, "done", {})], wanted)
         assert tables.digest(other) != tables.digest(wanted)
 
 
@@ -227,15 +229,15 @@ def test_a_study_goes_on_where_it_stopped():
         result(second, 1, "running"),
         result(row_of("fig4", 3), 2),  # another study's default row is the same experiment
     ]
-    assert tables.todo(study, VALUES, [1, 2, 3], known) == [(first, 3), (second, 3)]
+    assert tables.missing(study, VALUES, [1, 2, 3], known) == [(first, 3), (second, 3)]
 
 
 def test_a_study_follows_params_yaml():
     longer = {**VALUES, "train": {**VALUES["train"], "epochs": 60}}
     study = ALL["table6"]
     known = [result(row, 1) for row in study.rows]
-    assert not tables.todo(study, VALUES, [1], known)
-    assert len(tables.todo(study, longer, [1], known)) == 2
+    assert not tables.missing(study, VALUES, [1], known)
+    assert len(tables.missing(study, longer, [1], known)) == 2
 
 
 QUEUE = {
@@ -261,7 +263,7 @@ QUEUE = {
 
 @pytest.mark.parametrize(("place", "words"), QUEUE.items())
 def test_a_row_is_queued_by_one_command_for_all_its_seeds(place, words):
-    found = tables.queue_words(row_of(*place), [1, 3])
+    found = tables.queue_command(row_of(*place), [1, 3])
     assert found[:3] == ["exp", "run", "--queue"]
     given = [b for a, b in pairwise(found) if a == "--set-param"]
     assert sorted(given) == sorted([*words, "seed=1,3"]) and given[-1] == "seed=1,3"
@@ -332,12 +334,12 @@ def test_dvcs_experiments_are_read_with_their_states():
     found = tables.from_dvc(commits, lambda *words: scores if words == report else {})
     assert [r.state for r in found] == ["done", "done", "failed", "failed", "queued", "running", "failed"]
     assert found[0] == (values, "done", scores)
-    assert tables.find(found, values).state == "done"
+    assert tables.find_result(found, values).state == "done"
     assert [r.state for r in tables.from_dvc(commits)] == [r.state for r in found]  # without reading scores
 
 
 def test_a_param_that_is_empty_decides_nothing():
-    assert tables.decisive({**VALUES, "labels_from": {}, "parsers": ""}) == tables.decisive(
+    assert tables.score_params({**VALUES, "labels_from": {}, "parsers": ""}) == tables.score_params(
         {name: value for name, value in VALUES.items() if name not in ("labels_from", "parsers")}
     )
     assert tables.digest({**VALUES, "parsers": "coco"}) != tables.digest(VALUES)
@@ -347,7 +349,7 @@ def test_a_param_that_is_empty_decides_nothing():
 
 
 def test_a_run_takes_the_words_of_dvc_yaml_and_writes_beside():
-    assert tables.commands(DAG, VALUES, "W") == [
+    assert tables.stage_commands(DAG, VALUES, "W") == [
         ("label", ["data/embedded/parsing.h5", "W/data/embedded/occlusion.h5"]),
         (
             "train",
@@ -384,7 +386,7 @@ def test_a_run_takes_the_words_of_dvc_yaml_and_writes_beside():
 
 
 def test_a_run_labels_the_test_set_too_if_it_is_another():
-    found = tables.commands(DAG, {**VALUES, "train_on": "a", "test_on": ["b", "c"]}, "W")
+    found = tables.stage_commands(DAG, {**VALUES, "train_on": "a", "test_on": ["b", "c"]}, "W")
     assert [name for name, _ in found] == ["label", "label", "train", "embed", "evaluate"]
     assert found[0][1][1] == "W/data/a/occlusion.h5" and found[2][1][3] == "W/data/a/occlusion.h5"
     assert found[3][1][0] == "data/b/index.parquet" and found[3][1][3] == "W/data/b/occlusion.h5"
@@ -469,7 +471,7 @@ def test_experiments_are_alike_if_seed_and_labels_are(tmp_path, name):
     (tmp_path / "abc" / "labels.json").write_text(json.dumps({"occlusion.h5": "1"}))
     wanted = VALUES | ({name: 40} if name in VALUES else {})
     labels = {"occlusion.h5": "2" if name == "labels" else "1"}
-    found = tables.alike(tmp_path, wanted, labels)
+    found = tables.same_experiment(tmp_path, wanted, labels)
     assert found == (tmp_path / "abc" if name == "lambda" else None)
 
 
