@@ -111,7 +111,7 @@ def test_the_metrics_fit_120_columns(first):
 
 
 def test_a_repro_changes_no_file_in_git_but_the_lock_and_the_metrics(first):
-    metrics = {f" M data/embedded/{name}.json" for name in ("labels", "metrics")}
+    metrics = {f" M data/embedded/{name}.json" for name in ("labels", "metrics", "encoder", "histogram")}
     assert set(first.status.splitlines()) == {"?? dvc.lock", *metrics}
 
 
