@@ -138,6 +138,7 @@ def stand_in() -> Iterator[None]:
         "max_memory_allocated": lambda *_: 0,
         "mem_get_info": lambda *_: (1 << 30, 1 << 30),  # bytes: free, all
         "get_device_name": lambda *_: "stand-in",
+        "get_device_capability": lambda *_: (9, 0),
         "get_rng_state": lambda *_: torch.get_rng_state(),
         "set_rng_state": lambda state, *_: torch.set_rng_state(state),
     }

@@ -1,7 +1,7 @@
 """On a GPU: that every tensor lies where CUDA wants it, and that numbers come out as on a CPU.
 
-There is none here: `tests/gpu.py` stands in for it, and computes with the CPU's own operations.  So all that
-CUDA's kernels do, their speed and their rounding, is left for a real one.
+`tests/stand_in_gpu.py` stands in for one, and computes with the CPU's own operations.  What CUDA's kernels
+do, their speed and their rounding, is left for a real one (test_gpu.py).
 """
 
 from dataclasses import replace
@@ -179,16 +179,15 @@ def test_a_set_that_is_too_large_for_the_gpu_stays_here(there, monkeypatch):
         assert (gpu.image_set_on_gpu(pictures, CUDA) is not None) == fits
 
 
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_the_kernel_of_attention_is_chosen_by_a_trial_there(there, precision):
-    assert compute.attention_kernel("auto", CUDA, precision) in ("math", "sdpa")
-    assert compute.precision("auto", CUDA) == torch.bfloat16
-    compute._fastest_kernel.cache_clear()  # nobody else shall believe it
+def test_auto_stands_for_pytorchs_kernel_and_bfloat16_there(there):
+    assert compute.attention_kernel("auto", CUDA) == "sdpa"
+    assert compute.dtype("auto", CUDA) == torch.bfloat16
 
 
-def test_layers_that_cannot_be_compiled_there_are_left_as_they_are(there, caplog):
-    assert not compute.should_compile("auto", toy.model(), CUDA, torch.float32)  # no CUDA to compile for
-    assert "torch.compile cannot be used here" in caplog.text
+def test_layers_are_compiled_there_where_triton_supports_the_gpu(there, monkeypatch):
+    assert compute.should_compile("auto", CUDA)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (6, 1))
+    assert not compute.should_compile("auto", CUDA)
 
 
 # ------------------------------------------------------------------ seeing
@@ -228,7 +227,7 @@ def test_a_trained_model_sees_pictures_there_as_here(tmp_path, guess):
 def test_parsers_find_there_what_they_find_here():
     crops = [training_picture(11, i).image for i in range(3)]
     given = [
-        (pose.load, test_pose.GIVEN, test_pose.EMBEDDED),
+        (pose.load, test_pose.PARAMS, test_pose.EMBEDDED),
         (segmentation.load, test_segmentation.SURE, test_segmentation.EMBEDDED),
     ]
     for load, settings, weights in given:
@@ -261,7 +260,7 @@ def test_a_gallery_is_ranked_there_as_here(metric, gated):
         there = ranking.rank(query, gallery, metric, top=10, device=distributed.local_device())
     np.testing.assert_allclose(there.ap, here.ap)
     np.testing.assert_array_equal(there.top, here.top)
-    np.testing.assert_allclose(there.at, here.at, atol=1e-6)
+    np.testing.assert_allclose(there.top_distance, here.top_distance, atol=1e-6)
 
 
 def test_shortlists_are_ranked_again_there_as_here():
