@@ -3,10 +3,10 @@
 Code that runs on it has every tensor where CUDA wants it.  As CUDA does, the stand-in refuses
 
 - operands of one operation that lie on different devices, but for indices and single numbers;
-- to show NumPy a tensor that has not been copied to the CPU;
+- to show NumPy a tensor that has not been copied to the CPU.
 
-and under autocast it computes in float32 what CUDA's autocast does and the CPU's does not, so that numbers
-meet each other in the same precisions as there.  It is no faster, and its memory is the processor's.
+Under autocast it computes in float32 what CUDA's autocast does and the CPU's does not, so that dtypes are those
+of CUDA.  It is no faster than the CPU, whose memory it uses.
 """
 
 import threading
@@ -30,51 +30,51 @@ FLOAT32 = {
     "nll_loss", "norm", "normalize", "pdist", "pow", "prod", "reciprocal", "rsqrt", "sinh",
     "smooth_l1_loss", "softmax", "softmin", "softplus", "sum", "renorm", "tan", "triplet_margin_loss"
 }  # fmt: skip
-# operations that may meet tensors of the CPU
-ACROSS = {"copy_", "__getitem__", "__setitem__", "_has_compatible_shallow_copy_type"}
+# operations between a GPU tensor and tensors of the CPU
+MIXING = {"copy_", "__getitem__", "__setitem__", "_has_compatible_shallow_copy_type"}
 MOVES = {"to", "cpu", "cuda"}
 
 
-def lies_there(value: Any) -> bool:
-    return isinstance(value, Tensor) and getattr(value, "lies_there", False)
+def is_on_gpu(value: Any) -> bool:
+    return isinstance(value, Tensor) and getattr(value, "is_on_gpu", False)
 
 
 class _Calls(TorchFunctionMode):
-    """Every call of PyTorch: whether its operands may meet, and where its result lies."""
+    """Intercepts every call of PyTorch: checks the operands' devices and sets the result's."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs, name = dict(kwargs or {}), getattr(function, "__name__", "")
         if name in ("__get__", "__set__"):
             return _attribute(function, name, args)
-        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
-        there = any(map(lies_there, given))
+        tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        on_gpu = any(map(is_on_gpu, tensors))
         if name in MOVES:
             return _moved(function, name, args, kwargs)
         if name == "pin_memory":
             return args[0].clone(memory_format=torch.preserve_format)
-        if there and name in ("numpy", "__array__"):
+        if on_gpu and name in ("numpy", "__array__"):
             raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first.")
-        strangers = [tuple(value.shape) for value in given if value.ndim and not lies_there(value)]
-        if there and strangers and name not in ACROSS:
-            raise RuntimeError(f"{name}: found tensors on cuda:0, but those of {strangers} on cpu")
-        if there and name in FLOAT32 and torch.is_autocast_enabled("cpu"):
+        on_cpu = [tuple(value.shape) for value in tensors if value.ndim and not is_on_gpu(value)]
+        if on_gpu and on_cpu and name not in MIXING:
+            raise RuntimeError(f"{name}: found tensors on cuda:0, but those of {on_cpu} on cpu")
+        if on_gpu and name in FLOAT32 and torch.is_autocast_enabled("cpu"):
             args, kwargs = tree_map(_widened, (args, kwargs))
         kwargs.pop("pin_memory", None)
         device = kwargs.pop("device", None)
-        wanted = there if device is None else torch.device(device).type == "cuda"
-        return _placed(function(*args, **kwargs), wanted, given)
+        target = on_gpu if device is None else torch.device(device).type == "cuda"
+        return _placed(function(*args, **kwargs), target, tensors)
 
 
 def _attribute(function, name, args):
-    of = getattr(function.__self__, "__name__", "")
+    attribute = getattr(function.__self__, "__name__", "")
     if name == "__get__":
-        if of in ("device", "is_cuda", "is_cpu") and lies_there(args[0]):
-            return {"device": CUDA, "is_cuda": True, "is_cpu": False}[of]
-        return _placed(function(*args), lies_there(args[0]), args[:1])
-    if of == "data":
-        args[0].lies_there = lies_there(args[1])
-    elif isinstance(args[1], Tensor) and lies_there(args[0]) != lies_there(args[1]):
-        raise RuntimeError(f"{of}: assigned a tensor of another device")
+        if attribute in ("device", "is_cuda", "is_cpu") and is_on_gpu(args[0]):
+            return {"device": CUDA, "is_cuda": True, "is_cpu": False}[attribute]
+        return _placed(function(*args), is_on_gpu(args[0]), args[:1])
+    if attribute == "data":
+        args[0].is_on_gpu = is_on_gpu(args[1])
+    elif isinstance(args[1], Tensor) and is_on_gpu(args[0]) != is_on_gpu(args[1]):
+        raise RuntimeError(f"{attribute}: assigned a tensor of another device")
     return function(*args)
 
 
@@ -82,30 +82,30 @@ def _moved(function, name, args, kwargs):
     tensor, *words = args
     words += [kwargs.pop("device", None), kwargs.pop("dtype", None)]
     kwargs.pop("non_blocking", None)
-    target = {"cpu": False, "cuda": True}.get(name, lies_there(tensor))
-    kinds = [tensor.dtype]
+    target = {"cpu": False, "cuda": True}.get(name, is_on_gpu(tensor))
+    dtype = tensor.dtype
     for word in words:
         if isinstance(word, str | torch.device):
             target = torch.device(word).type == "cuda"
         elif isinstance(word, Tensor):
-            target, kinds = lies_there(word), [word.dtype]
+            target, dtype = is_on_gpu(word), word.dtype
         elif isinstance(word, torch.dtype):
-            kinds = [word]
-    copy = kwargs.pop("copy", False) or target != lies_there(tensor)
-    return _placed(Tensor.to(tensor, kinds[-1], copy=copy, **kwargs), target, args)
+            dtype = word
+    copy = kwargs.pop("copy", False) or target != is_on_gpu(tensor)
+    return _placed(Tensor.to(tensor, dtype, copy=copy, **kwargs), target, args)
 
 
 def _widened(value: Any) -> Any:
-    if lies_there(value) and value.dtype in (torch.float16, torch.bfloat16):
+    if is_on_gpu(value) and value.dtype in (torch.float16, torch.bfloat16):
         return _placed(value.float(), True)
     return value
 
 
-def _placed(result: Any, there: bool, given: Any = ()) -> Any:
-    known = {id(value) for value in given}
+def _placed(result: Any, on_gpu: bool, operands: Any = ()) -> Any:
+    known = {id(value) for value in operands}
     for value in tree_leaves(result):
         if isinstance(value, Tensor) and id(value) not in known:
-            value.lies_there = there
+            value.is_on_gpu = on_gpu
     return result
 
 

@@ -161,7 +161,7 @@ def test_views_are_made_there_byte_for_byte_as_here(pad):
     with stand_in_gpu.stand_in():
         there = gpu.image_set_on_gpu(pictures, distributed.local_device()).training_batch(rows, chances)
     pairs = list(zip(tensors(here), tensors(there), strict=True))
-    assert len(pairs) == 9 and all(stand_in_gpu.lies_there(found) for _, found in pairs)
+    assert len(pairs) == 9 and all(stand_in_gpu.is_on_gpu(found) for _, found in pairs)
     for wanted, found in pairs:
         assert wanted.dtype == found.dtype and torch.equal(wanted, found)
 
