@@ -5,8 +5,8 @@ Code that runs on it has every tensor where CUDA wants it.  As CUDA does, the st
 - operands of one operation that lie on different devices, but for indices and single numbers;
 - to show NumPy a tensor that has not been copied to the CPU.
 
-Under autocast it computes in float32 what CUDA's autocast does and the CPU's does not, so that dtypes are those
-of CUDA.  It is no faster than the CPU, whose memory it uses.
+Under autocast it computes in float32 what CUDA's autocast does and the CPU's does not, so that dtypes are
+those of CUDA.  It is no faster than the CPU, whose memory it uses.
 """
 
 import threading
