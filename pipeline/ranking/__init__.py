@@ -6,7 +6,7 @@
 
 Unusual here:
 - Memory is bounded, whatever the size: the matrix of distances never exists, features may stay in a file.
-- Nothing is sorted: AP, CMC and mINP need the ranks of the right images alone, and those are counted.
+- Nothing is sorted: AP, CMC and mINP need the ranks of the matches alone, and those are counted.
 - A camera may be unknown (-1); it then hides nothing from a query.
 """
 

@@ -22,7 +22,7 @@ from pipeline.ranking import kernels
 from pipeline.ranking.comparison import QueryBlock
 from pipeline.ranking.embedded import Embedded
 from pipeline.ranking.protocol import empty_top
-from pipeline.ranking.search import (
+from pipeline.ranking.task import (
     MB,
     Task,
     block_slices,

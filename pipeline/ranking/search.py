@@ -10,16 +10,10 @@ Each distance is computed once, and only its comparison with the matches' distan
 Distances are compared as they were computed, so that no match is ranked by another rounding of itself.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import pairwise
-from queue import SimpleQueue
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from threading import Lock
-from typing import NoReturn
 
 import numpy as np
 import torch
@@ -27,26 +21,24 @@ from jaxtyping import Float32, Int
 from tqdm import tqdm
 
 from pipeline.core.distributed import parse_device
-from pipeline.core.params import BadInput, check_choice, check_count
+from pipeline.core.params import check_choice, check_count
 from pipeline.core.workers import num_cores, progress_bar
 from pipeline.model.average_precision import Rule
 from pipeline.model.compute import float32_matmul
 from pipeline.model.distance import Metric, check_same_parts
 from pipeline.ranking import kernels
-from pipeline.ranking.comparison import (
-    GALLERY_BLOCK,
-    QUERY_BLOCK,
-    GalleryBlock,
-    QueryBlock,
-    TileBuffer,
-    Workspace,
-    block_distances,
-    round_up,
+from pipeline.ranking.comparison import QueryBlock
+from pipeline.ranking.embedded import Embedded
+from pipeline.ranking.protocol import Ranking, empty_top, mask_junk, score_queries
+from pipeline.ranking.task import (
+    MB,
+    Task,
+    block_slices,
+    fit_workers,
+    for_each_tile,
+    refuse_memory,
+    worker_threads,
 )
-from pipeline.ranking.embedded import Embedded, Stored
-from pipeline.ranking.protocol import IdentityIndex, Ranking, empty_top, mask_junk, score_queries
-
-MB = 2**20
 
 
 def rank(
@@ -88,18 +80,6 @@ def rank(
     return _join(task, order, results, rule)
 
 
-@contextmanager
-def worker_threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads whose matrix products use one core each; the caller's `torch.get_num_threads()` is restored."""
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)
-
-
 def _join(task: "Task", order: Int[np.ndarray, "Q"], results: list["BatchResult"], rule: str) -> Ranking:
     matches, _ = task.identities.matches_and_junk(task.query.pid[order], task.query.camid[order])
     ranks = np.concatenate([np.ones(0, np.int64), *(result.ranks for result in results)])
@@ -107,93 +87,6 @@ def _join(task: "Task", order: Int[np.ndarray, "Q"], results: list["BatchResult"
     distance = np.concatenate([distance, *(result.top_distance for result in results)])
     image = np.concatenate([image, *(result.top_image for result in results)])
     return score_queries(matches, ranks, (distance, image), rule, order, task.kept)
-
-
-# ------------------------------------------------------------------ memory
-
-
-@dataclass(frozen=True)
-class Task:
-    """Queries, a gallery and how to compare them; gallery images are numbered without the junk."""
-
-    query: Embedded
-    gallery: Embedded
-    metric: str
-    top: int
-    device: torch.device
-    workers: int
-
-    @cached_property
-    def kept(self) -> Int[np.ndarray, "G"]:
-        """Positions in the gallery of the images that are not junk."""
-        return np.flatnonzero(self.gallery.pid >= 0)
-
-    @cached_property
-    def identities(self) -> IdentityIndex:
-        return IdentityIndex.of(self.gallery.pid[self.kept], self.gallery.camid[self.kept])
-
-    @property
-    def query_block(self) -> int:
-        """Queries in a block, at most."""
-        return QUERY_BLOCK[self.device.type]
-
-    @property
-    def gallery_block(self) -> int:
-        """Images in every block of the gallery but the last: each size of product is prepared anew."""
-        return max(1, min(len(self.kept), GALLERY_BLOCK[self.device.type]))
-
-    @cached_property
-    def buffers(self) -> list[TileBuffer]:
-        return [TileBuffer(self.gallery, self.gallery_block) for _ in range(self.lookahead)]
-
-    @cached_property
-    def workspaces(self) -> SimpleQueue[Workspace]:
-        """One for each worker."""
-        workspaces: SimpleQueue[Workspace] = SimpleQueue()
-        for _ in range(self.workers):
-            workspaces.put(Workspace(self.query_block, self.gallery_block, self.device))
-        return workspaces
-
-    @property
-    def lookahead(self) -> int:
-        """Gallery blocks that are in memory at a time."""
-        return 1 + -(-self.workers // 2)
-
-    @property
-    def query_bytes(self) -> int:
-        """Memory of one query in a block."""
-        parts, channels = self.query.parts.shape[1:]
-        return 4 * parts * (channels + 4) * (1 if self.query.gate is None else 3)
-
-    @property
-    def fixed_bytes(self) -> int:
-        """Memory that does not depend on the number of queries."""
-        parts, channels = self.gallery.parts.shape[1:]
-        width, gated = round_up(self.gallery_block), self.query.gate is not None
-        gallery_images = (self.lookahead + 1 + isinstance(self.gallery.parts, Stored)) * width
-        query_images = (isinstance(self.query.parts, Stored) + 2 * gated) * self.query_block
-        tables = 4 if self.device.type == "cpu" and not gated else 8
-        workspaces = self.workers * tables * 4 * round_up(self.query_block) * width
-        images = (gallery_images + query_images) * 4 * parts * (channels + 4)
-        return images + workspaces + 40 * len(self.kept)
-
-
-def fit_workers(task: Task, memory: int) -> Task:
-    """The task with as many of its workers as leave memory for a block of queries, at least one."""
-    while task.workers > 1 and task.fixed_bytes + task.query_block * task.query_bytes > memory * MB:
-        task = replace(task, workers=task.workers - 1)
-    return task
-
-
-def block_slices(count: int, largest: int) -> list[slice]:
-    """Cut `count` queries into blocks of about equal size, none larger than `largest`."""
-    cuts = np.linspace(0, count, 1 - (-count // largest)).astype(int).tolist()
-    return [slice(a, b) for a, b in pairwise(cuts)]
-
-
-def refuse_memory(memory: int, needed: int) -> NoReturn:
-    """Raises `BadInput` that says how many MB these features need; `needed` is in bytes."""
-    raise BadInput(f"memory = {memory}: too little for these features; give at least {needed // MB + 1} MB.")
 
 
 def query_batches(task: Task, pid: Int[np.ndarray, "Q"], memory: int) -> Iterator[slice]:
@@ -292,51 +185,3 @@ class _QueryBatch:
         kernels.count(distances, start - start[0], match_distance, split[entries], ranks)
         if self.task.top:
             kernels.nearest(distances, images, result.top_distance[rows], result.top_image[rows])
-
-
-# ------------------------------------------------------------------ the gallery, block by block
-
-
-def for_each_tile(
-    task: Task,
-    blocks: list[QueryBlock],
-    images: Int[np.ndarray, "n"],
-    use: Callable[[int, int, np.ndarray, np.ndarray], None],
-    pool: ThreadPoolExecutor,
-    bar: tqdm,
-    since: list[int] | None = None,
-) -> None:
-    """Compare every block of queries with these gallery images, block by block, in the pool's threads.
-
-    `use` is called with the number of the query block, the place of the gallery block's first image in
-    `images`, the distances (overwritten afterwards), and the numbers of the images.  Query block i skips the
-    gallery blocks that end before place since[i].
-    """
-
-    def work(number: int, tile: GalleryBlock, start: int, numbers: np.ndarray) -> None:
-        workspace = task.workspaces.get()
-        try:
-            distances = block_distances(blocks[number], tile, task.metric, workspace)
-            use(number, start, distances.cpu().numpy(), numbers)
-        finally:
-            task.workspaces.put(workspace)
-
-    def finish() -> None:
-        futures, pairs = waiting.popleft()
-        for future in futures:
-            future.result()
-        bar.update(pairs)
-
-    waiting: deque[tuple[list[Future], int]] = deque()
-    for start in range(0, len(images), task.gallery_block):
-        numbers = images[start : start + task.gallery_block]
-        buffer = task.buffers[start // task.gallery_block % task.lookahead]
-        tile = GalleryBlock(task.gallery, task.kept[numbers], task.device, buffer)
-        compared = [n for n in range(len(blocks)) if since is None or since[n] < start + len(numbers)]
-        pairs = len(numbers) * sum(len(blocks[n].visibility) for n in compared)
-        waiting.append(([pool.submit(work, n, tile, start, numbers) for n in compared], pairs))
-        del tile
-        if len(waiting) == task.lookahead:
-            finish()
-    while waiting:
-        finish()

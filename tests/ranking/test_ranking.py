@@ -25,6 +25,7 @@ from pipeline.ranking import (
     rank_distances,
     scores,
     search,
+    task,
 )
 from pipeline.ranking.summary import interval
 
@@ -264,30 +265,30 @@ def test_blocks_tiles_and_workers_change_nothing(monkeypatch):
     small(monkeypatch)
     query, gallery = crowd(20, 0), crowd(90, 1)
     whole = rank(query, gallery, top=5)
-    monkeypatch.setattr(search, "MB", 2**10)
+    kilobytes(monkeypatch)
     for workers, memory in ((1, 22), (3, 29)):
         same(rank(query, gallery, memory=memory, top=5, workers=workers), whole)
 
 
 def test_queries_come_in_blocks_that_fit(monkeypatch):
     small(monkeypatch)
-    monkeypatch.setattr(search, "MB", 2**10)
+    kilobytes(monkeypatch)
     who = np.repeat([1, 2, 3, 4], 5)
     query, gallery = embedded(torch.ones(20, 3, 8), who), embedded(torch.ones(90, 3, 8), np.arange(90) % 5)
-    task = search.Task(query, gallery, "euclidean", 0, torch.device("cpu"), 1)
-    blocks = {memory: list(search.query_batches(task, who, memory)) for memory in (16, 19, 99)}
+    comparing = task.Task(query, gallery, "euclidean", 0, torch.device("cpu"), 1)
+    blocks = {memory: list(search.query_batches(comparing, who, memory)) for memory in (16, 19, 99)}
     assert [block.start for block in blocks[16]] == [0, *(block.stop for block in blocks[16][:-1])]
     assert 1 == len(blocks[99]) < len(blocks[19]) < len(blocks[16])
 
 
 def test_more_workers_than_fit_are_not_asked_for(monkeypatch):
-    monkeypatch.setattr(search, "MB", 2**10)
+    kilobytes(monkeypatch)
     small(monkeypatch)
     query, gallery = crowd(20, 0), crowd(90, 1)
-    task = search.Task(query, gallery, "euclidean", 5, torch.device("cpu"), 64)
-    hired = {memory: search.fit_workers(task, memory) for memory in (20, 40, 999)}
+    comparing = task.Task(query, gallery, "euclidean", 5, torch.device("cpu"), 64)
+    hired = {memory: task.fit_workers(comparing, memory) for memory in (20, 40, 999)}
     assert hired[20].workers == 1 < hired[40].workers < 64 == hired[999].workers
-    assert hired[40].fixed_bytes < 40 * search.MB < replace(hired[40], workers=64).fixed_bytes
+    assert hired[40].fixed_bytes < 40 * task.MB < replace(hired[40], workers=64).fixed_bytes
     same(rank(query, gallery, top=5, memory=40, workers=64), rank(query, gallery, top=5, memory=999))
 
 
@@ -311,6 +312,12 @@ def test_features_in_a_file_rank_as_those_in_memory(tmp_path, monkeypatch):
 def small(monkeypatch):
     monkeypatch.setitem(comparison.GALLERY_BLOCK, "cpu", 7)
     monkeypatch.setitem(comparison.QUERY_BLOCK, "cpu", 3)
+
+
+def kilobytes(monkeypatch):
+    """Memory is given in KB."""
+    for module in (search, task):
+        monkeypatch.setattr(module, "MB", 2**10)
 
 
 def crowd(count, seed):
@@ -448,7 +455,7 @@ def test_the_callers_settings_come_back(request, monkeypatch):
     matmul = torch.backends.mkldnn.matmul
     request.addfinalizer(partial(setattr, matmul, "fp32_precision", matmul.fp32_precision))
     matmul.fp32_precision = "bf16"
-    with search.worker_threads(1) as pool:
+    with task.worker_threads(1) as pool:
         assert pool.submit(torch.get_num_threads).result() == 1
     assert torch.get_num_threads() == 2
     precisions, compare = [], comparison.block_distances
@@ -457,7 +464,7 @@ def test_the_callers_settings_come_back(request, monkeypatch):
         precisions.append(matmul.fp32_precision)
         return compare(*words)
 
-    monkeypatch.setattr(search, "block_distances", recorded)
+    monkeypatch.setattr(task, "block_distances", recorded)
     rank(crowd(3, 0), crowd(9, 1))
     assert set(precisions) == {"ieee"}  # float32 stays float32, whatever the caller allows
     assert torch.get_num_threads() == 2 and matmul.fp32_precision == "bf16"

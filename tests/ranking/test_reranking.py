@@ -22,7 +22,7 @@ from pipeline.ranking import (
     rerank,
     rerank_distances,
     reranking,
-    search,
+    task,
 )
 
 OPTIONS = Rerank(depth=40, k1=5, k2=3, original=0.3)
@@ -155,7 +155,7 @@ def test_neighbours_are_those_of_the_matrix_whatever_the_tiles(seed, q, g, tile,
         mock.patch.dict(comparison.GALLERY_BLOCK, cpu=tile),
         mock.patch.dict(comparison.QUERY_BLOCK, cpu=5),
     )
-    units = mock.patch.object(search, "MB", 2**10), mock.patch.object(neighbours, "MB", 2**10)
+    units = mock.patch.object(task, "MB", 2**10), mock.patch.object(neighbours, "MB", 2**10)
     with sizes[0], sizes[1], units[0], units[1]:
         found = neighbours.neighbours(query, gallery, k, "squared", memory=30, workers=workers)
     everyone = together(query, gallery)
@@ -175,7 +175,7 @@ def test_the_distance_of_a_pair_is_computed_once(monkeypatch):
         pairs.append(len(panel.visibility) * len(tile.rows))
         return compare(panel, tile, metric, desk)
 
-    monkeypatch.setattr(search, "block_distances", counted)
+    monkeypatch.setattr(task, "block_distances", counted)
     neighbours.neighbours(crowd(8, 0), crowd(40, 1), 5, workers=1)
     panels = 48 // 4
     assert sum(pairs) == 4 * 4 * panels * (panels + 1) / 2  # twice only within a panel
@@ -204,7 +204,7 @@ def test_files_blocks_and_workers_change_nothing(tmp_path, monkeypatch):
     same(rerank(query, filed, plain, OPTIONS, "squared"), whole)
     monkeypatch.setitem(comparison.GALLERY_BLOCK, "cpu", 7)
     monkeypatch.setitem(comparison.QUERY_BLOCK, "cpu", 3)
-    for module in (search, neighbours):
+    for module in (task, neighbours):
         monkeypatch.setattr(module, "MB", 2**10)
     monkeypatch.setattr(reranking, "PAIRS", 3)
     monkeypatch.setattr(reranking, "ROWS", 8)
