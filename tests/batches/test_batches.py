@@ -56,6 +56,12 @@ def test_an_epoch_repeats_no_image_of_an_identity_with_enough_of_them():
     assert len(set(rows.tolist())) == len(rows) == 32
 
 
+def test_an_identity_with_exactly_k_images_gives_each_once():
+    for seed in range(20):
+        (rows,) = pk_batches(np.repeat([0, 1], 4), 2, 4, RNG(seed))
+        assert sorted(rows.tolist()) == list(range(8))
+
+
 def test_too_few_identities_are_an_error_that_names_the_parameter():
     with pytest.raises(BadInput, match=r"train\.identities = 3.*only 2"):
         pk_batches(np.array([0, 0, 1]), 3, 1, RNG(0))

@@ -194,6 +194,24 @@ def test_of_two_heads_equally_central_the_higher_one_decides(left, right, target
     assert parse(halves, heads, frame=frame).instance == target
 
 
+def test_the_height_cue_is_the_share_of_the_image_that_the_box_spans():
+    persons = instances(person((0, 10, 4, 30)), person((0, 0, 4, 50)), person((0, -20, 4, 60)))
+    cues = parsing.target_cues(persons, np.zeros((3, 2, 2)), np.zeros((2, 2)), (40, 4))
+    assert cues[:, 1].tolist() == [0.5, 1.0, 1.0]  # 20 of 40 pixels; more than all is all
+
+
+def test_no_blur_leaves_each_cell_to_itself():
+    assert (parsing.blur_matrix(3, 0.0) == np.eye(3)).all()
+
+
+def test_a_target_without_candidates_is_none_and_has_no_lead():
+    persons = instances(person((0, 0, 4, 4), score=0.0))
+    assert parsing.select_target(persons, np.ones((1, 4, 4)), np.zeros((4, 4)), (4, 4), ARGMAX.target) == (
+        -1,
+        0.0,
+    )
+
+
 def test_a_close_call_is_marked_ambiguous_and_its_lead_kept():
     twins = parse(instances(person((0, 0, 2, 4)), person((2, 0, 4, 4))), fields())
     assert (twins.status, twins.margin) == (AMBIGUOUS, 0)
