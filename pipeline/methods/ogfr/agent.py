@@ -1,7 +1,7 @@
 """The erasing agent of Section 3.2.1: it samples which patches to keep and learns from rewards (Eq. 7-11)."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -142,7 +142,7 @@ class Agent(nn.Module):
             for branch in episodes
             for mask, rewards in zip(branch.masks, branch.rewards, strict=True)
         ]
-        return cast(Tensor, sum(terms)) / len(terms)
+        return torch.stack(terms).mean()
 
     # -------------------------------------------------------------- the printed baseline
 

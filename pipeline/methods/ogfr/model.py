@@ -8,7 +8,7 @@ feature and the parts.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -233,7 +233,7 @@ class OGFR(Method):
             terms = self.supervision(branches[0], pid)
         grid, params = self.encoder.grid, self.params
         masks = [mask_loss(b.state, b.parsing, b.labels, grid, params) for b in branches]
-        return {**terms, "mask": cast(Tensor, sum(masks)) / len(masks)}
+        return {**terms, "mask": torch.stack(masks).mean()}
 
     def distillation(self, h: Branch, o: Branch, pid: Int[Tensor, "B"]) -> dict[str, Tensor]:
         """The terms of Eq. 17-20 and 22.
