@@ -18,7 +18,6 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 PARSERS = ("render", "index@embedded", "segment@embedded", "pose@embedded", "parse@embedded")
-METRICS = ("encoder", "histogram", "labels", "metrics")  # .json, in git
 NOT_INSTALLED = "raise ImportError('not installed on this machine')"
 
 
