@@ -48,17 +48,17 @@ def main(
 
     rows = rows_to_embed(table)
     cameras = model_cameras(table, read_record(trained), sha256(index), options.cameras)
-    as_model = table.assign(camid=cameras.camid)
-    batches = stream_eval_batches(as_model, pictures, maps, flags, rows, encoder.size, options.batch)
+    model_table = table.assign(camid=cameras.camid)
+    batches = stream_eval_batches(model_table, pictures, maps, flags, rows, encoder.size, options.batch)
     device = distributed.local_device()
     settings = Compute(options.precision, options.matmul, options.attention)
     with compute.keep_freed_memory(), compute.inference_mode(model, device, settings):
         arrays = extract_features(model, encoder, batches, len(rows), device, options.without_maps)
     arrays |= histogram.histograms(pictures, rows) | {"row": rows.astype("int32")}
-    without = ["z_guessed", "z_unknown"] if options.without_maps else []
+    without_maps = ["z_guessed", "z_unknown"] if options.without_maps else []
     attrs = {
         "index": key,
-        "systems": ["model", *without, "encoder", "histogram"],
+        "systems": ["model", *without_maps, "encoder", "histogram"],
         "model_cameras": cameras.reason,
         "model_cameras_unknown": int((cameras.camid[rows] < 0).sum()),
     }

@@ -8,7 +8,7 @@ Reads:
     embedded   embedded ViT, for methods whose encoder is `embedded`
 Writes:
     out        folder of the trained model and its record
-    log        log.csv, one row per training step
+    log        log.csv, one row per training step; times.csv, beside it, has the seconds of each step
 
 Params: seed, method, the method's own, train, checkpoint, processes.train.  torchrun may start the processes:
 

@@ -216,12 +216,10 @@ def compare(
     short = SideBySide(script, folder / "short", evenly_spaced(samples, SHORT))
     long = SideBySide(script, folder / "long", samples)
     short.measure()  # what the first use sets up is not measured
-    milliseconds = (
-        np.array([(short.measure(), long.measure()) for _ in range(rounds)]) * 1e3
-    )  # round, run, side
+    seconds = np.array([(short.measure(), long.measure()) for _ in range(rounds)])  # round, run, side
     statistics = {}
     for name, statistic in (("minimum", np.min), ("median", np.median)):
-        of_short, of_long = statistic(milliseconds, 0)
+        of_short, of_long = statistic(1e3 * seconds, 0)
         per_image = (of_long - of_short) / (long.count - short.count)
         statistics[name] = dict(zip(SIDES, per_image, strict=True))
     return {

@@ -24,9 +24,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Everything that is printed."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    samples = (
-        read_samples(EMBEDDED, options.images) if EMBEDDED.exists() else held_out_samples(options.images)
-    )
+    exists, images = EMBEDDED.exists(), options.images
+    samples = read_samples(EMBEDDED, images) if exists else held_out_samples(images)
     short, long = Sandbox(folder / "short"), Sandbox(folder / "long")
     few = evenly_spaced(samples, SHORT)
     _stage_costs(short, few, 1)  # what the first use sets up is not measured
@@ -34,7 +33,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     differences = {stage: cost - fixed[stage] for stage, cost in costs.items()}
     result = {
         "images": len(samples),
-        "source": str(EMBEDDED.relative_to(ROOT)) if EMBEDDED.exists() else "rendered",
+        "source": str(EMBEDDED.relative_to(ROOT)) if exists else "rendered",
         "rounds": options.rounds,
         "stages": {s: _describe(differences[s], fixed[s], len(samples) - SHORT) for s in differences},
         "inside_networks": _network_shares(differences),

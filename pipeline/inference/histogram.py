@@ -1,4 +1,4 @@
-"""A colour histogram as a baseline: what clothes alone tell, without any training."""
+"""A colour histogram of each image: a baseline that is not trained."""
 
 import cv2
 import numpy as np

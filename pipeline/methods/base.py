@@ -106,7 +106,7 @@ class Method(nn.Module):
         return {"reid": ParamGroup([p for p in self.parameters() if p.requires_grad])}
 
 
-# ------------------------------------------------------------------ found by name
+# ------------------------------------------------------------------ methods by name, and trained models
 
 
 def load_method(name: str) -> ModuleType:

@@ -29,7 +29,7 @@ def resolve(params: ParamsT, presets: Presets, preset: Preset, section: str) -> 
 
 # rows of a method's own section
 ENCODER_AND_HEADS: Presets = {
-    "stride": (16, 11, "11 gives the paper's cost (Table 9); 16 is half as dear and fits a CPU"),
+    "stride": (16, 11, "11 gives the paper's cost (Table 9); 16 costs half as much and fits a CPU"),
     "head_gain": (
         10.0,
         1.0,
@@ -43,7 +43,7 @@ ENCODER_AND_HEADS: Presets = {
     "feature": (
         "after",
         "before",
-        "not said; TransReID compares before the batch norm, but 3 points of mAP lie in it here",
+        "not said; TransReID compares before the batch norm, but here that costs 3 points of mAP",
     ),
 }
 

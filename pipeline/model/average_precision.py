@@ -11,7 +11,7 @@ Rule = Literal["rectangular", "trapezoid"]
 def average_precision(
     ranks: Int[np.ndarray, "n"], matches: Int[np.ndarray, "Q"], rule: Rule | str = "rectangular"
 ) -> tuple[Float[np.ndarray, "Q"], Float[np.ndarray, "n"]]:
-    """AP of each query in [0, 1], NaN without a match, and the precision at each match, whose mean AP is.
+    """AP of each query in [0, 1], NaN without a match, and the precision at each match; AP is their mean.
 
     `matches` is the number of matches of each query; `ranks` holds their ranks from 1, query by query and
     ascending in each.

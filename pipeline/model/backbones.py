@@ -58,7 +58,8 @@ def load_vit(path: str | Path) -> VisionTransformer:
 def timm_vit(name: str, file: str = "") -> VisionTransformer:
     """A ViT of timm with its pre-trained weights: from `file`, or downloaded under its tag.
 
-    Its tag says which colours it was trained with; its first layer is told to take ours (`views.normalise`).
+    Its tag says how its training images were normalised; its first layer is changed to take ours
+    (`views.normalise`).
     Raises `BadInput` if timm knows no such ViT, or the weights are out of reach or of another shape.
     """
     untrained_vit({"name": name})  # before any download: is it one that we can use?

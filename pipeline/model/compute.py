@@ -45,7 +45,7 @@ class Compute(NamedTuple):
 
 
 def resolve(compute: Compute, device: torch.device) -> Compute:
-    """The same, with `auto` replaced by what it stands for on `device`."""
+    """`compute` with each `auto` replaced by what it stands for on `device`."""
     precision: Any = str(dtype(compute.precision, device)).removeprefix("torch.")
     return Compute(precision, compute.matmul, attention_kernel(compute.attention, device))
 
@@ -196,11 +196,8 @@ def processor(device: torch.device) -> str:
 # limits of glibc's mallopt(3): bytes that stay when memory is freed; of a block that is mapped; mapped blocks
 TRIM, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
 KEEP = {TRIM: -1, MMAP_MAX: 0}  # free nothing, map nothing
-USUAL = {
-    TRIM: 64 << 20,
-    MMAP_THRESHOLD: 32 << 20,
-    MMAP_MAX: 65536,
-}  # where glibc's own go as blocks are freed
+# the greatest values that glibc's own limits reach as blocks are freed
+USUAL = {TRIM: 64 << 20, MMAP_THRESHOLD: 32 << 20, MMAP_MAX: 65536}
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Transformer layers of timm that can compute only the first tokens of their output."""
+"""Transformer layers that can leave out all but the first tokens of their output."""
 
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ class TransformerLayer(Block):
     def __init__(self, width: int, heads: int):
         super().__init__(width, heads, qkv_bias=True)
         attention: Any = self.attn
-        attention.fused_attn = False  # until `compute.set_attention` says else
+        attention.fused_attn = False  # `compute.set_attention` changes it
 
     def forward(  # type: ignore[override]  # timm's other arguments, attention masks, are not used here
         self, tokens: Float[Tensor, "B L D"], num_tokens: int | None = None

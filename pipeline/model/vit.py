@@ -1,4 +1,4 @@
-"""Vision Transformers of timm, and the occlusion-aware one built from their parts (section 3.1.2).
+"""The occlusion-aware ViT of Section 3.1.2, built from the layers of a Vision Transformer of timm.
 
 The paper's symbols: x_cls, P_t, P_s class, part and patch tokens; P_E position, E_o occlusion pattern and
 C_e camera embeddings; F = {f^g, f^0 ... f^K, f^p} the encoder's output; S stride, P patch size, N patches.
@@ -173,7 +173,7 @@ def plain_vit(vit: VisionTransformer, size: tuple[int, int]) -> OcclusionAwareVi
 
 @torch.no_grad()
 def class_tokens(encoder: OcclusionAwareViT, image: Image) -> Float[Tensor, "B D"]:
-    """L2-normalised class tokens of a `plain_vit`: what retrieval has before any training."""
+    """L2-normalised class tokens of a `plain_vit`: the embeddings before any training."""
     nothing = torch.zeros(len(image), 1, dtype=torch.bool, device=image.device)
     unknown = torch.full((len(image),), -1, device=image.device)
     return F.normalize(encoder(image, nothing, unknown).cls, dim=-1)

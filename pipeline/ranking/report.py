@@ -1,4 +1,4 @@
-"""From rankings to figures: scores of all, occluded and holistic queries, and of each occlusion type.
+"""The report of an evaluation: scores of all, occluded and holistic queries, and of each occlusion type.
 
 A query's type z is the true one where the truth is known, by Eq. 1-2 at a threshold of its own
 (`group_lambda`): a study of lambda then moves the labels, not the groups that it is judged on.  Elsewhere it

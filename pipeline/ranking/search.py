@@ -80,7 +80,7 @@ def rank(
     return _join(task, order, results, rule)
 
 
-def _join(task: "Task", order: Int[np.ndarray, "Q"], results: list["BatchResult"], rule: str) -> Ranking:
+def _join(task: Task, order: Int[np.ndarray, "Q"], results: list["BatchResult"], rule: str) -> Ranking:
     matches, _ = task.identities.matches_and_junk(task.query.pid[order], task.query.camid[order])
     ranks = np.concatenate([np.ones(0, np.int64), *(result.ranks for result in results)])
     distance, image = empty_top(0, task.top)

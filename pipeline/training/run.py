@@ -123,10 +123,8 @@ def _training_batches(
     """Each step's batch, or this rank's share of it, and the generator's state after drawing it."""
     if device.type == "cuda":
         torch.cuda.set_device(device)  # else this thread would also take memory of the first GPU
-    cutouts, on_gpu = (
-        obstacles.read_cutouts(schedule.obstacles.cutouts),
-        gpu.image_set_on_gpu(images, device),
-    )
+    cutouts = obstacles.read_cutouts(schedule.obstacles.cutouts)
+    on_gpu = gpu.image_set_on_gpu(images, device)
     for rows in steps:
         augmentations = sample_augmentations(
             images, rows, schedule.flip, schedule.pad, schedule.obstacles, cutouts, rng

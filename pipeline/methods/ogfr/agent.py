@@ -17,7 +17,7 @@ Score = Callable[[Sequence[Mask]], list[Float[Tensor, "B"]]]  # p^m of each mask
 
 
 class Episodes(NamedTuple):
-    """The E masks that were tried on B images, and what they earned."""
+    """The E masks that were tried on B images, and their rewards."""
 
     state: Float[Tensor, "B N K1"]  # I
     labels: Float[Tensor, "B N K1"]  # share of each label in each patch

@@ -17,7 +17,7 @@ class FixedAttention(nn.Module):
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        self.heads, self.fused_attn = heads, False  # until `compute.set_attention` says else
+        self.heads, self.fused_attn = heads, False  # `compute.set_attention` changes it
         self.qkv = nn.Linear(width, 3 * width)  # W_q, W_k, W_v
         self.output = nn.Linear(width, width)
 

@@ -85,7 +85,7 @@ class OGFR(Method):
     def init_from_encoder(self) -> None:
         """Let part tokens P_t start as near copies of the class token, and added layers as the identity.
 
-        A decoder without skip connections stays as it was drawn: it would put out zeros.
+        A decoder without skip connections keeps its random weights: with zeros it would put out zeros.
         """
         encoder, first = self.encoder, slice(1, K + 2)
         encoder.part.add_(encoder.cls)

@@ -32,7 +32,7 @@ class Params:
     fep: Literal["teacher", "student", "both", "none"]  # branches that erase and purify (Table 4)
     decoder: Literal["fixed", "plain"]  # first decoder layer: MHSA_fix, or an ordinary one (Table 6)
     residual: bool | None  # skip connections in the decoder
-    # part tokens and the layers after the encoder begin as what it knows, or as nothing
+    # part tokens and the layers after the encoder start from the encoder, or at random
     start: Literal["encoder", "random"] | None
     erase: Literal["agent", "none", "random", "labels"]  # what chooses the patches to erase (Table 5)
     erase_rate: float = Field(ge=0, le=1)  # share erased by `random`
@@ -70,16 +70,16 @@ PRESETS: Presets = {
     "ogfr.start": (
         "encoder",
         "random",
-        "part tokens start as the class token, added layers as no change: few steps need no detour",
+        "part tokens start as the class token, added layers as the identity: a few steps suffice",
     ),
     "ogfr.erased": ("shared", "place", "'learnable embedding tokens'; one for all places learns sooner"),
     "ogfr.agent_bias": (True, False, "Eq. 7 has none, so that half of all patches go from the first step"),
     "ogfr.agent_optimiser": (
         "adamw",
         "sgd",
-        "a dozen parameters under a noisy gradient want their own steps",
+        "a dozen parameters with a noisy gradient need steps of their own size",
     ),
-    "ogfr.agent_lr": (0.05, 0.008, "the paper names one rate for all; some hundred steps want a larger one"),
+    "ogfr.agent_lr": (0.05, 0.008, "the paper names one rate for all; a few hundred steps need a larger one"),
     "ogfr.baseline": ("self_critical", "paper", "Eq. 9's cumulative mean lags behind and rewards anything"),
     "ogfr.reward_floor": (0.05, 1e-6, "Eq. 10 divides by 1 - p^b, which training drives to 0"),
     "ogfr.reward_clip": (1.0, 1e6, "the same"),

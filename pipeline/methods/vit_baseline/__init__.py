@@ -1,10 +1,10 @@
-"""The baseline of OGFR's Table 4: one branch, a plain ViT, identity and triplet losses on occluded pictures.
+"""The baseline of OGFR's Table 4: one branch, a plain ViT, identity and triplet losses on occluded images.
 
 Without parts, occlusion patterns, teacher or labels; TransReID's neck (batch norm before the classifier).
 What is compared at the end is the class token.
 
-Unusual here: the row leaves out the camera embedding with the rest of the occlusion-aware ViT; `gamma_camera`
-3.0 is TransReID's.
+Unusual here: that row leaves out the camera embedding with the rest of the occlusion-aware ViT;
+`gamma_camera` 3.0 is TransReID's.
 """
 
 from collections.abc import Iterator
