@@ -5,7 +5,7 @@ Reads:
     labels     folder or archive of the labels, one file per image
 Writes:
     out        parsing.h5, one parsing map per image
-    instances  instances.h5, which says that no person instances were looked for
+    instances  instances.h5 without persons
 
 Params: labels_from, parse, workers.
 """
@@ -43,7 +43,7 @@ def main(index: str, labels: str, out: str, instances: str, config: str = "param
     make = partial(adapter.LabelConverter, matches.names, sizes, settings, rule)
     attrs = {"index": key, "parts": parts.FINE, "params": dataclasses.asdict(rule)}
     attrs |= {"source": settings.source, "classes": settings.class_parts(), "sources": [matches.content]}
-    compute_rows(out, "parsing", len(table), rule.batch, make, attrs, workers, {})
+    compute_rows(out, "parsing", len(table), rule.batch, make, attrs, workers)
     write_label_file(instances, "instances", {"found": np.zeros(len(table), np.int32)}, {"index": key})
 
 

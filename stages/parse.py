@@ -32,7 +32,7 @@ def main(index: str, instances: str, fields: str, out: str, config: str = "param
     make = partial(parsing.Parser, instances, fields, sizes, key, rule)
     sources = [LabelFile(path, index=key).attrs["content"] for path in (instances, fields)]
     attrs = {"index": key, "parts": parts.FINE, "params": dataclasses.asdict(rule), "sources": sources}
-    compute_rows(out, "parsing", len(table), rule.batch, make, attrs, workers, {})
+    compute_rows(out, "parsing", len(table), rule.batch, make, attrs, workers)
 
 
 if __name__ == "__main__":

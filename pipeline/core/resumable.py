@@ -68,7 +68,6 @@ def compute_rows(
     make: Callable[[], Compute],
     attrs: dict[str, Any],
     workers: int,
-    key: dict[str, Any],
     libraries: Iterable[str] = (),
     group: ShardGroup = SINGLE_PROCESS,
 ) -> None:
@@ -78,8 +77,8 @@ def compute_rows(
     returns the function that computes the rows `start` to `stop` of a batch.  Batches are cut in row order:
     their rows, and every byte of the file, depend on `batch` alone.
 
-    Shards of an earlier run are used if `attrs`, `key`, the versions of `libraries` and the source code of
-    the modules in use are the same.  `workers` = 0 starts one per core.
+    Shards of an earlier run are used if `attrs`, the versions of `libraries` and the source code of the
+    modules in use are the same.  `workers` = 0 starts one per core.
 
     Every process of a `group` calls this with the same arguments, computes its shards with its part of the
     workers, and returns when it has finished.  The file exists when rank 0 returns.
@@ -87,12 +86,12 @@ def compute_rows(
     if count == 0:
         raise BadInput(f"{path}: nothing to compute, the index has no rows. Check the dataset.")
     step = batch * -(-max(SHARD_ROWS, -(-count // MAX_SHARDS)) // batch)
-    first = group.rank == 0
-    with resumable_folder(kind, [count, batch, attrs, key], libraries) if first else nullcontext() as scratch:
+    is_first = group.rank == 0
+    with resumable_folder(kind, [count, batch, attrs], libraries) if is_first else nullcontext() as scratch:
         folder = group.broadcast(scratch)
         shards = [(a, min(a + step, count), folder / f"{a:09d}.h5") for a in range(0, count, step)]
         _compute_shards(shards, batch, make, workers, Path(path).name, group)
-        if first:
+        if is_first:
             _merge_shards(path, kind, count, [s[2] for s in shards], attrs, libraries)
 
 

@@ -38,7 +38,7 @@ def run_parser(
     attrs = {"index": key, "weights": content, "params": asdict(settings), **network.attrs}
     libraries = parser.libraries(settings)
     with distributed.shard_group() as group:
-        compute_rows(out, parser.KIND, len(table), settings.batch, make, attrs, workers, {}, libraries, group)
+        compute_rows(out, parser.KIND, len(table), settings.batch, make, attrs, workers, libraries, group)
 
 
 def load_rows(

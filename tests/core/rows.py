@@ -11,7 +11,6 @@ from pipeline.core.params import BadInput
 from pipeline.core.resumable import SINGLE_PROCESS, Compute, ShardGroup, compute_rows
 
 ATTRS = {"index": "abc", "parts": ["head", "legs"]}
-KEY = {"size": 1}
 BATCH = 8
 
 
@@ -44,7 +43,7 @@ def compute_file(
 ) -> None:
     """Let workers write `random_rows(count)` to a label file in batches of 8, each after `pause` seconds."""
     make = partial(make_compute, count, pause)
-    compute_rows(path, "maps", count, BATCH, make, ATTRS, workers, KEY, group=group)
+    compute_rows(path, "maps", count, BATCH, make, ATTRS, workers, group=group)
 
 
 def make_failing() -> Compute:

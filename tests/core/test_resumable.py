@@ -35,13 +35,13 @@ def test_bytes_do_not_depend_on_the_number_of_workers(tmp_path):
 
 def test_an_error_keeps_the_finished_shards(tmp_path, scratch):
     with pytest.raises(BadInput):
-        compute_rows(tmp_path / "a.h5", "maps", 300, 8, partial(make_failing_from, 256, 300), ATTRS, 1, {})
+        compute_rows(tmp_path / "a.h5", "maps", 300, 8, partial(make_failing_from, 256, 300), ATTRS, 1)
     assert len(list(scratch.glob("*/0*.h5"))) == 2
 
 
 def test_a_fault_in_a_worker_reaches_the_user_as_it_is(tmp_path):
     with pytest.raises(BadInput, match=r"weights\.pth: not a checkpoint"):
-        compute_rows(tmp_path / "a.h5", "maps", 9, 3, make_failing, ATTRS, 2, {})
+        compute_rows(tmp_path / "a.h5", "maps", 9, 3, make_failing, ATTRS, 2)
     assert not (tmp_path / "a.h5").exists()
 
 

@@ -16,7 +16,7 @@ import pytest
 from pipeline.core import resumable
 from pipeline.core.label_file import write_label_file
 from pipeline.core.resumable import ShardGroup, resumable_folder
-from tests.core.rows import ATTRS, BATCH, KEY, compute_batch, compute_file, random_rows
+from tests.core.rows import ATTRS, BATCH, compute_batch, compute_file, random_rows
 
 COUNT = 640  # rows, in five shards
 
@@ -85,7 +85,7 @@ def in_this_process(monkeypatch):
 
 
 def test_more_processes_than_shards_are_missing_find_nothing_to_do(tmp_path, expected, in_this_process):
-    with pytest.raises(ZeroDivisionError), resumable_folder("maps", [COUNT, BATCH, ATTRS, KEY]) as folder:
+    with pytest.raises(ZeroDivisionError), resumable_folder("maps", [COUNT, BATCH, ATTRS]) as folder:
         for start in range(0, COUNT - 128, 128):  # all but the last
             resumable._compute_shard(start, start + 128, BATCH, folder / f"{start:09d}.h5")
         _ = 1 / 0
@@ -102,7 +102,7 @@ def test_workers_are_shared_out(tmp_path, monkeypatch, in_this_process, workers,
 
 def test_a_group_waits_for_another_run_of_the_same_work(tmp_path, expected):
     group = ThreadGroup(2)
-    with resumable_folder("maps", [COUNT, BATCH, ATTRS, KEY]) as folder:
+    with resumable_folder("maps", [COUNT, BATCH, ATTRS]) as folder:
         futures = group.start(tmp_path / "a.h5")
         assert group.waiting.wait(60) and not group.sent.wait(0.3) and not list(folder.iterdir())
     finish(futures)
