@@ -165,7 +165,7 @@ def _new_array(shape: tuple[int, ...]) -> np.ndarray:
         return np.empty(shape, np.uint8)
     scratch = Path(".scratch")
     scratch.mkdir(exist_ok=True)
-    with tempfile.TemporaryFile(dir=scratch) as file:  # has no name: gone when the array is
+    with tempfile.TemporaryFile(dir=scratch) as file:  # it has no name, and disappears with the array
         return np.memmap(file, np.uint8, "w+", shape=shape)
 
 

@@ -10,7 +10,7 @@ gradient, if
 
 DistributedDataParallel averages the gradients of one parameter group at a time, during `backward`.
 
-Without torchrun the world size is 1, and every function here returns what it was given.
+Without torchrun the world size is 1, and these functions leave every value as it is.
 
 The parsers' processes are started in the same way; they share the shards of a file (`shard_group`).
 """
@@ -265,15 +265,15 @@ def broadcast_object(value: Any) -> Any:
     return values[0]
 
 
-def check_equal_across_ranks(what: str, value: Any) -> None:
-    """Raise `BadInput` in every process unless all have the same value."""
+def check_equal_across_ranks(name: str, value: Any) -> None:
+    """Raise `BadInput`, which names the value, in every process unless all have the same value."""
     if world_size() == 1:
         return
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     if any(other != values[0] for other in values):
         raise BadInput(
-            f"train: the {world_size()} processes differ in {what}: {', '.join(map(str, values))}. Give all "
+            f"train: the {world_size()} processes differ in {name}: {', '.join(map(str, values))}. Give all "
             "the same files and versions, `.scratch` on a disk that they share, and GPUs of one kind."
         )
 

@@ -32,8 +32,8 @@ def sha256(path: str | Path) -> str:
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """A temporary path of a file or folder, which replaces `path` when the block ends.
 
-    If the block fails, it is removed and `path` stays as it was.  Temporary files of killed runs are removed,
-    too.  Raises `BadInput` if a file would replace a folder, or if the disk is full.
+    If the block fails, the temporary path is removed and `path` stays as it was.  Temporary files of killed
+    runs are removed, too.  Raises `BadInput` if a file would replace a folder, or if the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

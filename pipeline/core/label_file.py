@@ -1,8 +1,8 @@
 """HDF5 label files: one row per image, written atomically, byte-reproducible.
 
 Unusual here:
-- A large row is one chunk with a checksum, compressed by gzip unless it holds floats: `rows["map"][i]` reads
-  one image.  Read single rows, not lists.
+- A large row is one chunk with a checksum, compressed by gzip unless it holds floats: `labels["map"][i]`
+  reads one image.  Read single rows, not lists.
 - The attribute `content` hashes the rows alone: it depends neither on shards nor on compression.
 """
 

@@ -84,8 +84,8 @@ class Images:
     """
 
     def __init__(self, path: str | Path, index_hash: str | None = None):
-        self._rows = LabelFile(path, "images", index_hash)
-        self._data, self._offset = self._rows["data"], self._rows["offset"][:]
+        self._file = LabelFile(path, "images", index_hash)
+        self._data, self._offset = self._file["data"], self._file["offset"][:]
 
     def __len__(self) -> int:
         return len(self._offset) - 1
@@ -98,7 +98,7 @@ class Images:
             return decode_fast(blob)
         except DECODE_ERRORS as error:
             raise BadInput(
-                f"{self._rows.path}: the image in row {i} cannot be decoded{error_detail(error)}. "
+                f"{self._file.path}: the image in row {i} cannot be decoded{error_detail(error)}. "
                 "Run `dvc repro`."
             ) from None
 

@@ -130,7 +130,7 @@ def cut_person(
 
 def scale(obstacle: Obstacle, pixels: float) -> Obstacle:
     """The obstacle resized to cover about `pixels` pixels, its aspect kept."""
-    import torch  # here, because stage `index` and its workers need none and would be three times as large
+    import torch  # not at the top: the workers of the stage `index` need no torch, which triples their size
     from torch.nn.functional import interpolate
 
     factor = np.sqrt(pixels / obstacle.solid.sum())
