@@ -23,10 +23,8 @@ from pipeline.core.params import BadInput, plural
 from pipeline.core.workers import progress_bar
 
 GZIP, ZIP = b"\x1f\x8b", b"PK"
-UNSUPPORTED = {
-    b"Rar!": "RAR",
-    b"7z\xbc\xaf": "7-Zip",
-}  # signatures of formats that need a program of their own
+# signatures of formats that need another program
+UNSUPPORTED = {b"Rar!": "RAR", b"7z\xbc\xaf": "7-Zip"}
 ARCHIVE_SUFFIX = re.compile(r"(\.(zip|tar|tar\.gz|gz|tgz|rar|7z))?$", re.IGNORECASE)  # of file names
 TAR_BLOCK = 512  # bytes; a tar ends with blocks of zeros
 READ_ERRORS = (
@@ -195,7 +193,7 @@ def pack(folder: str | Path, path: str | Path) -> int:
         raise BadInput(f"{folder}: holds no file. Name the folder that holds the dataset.")
     if Path(path).suffix != ".zip":
         raise BadInput(f"{path}: packing writes a zip. Choose a name that ends in .zip.")
-    with atomic_write(path) as beside, zipfile.ZipFile(beside, "w") as target:
+    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as target:
         for name, file in progress_bar(iterable=files, desc=Path(path).name, unit="file"):
             entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             entry.create_system, entry.external_attr = 3, 0o644 << 16

@@ -181,7 +181,7 @@ def _error_message(archive: Archive, problems: list[Problem], num_images: int) -
     by_kind: dict[str, list[str]] = {}
     for problem in problems:
         by_kind.setdefault(problem.kind, []).append(str(problem))
-    lines = "\n  ".join(line for alike in by_kind.values() for line in shorten(alike))
+    lines = "\n  ".join(line for messages in by_kind.values() for line in shorten(messages))
     among = f" among {plural(num_images, 'image')}" if num_images else ""
     top = sorted({"/".join(name.split("/")[:2]) for name in archive.names})
     holds = f"The archive holds {', '.join(top[:MAX_NAMES]) or 'no file'}.\n" if num_images == 0 else ""
@@ -208,8 +208,8 @@ def write_index(path: str | Path, index: pd.DataFrame, dataset: str, layout: str
     metadata = {"dataset": dataset, "layout": layout, "index": index_hash(index)}
     schema = pyarrow.schema(list(COLUMNS.items()), metadata=metadata)
     table = pyarrow.Table.from_pandas(index, schema, preserve_index=False).replace_schema_metadata(metadata)
-    with atomic_write(path) as partial:
-        pyarrow.parquet.write_table(table, partial)
+    with atomic_write(path) as temporary:
+        pyarrow.parquet.write_table(table, temporary)
 
 
 def _read_truth(archive: Archive, names: list[str], keys: list[str]) -> dict[str, np.ndarray]:

@@ -21,9 +21,8 @@ NUMBERED_NAME = re.compile(r"(\d{1,8})(?=[_.])")
 OCCLUDED_PREFIX = "query/occluded/"  # of the keys of queries' occluded copies
 
 PidCamid = tuple[int, int]
-NameParser = Callable[
-    [str], PidCamid | str
-]  # path inside a split's folder -> identity and camera, or an error
+# path inside a split's folder -> identity and camera, or an error
+NameParser = Callable[[str], PidCamid | str]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pipeline.core.workers import num_cores, progress_bar
 from pipeline.data.index import DECODE_ERRORS, decode, error_detail
 from pipeline.indexing.layout import ImageEntry
 
-PROBE_BATCH = 256  # images that a worker is given at once
+PROBE_BATCH = 256  # images in one task of a worker
 SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"BM", b"II*\0", b"MM\0*")  # how image files begin
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ U = TypeVar("U")
 
 @dataclasses.dataclass(frozen=True)
 class FileInfo:
-    """What an image file's bytes tell."""
+    """Size and hash of an image file."""
 
     width: int  # pixels, as displayed
     height: int

@@ -80,14 +80,14 @@ def dataset_warnings(index: pd.DataFrame) -> list[str]:
     train, query, gallery = (parts.get(split, empty) for split in ("train", "query", "gallery"))
     single = int((train["pid"].value_counts() == 1).sum())
     unmatched = int((~has_match(query, gallery)).sum()) if len(query) else 0
-    itself = self_matches(query, gallery)
+    copies = self_matches(query, gallery)
     shared = len(set(train["pid"]) & (set(query["pid"]) | set(gallery["pid"])))
     counts = {
         f"{plural(single, 'training identity')} with one image alone; a batch repeats it": single,
         f"{plural(unmatched, 'query')} without a match by another camera in gallery; skipped when "
         "evaluated": unmatched,
-        f"{plural(len(itself), 'query')} in gallery as the same file, which no camera leaves out, so each "
-        f"finds itself and Rank-1 is too high: {', '.join(shorten(itself))}": len(itself),
+        f"{plural(len(copies), 'query')} in gallery as the same file, which no camera leaves out, so each "
+        f"finds itself and Rank-1 is too high: {', '.join(shorten(copies))}": len(copies),
         f"{plural(shared, 'identity')} both in train and in query or gallery": shared,
     }
     missing = [line for split, line in MISSING_SPLIT.items() if split not in set(index["split"])]

@@ -30,8 +30,8 @@ def unpack(dataset: str | Path, folder: str | Path) -> int:
             f"{dataset}/index.parquet: {traversal} leads out of {folder}. Index the dataset again."
         )
     offset = images["offset"][:].tolist()
-    with atomic_write(folder) as partial:
+    with atomic_write(folder) as temporary:
         for row, key in enumerate(progress_bar(iterable=index["key"], desc="unpack", unit="img")):
-            (partial / key).parent.mkdir(parents=True, exist_ok=True)
-            (partial / key).write_bytes(images["data"][offset[row] : offset[row + 1]].tobytes())
+            (temporary / key).parent.mkdir(parents=True, exist_ok=True)
+            (temporary / key).write_bytes(images["data"][offset[row] : offset[row + 1]].tobytes())
     return len(index)
