@@ -1,7 +1,7 @@
 """PifPaf's confidences for person crops, from openpifpaf's networks.
 
-The stage `pose` runs it once over all images.  It gives the confidences of 17 keypoints and 19 limbs on the
-network's own grid.
+The stage `pose` runs the network once over all images.  It gives the confidences of 17 keypoints and 19
+limbs on the network's own grid.
 
 Unusual here:
 - Only the network is used, no decoder: the parsing maps need confidences, not skeletons.

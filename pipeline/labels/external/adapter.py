@@ -25,9 +25,8 @@ from pipeline.labels import parsing
 from pipeline.labels.external import confidences, label_maps
 from pipeline.labels.external.folder import open_files
 
-MAX_STRETCH = (
-    1.2  # ratio of the aspects of a label and its image; beyond it the label is transposed or turned
-)
+# ratio of the aspects of a label and its image; beyond it the label is transposed or turned
+MAX_STRETCH = 1.2
 SUFFIXES = {"bpbreid": (".npy",)}  # of a label's name, by source; of all other sources:
 MAP_SUFFIXES = (".png", ".npy")
 
@@ -92,9 +91,9 @@ def match_files(
     """The labels that fit each image best, and the number of files that fit no image.
 
     A label fits an image if it lies in the folder of the image's split, has the image's name (`x.npy`,
-    `x.jpg.npy` and `x.jpg.confidence_fields.npy` are labels of x.jpg), and lies in no further folder than the
-    image.  The best label shares most folders.  The label of a query's occluded copy must lie in the folder
-    of the copies, as the copy is another picture than the query.
+    `x.jpg.npy` and `x.jpg.confidence_fields.npy` are labels of x.jpg), and lies in no folder that the image
+    does not lie in.  The best label shares most folders.  The label of a query's occluded copy must lie in
+    the folder of the copies, as the copy is another picture than the query.
     """
     by_stem: dict[tuple[str, str], list[tuple[tuple[str, ...], str]]] = {}
     for name in names:

@@ -43,10 +43,8 @@ def select_rows(audit: Audit, count: int) -> dict[str, tuple[str, Integer[np.nda
     sheets = {"At random": ("A bit of everything.", plots.random_order(len(status)))}
     if audit.agreement is not None:
         iou = audit.agreement.image_iou()
-        sheets["Worst"] = (
-            "Least mean IoU with the true map.",
-            np.argsort(iou)[: int((~np.isnan(iou)).sum())],
-        )
+        worst = np.argsort(iou)[: int((~np.isnan(iou)).sum())]
+        sheets["Worst"] = ("Least mean IoU with the true map.", worst)
     odd = np.argsort(-np.where(person, audit.survey.surprise, -1), kind="stable")[: int(person.sum())]
     sheets["Oddest"] = ("Maps least like the others: parts lie where they seldom do.", odd)
     close = np.argsort(np.where(np.isfinite(margin) & person, margin, np.inf), kind="stable")

@@ -9,10 +9,10 @@ from pipeline.data import parts
 from pipeline.labels.quality import statistics
 
 # a value beyond the first threshold is most likely a mistake, beyond the second worth a look
-FIT = (
-    1.15,
-    1.3,
-)  # own map's fit over another's: 1.8 on rendered people, 1.5 with poor parsers, 1.0 if shuffled
+
+# fit of an image's own map over that of another's: 1.8 on rendered people, 1.5 with poor parsers, 1.0 if
+# shuffled
+FIT = (1.15, 1.3)
 NOBODY = (0.2, 0.02)  # share of the images
 AMBIGUOUS = (0.5, 0.1)
 HIDDEN = (0.8, 0.2)  # share of the training images in which a coarse part is hidden
@@ -102,8 +102,8 @@ def _places(survey: statistics.Survey) -> list[Finding]:
 def _sides(survey: statistics.Survey) -> list[Finding]:
     total, findings = dict(zip(parts.FINE, survey.pixels.sum(0), strict=True)), []
     for pair in PAIRS:
-        few, many = sorted(pair, key=lambda name: total[name])
-        if total[few]:
-            text = f"The {many} has {{:.1f}} times as many pixels as the {few}: are the sides right?"
-            findings += _high(total[many] / total[few], SIDES, text)
+        smaller, larger = sorted(pair, key=lambda name: total[name])
+        if total[smaller]:
+            text = f"The {larger} has {{:.1f}} times as many pixels as the {smaller}: are the sides right?"
+            findings += _high(total[larger] / total[smaller], SIDES, text)
     return findings

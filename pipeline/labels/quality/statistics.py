@@ -16,15 +16,12 @@ from jaxtyping import Float, Int, Integer, UInt8
 from pipeline.core.label_file import Dataset
 from pipeline.core.workers import progress_bar
 from pipeline.data import parts
-from pipeline.data.index import Images
+from pipeline.data.index import Crop, Images
 
 LABELS = len(parts.SWAPPED)
 SAMPLE = 200  # images in the colour fit
 FIT_SIZE = (64, 32)  # height, width of images in the colour fit
 SHUFFLE = 0  # seed of the choice of images, here and on every sheet of pictures
-
-
-Picture = UInt8[np.ndarray, "_ _ 3"]  # height, width; pictures of a dataset differ in size
 
 
 class Survey(NamedTuple):
@@ -37,7 +34,7 @@ class Survey(NamedTuple):
     fit: tuple[float, float]  # mean share of colour variance explained by an image's own map, by another's
 
 
-def survey_labels(maps: Dataset, images: Images | Sequence[Picture]) -> Survey:
+def survey_labels(maps: Dataset, images: Images | Sequence[Crop]) -> Survey:
     """The statistics of all maps, and the colour fit of a sample of images.  Reads every map twice."""
     pixels, frequency, repeated = _count(maps)
     log_frequency = np.log((frequency * len(maps) + 1) / (len(maps) + LABELS))
@@ -67,7 +64,7 @@ def _count(maps: Dataset) -> tuple[np.ndarray, np.ndarray, int]:
 # ------------------------------------------------------------------ colour fit
 
 
-def colour_fit(pictures: Sequence[Picture], maps: Sequence[UInt8[np.ndarray, "H W"]]) -> tuple[float, float]:
+def colour_fit(pictures: Sequence[Crop], maps: Sequence[UInt8[np.ndarray, "H W"]]) -> tuple[float, float]:
     """Mean share of colour variance that an image's own map explains, and that the next image's map explains.
 
     Both in [0, 1].  The first is well above the second if labels and images are in the same order.
@@ -75,9 +72,9 @@ def colour_fit(pictures: Sequence[Picture], maps: Sequence[UInt8[np.ndarray, "H 
     size = FIT_SIZE[::-1]
     small = [cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in pictures]
     coarse = [cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT) for label in maps]
-    own = [explained_variance(*pair) for pair in zip(small, coarse, strict=True)]
-    other = [explained_variance(*pair) for pair in zip(small, coarse[1:] + coarse[:1], strict=True)]
-    return float(np.mean(own)), float(np.mean(other))
+    same = [explained_variance(*pair) for pair in zip(small, coarse, strict=True)]
+    next_map = [explained_variance(*pair) for pair in zip(small, coarse[1:] + coarse[:1], strict=True)]
+    return float(np.mean(same)), float(np.mean(next_map))
 
 
 def explained_variance(picture: UInt8[np.ndarray, "H W 3"], label: UInt8[np.ndarray, "H W"]) -> float:

@@ -1,7 +1,7 @@
 """Mask R-CNN's person instances in every crop, from torchvision's networks or detectron2's.
 
-The stage `segment` runs it once over all images and keeps every instance: which of them is the target, and
-what counts as visible, is decided later, from the cached file.
+The stage `segment` runs the network once over all images and keeps every instance.  Later stages decide from
+the cached file which instance is the target and what counts as visible.
 
 Unusual here:
 - Every crop is resized to one size, so that crops of any sizes share a batch without padding.

@@ -31,11 +31,8 @@ INSTALL = (
 REMEDY = (
     "Let segment.network and segment.weights in params.yaml name a config of the zoo and its own weights."
 )
-OUTDATED_TENSORS = (
-    "pixel_mean",
-    "pixel_std",
-    "anchor_generator.cell_anchors",
-)  # constants that only old files hold
+# constants that only old files hold
+OUTDATED_TENSORS = ("pixel_mean", "pixel_std", "anchor_generator.cell_anchors")
 
 
 def check_installed() -> None:
@@ -164,9 +161,8 @@ class _Detector:
     @torch.inference_mode()
     def __call__(self, crops: UInt8[np.ndarray, "B h w 3"]) -> list[Detections]:
         pixels = torch.from_numpy(crops[..., ::-1].copy() if self.order == "BGR" else crops)
-        batch = [
-            {"image": image} for image in pixels.permute(0, 3, 1, 2).float()
-        ]  # 0 to 255: the network normalises
+        pixels = pixels.permute(0, 3, 1, 2).float()  # 0 to 255: the network normalises
+        batch = [{"image": image} for image in pixels]
         return [_persons(instances) for instances in self.network.inference(batch, do_postprocess=False)]
 
 

@@ -16,13 +16,14 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import Conv2dNormActivation, MultiScaleRoIAlign
 
+from pipeline.labels.segmentation import MASK_SIZE
+
 WIDTHS = (48, 64, 128, 192)  # channels at strides 4, 8, 16, 32
 BLOCKS = (1, 2, 2, 1)
 CHANNELS = 64  # of every level of the pyramid
 MASK_CHANNELS = 48
 ANCHORS = ((24,), (48,), (96,), (144,), (192,))  # pixels, one size per level
 RATIOS = (1.0, 2.0, 3.0)  # height / width: people stand
-MASK_SIZE = 28
 
 
 def build(**settings: object) -> MaskRCNN:
