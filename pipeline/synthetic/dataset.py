@@ -31,7 +31,7 @@ from pipeline.synthetic.pictures import Picture, compose
 
 FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 DATE = (2000, 1, 1, 0, 0, 0)  # of every file in the archive, so that its bytes repeat
-CHUNK = 16  # pictures that a worker is given at once
+CHUNK = 16  # pictures in one task of a worker
 
 Truth = dict[str, np.ndarray | np.generic]
 """The truth of one picture: its row of every array of `truth.h5`."""
@@ -85,11 +85,11 @@ class Shot:
 def population(render: Render) -> tuple[Person, ...]:
     """All people in the order train, test, distractors; any two differ in at least one attribute."""
     rng = np.random.default_rng([render.seed, 1])
-    looks: dict[tuple[int, ...], Person] = {}
-    while len(looks) < render.train_identities + render.test_identities + render.distractors:
+    people: dict[tuple[int, ...], Person] = {}
+    while len(people) < render.train_identities + render.test_identities + render.distractors:
         person = sample_person(rng)
-        looks.setdefault(tuple(attribute_classes(person).values()), person)
-    return tuple(looks.values())
+        people.setdefault(tuple(attribute_classes(person).values()), person)
+    return tuple(people.values())
 
 
 @cache
@@ -191,7 +191,7 @@ def _parallel(work: list[tuple[Render, Shot]], workers: int, stack: ExitStack) -
 def write(path: str | Path, render: Render, workers: int) -> None:
     """Render everything into one archive: pictures in Market-1501 layout, and `truth.h5`."""
     truths = []
-    with atomic_write(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for shot, (jpeg, truth) in zip(shots(render), rows(render, workers), strict=True):
             _add(archive, shot.path, jpeg)
             truths.append(truth)

@@ -16,11 +16,8 @@ from pipeline.synthetic.scenes import draw_scene
 from pipeline.synthetic.skeleton import KEYPOINTS, View, sample_pose, skeleton
 
 HEIGHT, WIDTH = 256, 128
-PARTS = ("head", "left_arm", "right_arm", "torso", "left_leg", "right_leg", "left_foot", "right_foot")
-MIN_HIDDEN, MAX_HIDDEN = (
-    0.15,
-    0.65,
-)  # share of the target that an occluder hides, unless it hides whole parts
+# share of the target that an occluder hides, unless it hides whole parts
+MIN_HIDDEN, MAX_HIDDEN = 0.15, 0.65
 MAX_REST = 3  # pixels of a hidden part that may stay visible
 HIDDEN_PARTS = (  # parts that an object hides entirely, the kinds of object that do, and the probability
     ((), (), 0.46),
@@ -242,7 +239,7 @@ def _foreground(
 
 
 def _object_over_share(rng: np.random.Generator, target: Bool[np.ndarray, "H W"], share: float) -> Layer:
-    """An object that hides a share of the target between `LEAST` and `MOST`."""
+    """An object that hides a share of the target between `MIN_HIDDEN` and `MAX_HIDDEN`."""
     for kind in (None, None, None, None, "low wall"):
         layer = occluders.draw_object(rng, target, share, kind)
         if MIN_HIDDEN <= occluders.hidden_share(target, layer[2]) <= MAX_HIDDEN:
@@ -273,8 +270,7 @@ def _part_pixels(labels: np.ndarray) -> np.ndarray:
 
 def compose(rng: np.random.Generator, person: Person, camera: Camera, occluded: bool) -> Picture:
     """A picture of the person by the camera; everything else is random."""
-    scene, _ = draw_scene(rng, camera, HEIGHT, WIDTH)
-    image = scene.astype(np.float32)
+    image = draw_scene(rng, camera, HEIGHT, WIDTH).astype(np.float32)
     behind = []
     for _ in range(int(rng.choice((0, 1, 2), p=(0.66, 0.27, 0.07)))):
         figure = _passer_by(rng, camera)

@@ -10,13 +10,7 @@ from pipeline.synthetic.cameras import PLACES, Camera
 
 Image = UInt8[np.ndarray, "H W 3"]
 CAMERA_SCENE = 0.2  # share of pictures with the camera's own kind of background and colours
-PLACE_PROBABILITIES = (
-    0.3,
-    0.22,
-    0.28,
-    0.06,
-    0.14,
-)  # of `PLACES`, in the other pictures
+PLACE_PROBABILITIES = (0.3, 0.22, 0.28, 0.06, 0.14)  # of `PLACES`, in the other pictures
 WARM = np.array([1.0, 0.2, -1.0])  # tints go along this axis: buildings are seldom purple or green
 
 
@@ -144,8 +138,8 @@ def _kerb(image: Image, rng: np.random.Generator, top: int) -> None:
     )
 
 
-def draw_scene(rng: np.random.Generator, camera: Camera, height: int, width: int) -> tuple[Image, int]:
-    """A background of the camera's kind and colours, and the row where its ground begins."""
+def draw_scene(rng: np.random.Generator, camera: Camera, height: int, width: int) -> Image:
+    """A background of the camera's kind and colours, or of a random kind."""
     from_camera = rng.random() < CAMERA_SCENE
     palette = np.random.default_rng(camera.palette + int(rng.integers(3))) if from_camera else rng
     place = camera.place if from_camera else str(rng.choice(PLACES, p=PLACE_PROBABILITIES))
@@ -164,4 +158,4 @@ def draw_scene(rng: np.random.Generator, camera: Camera, height: int, width: int
         _rough(image, rng, 0, 0, horizon)
     _ground(image, rng, horizon, place, palette)
     _rough(image, rng, 2 if place == "grass" else 1, horizon, height)
-    return cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.6, 1.8))), horizon
+    return cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.6, 1.8)))
