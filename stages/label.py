@@ -20,10 +20,10 @@ from pipeline.labels import occlusion
 def main(parsing: str, out: str, config: str = "params.yaml") -> None:
     label = params.read(config, "label", occlusion.Label)
     threshold = params.read(config, "lambda", params.Amount)
-    rows = LabelFile(parsing, "parsing")
-    arrays = occlusion.occlusion_labels(rows["map"], label, threshold)
+    maps = LabelFile(parsing, "parsing")
+    arrays = occlusion.occlusion_labels(maps["map"], label, threshold)
     names = list(parts.COARSE[label.parts])
-    attrs = {"index": rows.attrs["index"], "parts": names, "grouping": parts.COARSE[label.parts]}
+    attrs = {"index": maps.attrs["index"], "parts": names, "grouping": parts.COARSE[label.parts]}
     write_label_file(out, "occlusion", arrays, attrs)
 
 

@@ -1,7 +1,7 @@
 """Train an embedded network on rendered pedestrians.  Run by hand; no stage of the DAG.
 
 Takes:
-    network    which one
+    network    the network to train
 Writes:
     weights    .safetensors file, and beside it a .json record
 

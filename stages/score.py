@@ -35,17 +35,17 @@ def main(
     label = params.read(config, "label", occlusion.Label)
     threshold = params.read(config, "lambda", params.Amount)
     table = read_index(index)
-    own = index_hash(table)
+    key = index_hash(table)
     kinds = {instances: "instances", parsing: "parsing", occlusions: "occlusion", truth: "truth"}
-    labels = metrics.Labels(*(LabelFile(path, kind, own) for path, kind in kinds.items()))
-    pictures = Images(images, own)
-    survey = statistics.survey_labels(labels.parsing["map"], pictures)
+    labels = metrics.Labels(*(LabelFile(path, kind, key) for path, kind in kinds.items()))
+    crops = Images(images, key)
+    survey = statistics.survey_labels(labels.parsing["map"], crops)
     report, agreement = metrics.report(table, labels, survey, label, threshold, score)
     name = Path(index).parent.name
-    view = audit.Audit(name, table, pictures, labels, survey, report, agreement, threshold)
+    view = audit.Audit(name, table, crops, labels, survey, report, agreement, threshold)
     with atomic_write(figures) as folder:
         folder.mkdir()
-        plots.draw(folder, pictures, labels, agreement, threshold, score)
+        plots.draw(folder, crops, labels, agreement, threshold, score)
         histograms = (folder / "pixels.png").read_bytes()
         (folder / "audit.html").write_text(page.render(view, histograms, score.pictures), encoding="utf-8")
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")

@@ -56,7 +56,7 @@ def _save_scene(path: Path, picture: Picture) -> None:
     persons = [(picture.person, picture.keypoints), *picture.others]
     masks = np.stack([mask > 0 for mask, _ in persons])
     keypoints = np.stack([label_keypoints(mask > 0, points) for mask, points in persons])
-    with atomic_write(path) as beside, open(beside, "wb") as file:
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez(
             file, jpeg=np.frombuffer(picture.jpeg, np.uint8), masks=np.packbits(masks), keypoints=keypoints
         )

@@ -138,7 +138,7 @@ def _update_average(averaged: nn.Module, network: nn.Module, decay: float) -> No
 def _save_state(
     state: Path, step: int, history: list, network: nn.Module, averaged: nn.Module, optimiser
 ) -> None:
-    with atomic_write(state) as beside, DeferredErrorFile(beside, "w") as file:
+    with atomic_write(state) as temporary, DeferredErrorFile(temporary, "w") as file:
         modules = {"network": network, "averaged": averaged, "optimiser": optimiser}
         states = {name: module.state_dict() for name, module in modules.items()}
         torch.save({"step": step, "history": history, **states}, file)

@@ -104,7 +104,7 @@ def _block(seed: int, start: int) -> LabelledImages:
     if not path.is_file():
         pictures = [draw_picture(seed, i) for i in range(start, start + BLOCK)]
         jpeg = [np.frombuffer(p.jpeg, np.uint8) for p in pictures]
-        with atomic_write(path) as beside, open(beside, "wb") as file:
+        with atomic_write(path) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(
                 file,
                 jpeg=np.concatenate(jpeg),
@@ -163,10 +163,8 @@ def train(settings: Pretrain, weights: str) -> None:
     torch.manual_seed(settings.seed)
     cpu_start = time.process_time()
     model = GarmentClassifier(settings)
-    pool, held_out = (
-        load_images(settings.seed, settings.pictures),
-        load_images(settings.seed + 1, settings.held_out),
-    )
+    pool = load_images(settings.seed, settings.pictures)
+    held_out = load_images(settings.seed + 1, settings.held_out)
     history = fit(model, pool, held_out, settings)
     record = {
         "command": f"python -m stages.pretrain vit {weights}",
