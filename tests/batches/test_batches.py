@@ -97,6 +97,33 @@ def test_an_image_and_its_parsing_map_move_alike(seed):
     assert (image == parsing[..., None]).all() and parsing.any()
 
 
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_a_map_is_flipped_with_its_image_alone_and_its_sides_are_swapped(flip):
+    parsing = np.zeros((1, 4, 6), np.uint8)
+    parsing[0, 1, 0] = 2  # the left arm, at the left edge
+    image, labels = random_flip_crop(np.stack([parsing] * 3, 3), parsing, np.array([0]), flip, 0, RNG(0))
+    column, label = (5, 3) if flip else (0, 2)  # 3 is the right arm
+    assert labels[0, 1, column] == label and (labels > 0).sum() == 1
+    assert image[0, 1, column].tolist() == [2, 2, 2] and (image > 0).sum() == 3
+
+
+def test_a_shift_by_the_whole_frame_leaves_nothing():
+    for down, right in [(4, 0), (-4, 0), (0, 6), (0, -6)]:
+        out = np.zeros((4, 6), np.uint8)
+        apply_flip_shift(np.ones((4, 6), np.uint8), False, down, right, out)
+        assert not out.any()
+
+
+def test_a_batch_moves_with_all_of_its_tensors():
+    batch = toy.batch()
+    moved = batch.to("meta")  # a device that holds shapes and no values
+    for view in (moved.holistic, moved.occluded):
+        assert {view.image.device.type, view.parsing.device.type, view.hidden.device.type} == {"meta"}
+    assert {t.device.type for t in (moved.camid, moved.pid, moved.covered)} == {"meta"}
+    same = batch.to("cpu")
+    assert torch.equal(same.holistic.image, batch.holistic.image) and torch.equal(same.pid, batch.pid)
+
+
 def test_both_views_share_their_geometry():
     batch = toy.batch()
     same = ~batch.covered[:, None].expand_as(batch.holistic.image)
