@@ -205,7 +205,7 @@ COUNTED = {
 
 
 @pytest.mark.parametrize("case", COUNTED)
-def test_images_identities_and_cameras_are_compared(case):
+def test_images_identities_and_cameras_are_compared_with_the_published_counts(case):
     published, lines = COUNTED[case]
     assert count_differences(PICTURES, published) == lines
 

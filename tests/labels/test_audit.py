@@ -1,4 +1,4 @@
-"""The audit: what label maps look like, what stands out, and the one page that shows it."""
+"""The audit: statistics of label maps, findings, and the page that shows them."""
 
 import base64
 import re
@@ -61,10 +61,10 @@ def test_explained_variance_equals_the_slow_version(seed):
 
 def test_maps_out_of_step_with_the_images_fit_no_better_than_others():
     pictures, maps = people(40)
-    own, other = statistics.colour_fit(pictures, maps)
-    assert own == pytest.approx(1) and other < 0.7
-    own, other = statistics.colour_fit(pictures, maps[5:] + maps[:5])
-    assert own == pytest.approx(other, abs=0.1)
+    same_image, next_image = statistics.colour_fit(pictures, maps)
+    assert same_image == pytest.approx(1) and next_image < 0.7
+    same_image, next_image = statistics.colour_fit(pictures, maps[5:] + maps[:5])
+    assert same_image == pytest.approx(next_image, abs=0.1)
 
 
 def test_a_survey_counts_pixels_places_and_repetitions(tmp_path):
@@ -77,7 +77,7 @@ def test_a_survey_counts_pixels_places_and_repetitions(tmp_path):
     assert survey.frequency.sum(0) == pytest.approx(np.ones((4, 4)))
 
 
-def test_the_map_unlike_the_others_is_the_oddest(tmp_path):
+def test_the_map_least_like_the_others_has_the_greatest_surprise(tmp_path):
     maps = [*[WALKER] * 8, WALKER[::-1]]
     assert statistics.survey_labels(column(tmp_path, maps), [BLANK] * 9).surprise.argmax() == 8
 
@@ -121,15 +121,15 @@ BAD = {
 }
 
 
-def test_nothing_stands_out_of_good_labels():
+def test_good_labels_give_no_finding():
     assert check_labels(GOOD, survey_of([WALKER] * 2), TYPES) == []
 
 
 @pytest.mark.parametrize("fault", BAD)
-def test_a_fault_stands_out(fault):
+def test_each_fault_gives_its_finding(fault):
     change, level, text = BAD[fault]
-    ((found_level, sentence),) = check_labels(GOOD | change, survey_of([WALKER] * 2), TYPES)
-    assert found_level == level and re.search(text, sentence)
+    ((actual_level, sentence),) = check_labels(GOOD | change, survey_of([WALKER] * 2), TYPES)
+    assert actual_level == level and re.search(text, sentence)
 
 
 def test_a_part_that_is_hidden_nearly_always_stands_out_and_so_does_none():

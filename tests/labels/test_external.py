@@ -1,4 +1,4 @@
-"""Labels made elsewhere: found by name, looked at before anything runs, turned into parsing maps."""
+"""Labels made elsewhere: matched by name, checked before anything is computed, converted to parsing maps."""
 
 import dataclasses
 import io
@@ -130,9 +130,9 @@ def test_a_folder_of_a_split_may_be_the_end_of_a_longer_path():
 # ------------------------------------------------------------------ every image accounted for
 
 
-def account(folder, keys, files, **given):
+def account(folder, keys, files, **changes):
     written(folder, files)
-    return adapter.check_labels(table(*keys), settings(folder, **given), RULE, "labels_from.set")
+    return adapter.check_labels(table(*keys), settings(folder, **changes), RULE, "labels_from.set")
 
 
 def test_what_is_missing_doubled_or_unusable_is_listed_and_the_rest_counted(tmp_path):
@@ -153,7 +153,7 @@ def test_what_is_missing_doubled_or_unusable_is_listed_and_the_rest_counted(tmp_
     assert "labels_from.set.missing: nobody" in said
 
 
-def test_who_lacks_labels_of_occluded_copies_is_told_how_to_get_their_pictures(tmp_path):
+def test_missing_labels_of_occluded_copies_name_the_command_that_writes_their_images(tmp_path):
     with pytest.raises(
         BadInput, match=r"indexing unpack DATASET FOLDER` writes the pictures of query/occluded/"
     ):
@@ -169,7 +169,7 @@ def test_missing_labels_may_be_allowed_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["nobody", "refuse"])
-def test_a_split_without_any_label_is_refused_and_what_was_looked_for_told(tmp_path, missing):
+def test_a_split_without_any_label_is_refused_with_the_patterns_searched(tmp_path, missing):
     keys, files = ["train/0.jpg", "query/0.jpg", "query/1.jpg"], {"box_train/0.npy": npy(body())}
     with pytest.raises(BadInput) as error:
         account(tmp_path / "a", keys, files | {"query/0.npy": npy(body())}, missing=missing)
@@ -180,7 +180,7 @@ def test_a_split_without_any_label_is_refused_and_what_was_looked_for_told(tmp_p
     assert ("missing: nobody is for single images" in said) == (missing == "nobody")
 
 
-def test_which_endings_there_are_is_told_where_none_is_a_labels(tmp_path):
+def test_the_suffixes_present_are_listed_where_none_is_a_labels(tmp_path):
     with pytest.raises(
         BadInput, match=r"Looked for NAME\.png or NAME\.npy in query/ for query\..*\(2 \.npz, 1 no e"
     ):
@@ -351,7 +351,7 @@ def test_trousers_without_both_shoes_have_sides_as_from_the_front(below):
     assert label_maps.assign_sides(codes).tolist()[0] == [6, 6, 5, 5]
 
 
-def test_arms_do_not_look_at_legs():
+def test_the_side_of_an_arm_does_not_depend_on_the_legs():
     codes = np.array([[ARMS, G, G, ARMS], [5, 5, 6, 6]], np.uint8)
     assert label_maps.assign_sides(codes).tolist()[0] == [3, 0, 0, 2]
 
@@ -462,13 +462,13 @@ def test_nothing_is_written_if_one_label_is_missing(dataset, in_this_process):
     assert run("some")["status"][-1] == parsing.NO_PERSON
 
 
-def test_maps_that_a_stopped_run_made_of_other_classes_are_not_taken_up(
-    dataset, in_this_process, monkeypatch
-):
+def test_a_run_does_not_reuse_a_stopped_runs_maps_of_other_classes(dataset, in_this_process, monkeypatch):
     written(Path("own"), dict.fromkeys(label_names(dataset, ".png"), png(np.ones((16, 8)))))
     choose(source="classes", path="own", classes=["background", "head"])
     with monkeypatch.context() as patch:
-        patch.setattr(resumable, "_merge_shards", lambda *given: 1 / 0)  # stopped once all shards are there
+        patch.setattr(
+            resumable, "_merge_shards", lambda *arguments: 1 / 0
+        )  # stopped once all shards are there
         with pytest.raises(ZeroDivisionError):
             run("own")
     choose(source="classes", path="own", classes=["background", "torso"])
@@ -482,7 +482,7 @@ def test_a_list_of_no_classes_is_refused(dataset):
         run("own")
 
 
-def test_a_path_that_is_not_there_and_an_unknown_source_are_told(dataset):
+def test_a_missing_path_and_an_unknown_source_are_named(dataset):
     choose(source="bpbreid", path="none")
     with pytest.raises(BadInput, match=r"none: no such folder or archive\. Put the labels there"):
         run("none")

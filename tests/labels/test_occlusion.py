@@ -1,4 +1,4 @@
-"""What a map hides: pixels of each part (Eq. 1), flags (Eq. 2), occlusion types."""
+"""Occlusion labels of a map: pixels of each part (Eq. 1), flags (Eq. 2), occlusion types."""
 
 import json
 
@@ -127,12 +127,12 @@ def test_the_stage_writes_pixels_and_flags_under_the_names_of_the_parts(world):
     assert rows.attrs["parts"] == ["head", "arms", "torso", "legs"]
 
 
-def test_labels_that_come_out_the_same_are_the_same_bytes_whatever_lambda(world):
+def test_equal_labels_are_equal_bytes_whatever_lambda(world):
     assert run(world, 3).read_bytes() == run(world, 4.5).read_bytes()  # so that nothing after them runs
     assert run(world, 3).read_bytes() != run(world, 1).read_bytes()
 
 
-def test_lambda_stands_nowhere_in_the_labels(world):
+def test_the_labels_do_not_record_lambda(world):
     with h5py.File(run(world, 3)) as file:
         assert not {"lambda", "threshold"} & set(file.attrs) and "params" not in file.attrs
 

@@ -37,7 +37,7 @@ def parser(load) -> ModuleType:
 
 
 @pytest.mark.parametrize("section", [segmentation.Segment, Pose, Schedule])
-def test_how_many_processes_share_the_work_is_no_setting_of_a_section(section):
+def test_the_number_of_processes_is_no_param_of_a_section(section):
     # so that neither a stage's result nor its place in DVC's cache depends on it
     assert "processes" not in {field.name for field in dataclasses.fields(section)}
 
@@ -54,7 +54,7 @@ def test_weights_that_do_not_fit_end_the_stage_before_a_worker_starts(dataset, m
     assert not Path("out.h5").exists()
 
 
-def test_the_check_needs_no_gpu_and_the_file_says_what_made_it(dataset, monkeypatch):
+def test_the_check_needs_no_gpu_and_the_file_records_weights_and_params(dataset, monkeypatch):
     devices = []
 
     def load(settings, path):

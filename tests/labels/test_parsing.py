@@ -260,13 +260,13 @@ def test_an_image_without_a_person_is_all_background_and_says_so(tmp_path):
     assert [bool(m.any()) for m in done["map"]] == [False, True, False]
 
 
-def test_a_ghost_of_tiny_score_in_the_centre_is_nobody():
+def test_a_detection_of_tiny_score_in_the_centre_is_no_candidate():
     ghost, aside = person((1, 0, 3, 4), 0.06), person((0, 0, 2, 4), 0.9)
     assert parse(instances(aside, ghost), fields()).instance == 0
     assert parse(instances(ghost), fields()).status == NO_PERSON
 
 
-def test_a_ghost_of_tiny_area_in_the_centre_is_nobody():
+def test_a_detection_of_tiny_area_in_the_centre_is_no_candidate():
     rule = dataclasses.replace(ARGMAX, grid=(64, 64))
     speck, aside = person((1.9, 1.9, 2.1, 2.1), 0.99), person((0, 0, 2, 4), 0.9)
     assert parse(instances(speck, aside), fields(), rule).instance == 1

@@ -1,4 +1,4 @@
-"""PifPaf's confidences: each crop's own, on a grid whose place in the crop is known exactly."""
+"""PifPaf's confidences: of each crop alone, on a grid whose cells lie at known pixels of the crop."""
 
 import os
 import pickle
@@ -46,7 +46,7 @@ def fields() -> pose.FieldNetwork:
     return pose.load(PARAMS, EMBEDDED)
 
 
-# ------------------------------------------------------------------ what is found
+# ------------------------------------------------------------------ the network's confidences
 
 
 def test_a_torso_is_confident_where_the_renderer_put_it(fields, pictures):
@@ -74,7 +74,7 @@ def test_crops_of_any_sizes_share_a_batch(fields, crops):
     assert confidence.dtype == np.uint8 and confidence.shape == (3, 36, 33, 17)
 
 
-def test_work_for_a_process_gives_rows_in_order(fields, crops):
+def test_a_worker_computes_its_rows_in_order(fields, crops):
     make = pickle.loads(pickle.dumps(partial(load_rows, pose.load, PARAMS, EMBEDDED, crops)))
     assert pose.load(PARAMS, EMBEDDED).attrs == fields.grid._asdict()
     assert np.abs(make()(2, 4)["confidence"].astype(int) - fields(crops[2:4])).max() <= 1
@@ -211,8 +211,8 @@ def network() -> nn.Module:
 def publish(tmp_path, monkeypatch):
     """Save an object as openpifpaf saves checkpoints, under a name with its hash, as if it were published."""
 
-    def save(held: object, published: bool = True) -> str:
-        torch.save(held, tmp_path / "new")
+    def save(content: object, published: bool = True) -> str:
+        torch.save(content, tmp_path / "new")
         path = tmp_path / f"mobilenetv3small-cocokp-{sha256(tmp_path / 'new')[:8]}.pkl"
         (tmp_path / "new").rename(path)
         if published:
@@ -284,7 +284,7 @@ def test_a_missing_pickle_is_named():
         pose.load(PARAMS, "gone.pkl")
 
 
-# ------------------------------------------------------------------ how our own weights were made
+# ------------------------------------------------------------------ training of the embedded weights
 
 
 @given(st.integers(0, 40))

@@ -52,9 +52,9 @@ def world(folder, maps, truth, chosen=None, people=1, threshold=2.0, occluder=No
             "sha256": [hashlib.sha256(key.encode()).hexdigest() for key in keys],
         }
     )
-    own = {"index": index_hash(index)}
+    attrs = {"index": index_hash(index)}
     build.write_index(str(folder / "index.parquet"), index, dataset="tiny", layout="folders")
-    write_packed(folder / "images.h5", "images", [jpeg()] * n, np.full(n, len(jpeg())), own)
+    write_packed(folder / "images.h5", "images", [jpeg()] * n, np.full(n, len(jpeg())), attrs)
     box = np.array([[0, 0, 4, 4], [0, 0, 1, 4], [0, 0, 0, 0]], np.float32)[:2]
     instances = {
         "found": np.full(n, people, np.int32),
@@ -62,19 +62,19 @@ def world(folder, maps, truth, chosen=None, people=1, threshold=2.0, occluder=No
         "box": np.broadcast_to(box, (n, 2, 4)),
         "mask": np.full((n, 2, 28, 28), 255, np.uint8),
     }
-    write_label_file(folder / "instances.h5", "instances", instances, own)
+    write_label_file(folder / "instances.h5", "instances", instances, attrs)
     chosen = np.zeros(n, np.int8) if chosen is None else np.array(chosen, np.int8)
     status = np.where(chosen < 0, parsing.NO_PERSON, parsing.OK).astype(np.uint8)
     outcome = {"map": np.stack(maps), "status": status, "instance": chosen, "margin": np.ones(n, np.float32)}
-    write_label_file(folder / "parsing.h5", "parsing", outcome, own)
+    write_label_file(folder / "parsing.h5", "parsing", outcome, attrs)
     labels = occlusion.occlusion_labels(LabelFile(folder / "parsing.h5")["map"], RULE, threshold)
     names = {"parts": list(parts.COARSE[4])}
-    write_label_file(folder / "occlusion.h5", "occlusion", labels, {**own, **names})
+    write_label_file(folder / "occlusion.h5", "occlusion", labels, {**attrs, **names})
     known = truth is not None
     exact = np.stack(truth) if known else NOBODY[None]
     arrays = {"map": exact, "person": (exact > 0).astype(np.uint8)}
     arrays["occluder"] = np.array(occluder or [1] * n, np.uint8)
-    write_label_file(folder / "truth.h5", "truth", arrays if known else {}, {**own, "truth": int(known)})
+    write_label_file(folder / "truth.h5", "truth", arrays if known else {}, {**attrs, "truth": int(known)})
     kinds = ("instances", "parsing", "occlusion", "truth")
     return index, metrics.Labels(*(LabelFile(folder / f"{kind}.h5", kind) for kind in kinds))
 

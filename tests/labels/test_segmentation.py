@@ -1,4 +1,4 @@
-"""Person instances: each crop's own, in its own pixels, from weights that fit exactly."""
+"""Person instances: of each crop alone, in the pixels of that crop, from weights that fit exactly."""
 
 import hashlib
 import os
@@ -64,7 +64,7 @@ def fixed(monkeypatch):
     return replace(PARAMS, size=(256, 128))
 
 
-# ------------------------------------------------------------------ what is found
+# ------------------------------------------------------------------ detected instances
 
 
 def test_the_target_of_a_rendered_picture_is_found_with_high_score(segment, crops):
@@ -73,7 +73,7 @@ def test_the_target_of_a_rendered_picture_is_found_with_high_score(segment, crop
     assert (instances.score[:, 0] > 0.8).all()
 
 
-def test_scores_fall_and_rows_past_the_found_are_empty(segment, crops):
+def test_scores_fall_and_rows_past_the_last_instance_are_empty(segment, crops):
     instances = segment(crops)
     assert (np.diff(instances.score) <= 0).all()
     for n, score, box, mask in zip(*instances, strict=True):
@@ -88,7 +88,7 @@ def test_alone_or_among_seven_a_crop_has_the_same_instances(segment, crops):
         close(segment([crop]), 0, together, i)
 
 
-def test_permuting_a_batch_permutes_what_is_found(segment, crops):
+def test_permuting_a_batch_permutes_its_instances(segment, crops):
     order = [3, 0, 6, 2, 5, 1, 4]
     straight, mixed = segment(crops), segment([crops[i] for i in order])
     for place, i in enumerate(order):
@@ -132,7 +132,7 @@ def test_a_resized_crop_keeps_its_mean():
     assert abs(resize_crops([crop], (50, 30)).mean() - 100) < 1
 
 
-def test_work_for_a_process_gives_rows_in_order(segment, crops):
+def test_a_worker_computes_its_rows_in_order(segment, crops):
     make = pickle.loads(pickle.dumps(partial(load_rows, segmentation.load, SURE, EMBEDDED, crops)))
     arrays = make()(2, 4)
     assert set(arrays) == {"found", "score", "box", "mask"}
@@ -315,7 +315,7 @@ def test_a_gpu_that_is_not_there_is_an_error(monkeypatch):
 #
 # Drawn after detectron2 0.6 (02b5c4e2) run on rendered crops: what is called, with what, and what comes back:
 # Instances with scores (N,) float32, pred_classes (N,) int64, pred_boxes.tensor (N, 4) float32 in pixels of
-# the input, pred_masks (N, 1, 28, 28) float32 probabilities; N = 0 where nothing is found.
+# the input, pred_masks (N, 1, 28, 28) float32 probabilities; N = 0 without detections.
 
 ZOO = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x"
 
@@ -343,8 +343,8 @@ class FakeNetwork(nn.Module):
 
     def inference(self, batched_inputs, detected_instances=None, do_postprocess=True):
         assert not self.training and not do_postprocess and detected_instances is None
-        self.seen = [given["image"] for given in batched_inputs]
-        return [self.instances(image) for image in self.seen]
+        self.images = [entry["image"] for entry in batched_inputs]
+        return [self.instances(image) for image in self.images]
 
     def instances(self, image):
         assert image.dtype == torch.float32 and image.shape[0] == 3
@@ -381,7 +381,7 @@ def zoo(tmp_path, monkeypatch):
         "detectron2": {"__file__": str(tmp_path / "detectron2" / "__init__.py")},
         "detectron2.config": {"get_cfg": lambda: config},
         "detectron2.model_zoo": {"get_checkpoint_url": lambda path: config.urls[path]},
-        "detectron2.modeling": {"build_model": lambda given: FakeNetwork()},
+        "detectron2.modeling": {"build_model": lambda config: FakeNetwork()},
         "detectron2.checkpoint": {"DetectionCheckpointer": FakeCheckpointer},
     }
     for name, values in contents.items():
@@ -400,8 +400,8 @@ def checkpoint(folder: Path, tensors: dict) -> str:
     return str(folder / "model.pth")
 
 
-def zoo_pickle(folder: Path, held: object, name: str = "model_final_{}.pkl") -> str:
-    data = pickle.dumps(held, protocol=2)
+def zoo_pickle(folder: Path, content: object, name: str = "model_final_{}.pkl") -> str:
+    data = pickle.dumps(content, protocol=2)
     path = folder / name.format(hashlib.md5(data).hexdigest()[:6])
     path.write_bytes(data)
     return str(path)
@@ -422,16 +422,16 @@ def test_detectron2_is_set_up_as_the_params_say_and_sees_bgr(zoo, tmp_path):
     assert THEIRS.score_floor == zoo.MODEL.ROI_HEADS.SCORE_THRESH_TEST
     assert THEIRS.proposals == zoo.MODEL.RPN.POST_NMS_TOPK_TEST
     backend(np.full((1, 256, 128, 3), (1, 2, 3), np.uint8))
-    assert backend.network.seen[0][:, 0, 0].tolist() == [3, 2, 1]
+    assert backend.network.images[0][:, 0, 0].tolist() == [3, 2, 1]
     assert torch.equal(backend.network.head.weight, torch.eye(2))
 
 
-def test_detectron2_gets_no_partial_checkpoint_though_it_would_take_one(zoo, tmp_path):
+def test_a_partial_checkpoint_is_refused_before_detectron2_reads_it(zoo, tmp_path):
     with pytest.raises(BadInput, match=r"1 missing \(head.bias\)"):
         detectron2.load(THEIRS, checkpoint(tmp_path, {"head.weight": torch.eye(2)}))
 
 
-def test_the_zoos_own_pickle_loads_without_pickles_power(zoo, tmp_path):
+def test_the_zoos_own_pickle_is_read_as_plain_arrays(zoo, tmp_path):
     arrays = {name: tensor.numpy() for name, tensor in FITTING.items()}
     arrays["proposal_generator.anchor_generator.cell_anchors.0"] = np.zeros((3, 4))  # as old files have
     path = zoo_pickle(tmp_path, {"model": arrays, "__author__": "Detectron2 Model Zoo"})
@@ -448,29 +448,29 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_pickle_is_refused_that(zoo, tmp_path, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
-    held, name, message = REFUSED[case]
+    content, name, message = REFUSED[case]
     with pytest.raises(BadInput, match=message):
-        detectron2.load(THEIRS, zoo_pickle(tmp_path, held, name))
+        detectron2.load(THEIRS, zoo_pickle(tmp_path, content, name))
     assert not Path("executed").exists()
 
 
 def test_the_zoos_weights_are_downloaded_by_name_once_and_checked_by_their_md5(zoo, hub, monkeypatch):
     arrays = {name: tensor.numpy() for name, tensor in FITTING.items()}
-    made = Path(zoo_pickle(hub, {"model": arrays}))
-    data = made.read_bytes()
-    made.unlink()
-    zoo.urls, asked = {f"{ZOO}.yaml": f"https://example.org/137849600/{made.name}"}, []
+    path = Path(zoo_pickle(hub, {"model": arrays}))
+    data = path.read_bytes()
+    path.unlink()
+    zoo.urls, asked = {f"{ZOO}.yaml": f"https://example.org/137849600/{path.name}"}, []
 
-    def download(url, path, hash_prefix):
+    def download(url, target, hash_prefix):
         asked.append((url, hash_prefix))
-        Path(path).write_bytes(data)
+        Path(target).write_bytes(data)
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     named = replace(THEIRS, network=f"{ZOO}:zoo")
     for _ in range(2):
         assert torch.equal(detectron2.load(named, EMBEDDED).network.head.weight, torch.eye(2))
     assert asked == [(zoo.urls[f"{ZOO}.yaml"], None)]  # torch.hub would take the digits for a sha256
-    made.write_bytes(data + b"x")
+    path.write_bytes(data + b"x")
     with pytest.raises(BadInput, match="is not the published file"):
         detectron2.load(named, EMBEDDED)
 
