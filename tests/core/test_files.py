@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and a full disk is named."""
+"""Files are written whole or not at all, and a full disk is reported."""
 
 import os
 import socket
@@ -39,7 +39,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
     assert [p.name for p in (tmp_path / "model").iterdir()] == ["new"]
 
 
-def test_all_that_a_folder_holds_is_on_the_disk_before_it_appears(tmp_path, monkeypatch):
+def test_every_file_of_a_folder_is_fsynced_before_it_appears(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(
         os, "fsync", lambda handle: synced.append(Path(f"/proc/self/fd/{handle}").readlink().name)
@@ -50,7 +50,7 @@ def test_all_that_a_folder_holds_is_on_the_disk_before_it_appears(tmp_path, monk
     assert set(synced[:-2]) == {"in", "weights"} and synced[-1] == tmp_path.name
 
 
-def test_what_a_killed_run_left_beside_goes_and_what_a_living_one_writes_stays(tmp_path):
+def test_leftovers_of_killed_runs_are_removed_and_files_of_live_runs_kept(tmp_path):
     host = socket.gethostname()
     names = [
         f".a.h5.{host}.{2**22 + 1}.part",
@@ -82,7 +82,7 @@ run_stage(main, sys.argv[2:])
 
 
 @pytest.mark.parametrize("size", [0, 100, 2_000, 20_000])
-def test_a_process_that_met_a_full_disk_ends_in_order(tmp_path, size):
+def test_a_process_exits_cleanly_after_a_full_disk(tmp_path, size):
     run = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(size), str(tmp_path / "a.h5")], capture_output=True, text=True
     )

@@ -1,4 +1,4 @@
-"""Label files: the same bytes always, read row by row, damage and mix-ups named."""
+"""Label files: reproducible bytes, rows read one by one, errors for damage and for files of another index."""
 
 import hashlib
 import multiprocessing

@@ -1,4 +1,4 @@
-"""params.yaml: typed, closed, read as DVC reads it."""
+"""params.yaml: typed values, no unknown names, read as DVC reads it."""
 
 from typing import Literal
 
@@ -97,7 +97,7 @@ def test_a_message_names_a_few_things_and_counts_the_rest(count, named):
     assert ", ".join(params.shorten(list("abcdef")[:count], 3)) == named
 
 
-def test_one_thing_is_counted_as_one():
+def test_a_noun_is_plural_unless_there_is_one():
     assert [params.plural(n, "fault") for n in (0, 1, 2)] == ["0 faults", "1 fault", "2 faults"]
     assert [params.plural(n, "query") for n in (0, 1, 2)] == ["0 queries", "1 query", "2 queries"]
 
@@ -111,7 +111,7 @@ def test_an_argument_is_one_of_its_choices(value):
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.0, np.float32(2), "2", None])
-def test_a_count_is_a_whole_number_whoever_counts(value):
+def test_a_count_is_a_whole_number_of_python_or_numpy(value):
     for count in (1, 2, np.int32(1), np.uint8(2)):
         params.check_count("batch", count, 1)
     with pytest.raises(BadInput) as error:

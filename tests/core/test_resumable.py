@@ -1,4 +1,4 @@
-"""Rows computed by workers: the bytes of one process, and a killed run goes on from its shards."""
+"""Rows computed by workers: the bytes of one process; a run after a kill continues from the shards."""
 
 import signal
 import subprocess
@@ -45,7 +45,7 @@ def test_a_fault_in_a_worker_reaches_the_user_as_it_is(tmp_path):
     assert not (tmp_path / "a.h5").exists()
 
 
-def test_of_many_runs_of_the_same_work_one_is_at_it_at_a_time(scratch):
+def test_runs_of_the_same_work_take_turns(scratch):
     inside, most = [], []
 
     def run(number):
@@ -67,7 +67,7 @@ def script(tmp_path, pause):
     return [sys.executable, "-c", text % pause, str(tmp_path / "killed.h5")]
 
 
-def test_a_killed_run_leaves_no_file_and_loses_at_most_a_shard_a_worker(tmp_path, scratch):
+def test_a_killed_run_leaves_no_file_and_loses_at_most_one_shard_per_worker(tmp_path, scratch):
     run = subprocess.Popen(script(tmp_path, 0.03))
     deadline = time.monotonic() + 300
     while len(list(scratch.glob("*/0*.h5"))) < 2 and time.monotonic() < deadline:

@@ -84,7 +84,7 @@ def in_this_process(monkeypatch):
     return asked
 
 
-def test_more_processes_than_shards_are_missing_find_nothing_to_do(tmp_path, expected, in_this_process):
+def test_processes_beyond_the_number_of_missing_shards_do_nothing(tmp_path, expected, in_this_process):
     with pytest.raises(ZeroDivisionError), resumable_folder("maps", [COUNT, BATCH, ATTRS]) as folder:
         for start in range(0, COUNT - 128, 128):  # all but the last
             resumable._compute_shard(start, start + 128, BATCH, folder / f"{start:09d}.h5")
@@ -94,7 +94,7 @@ def test_more_processes_than_shards_are_missing_find_nothing_to_do(tmp_path, exp
 
 
 @pytest.mark.parametrize(("workers", "each"), [(1, 1), (4, 2), (5, 2), (0, 3)])
-def test_workers_are_shared_out(tmp_path, monkeypatch, in_this_process, workers, each):
+def test_workers_are_divided_among_the_processes(tmp_path, monkeypatch, in_this_process, workers, each):
     monkeypatch.setattr(resumable, "num_cores", lambda: 6)
     finish(ThreadGroup(2).start(tmp_path / "a.h5", workers))
     assert in_this_process == [each, each]
@@ -166,7 +166,7 @@ def test_all_end_if_torchrun_itself_is_killed(tmp_path, scratch):
 
 
 @pytest.mark.slow
-def test_one_that_is_killed_ends_all_and_the_next_run_goes_on_from_their_shards(tmp_path, scratch, expected):
+def test_a_killed_process_stops_all_and_the_next_run_continues_from_their_shards(tmp_path, scratch, expected):
     run, first, second = start_two(tmp_path, scratch)
     os.kill(second, signal.SIGKILL)
     assert run.wait(60) != 0 and ended(first)
