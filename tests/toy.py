@@ -25,18 +25,18 @@ TRAIN = params.read("params.yaml", "train", Schedule)
 
 def settings(preset="recommended", **changes):
     """OGFR's parameters, resolved, with a stride of 16 pixels."""
-    given = replace(OGFR, preset=preset, **{"stride": 16, **changes})
-    return resolve(given, PRESETS, preset, "ogfr")
+    unresolved = replace(OGFR, preset=preset, **{"stride": 16, **changes})
+    return resolve(unresolved, PRESETS, preset, "ogfr")
 
 
 def schedule(preset="recommended", **changes):
     """A schedule for small images in float32, resolved."""
-    given = replace(
+    unresolved = replace(
         TRAIN,
         size=SIZE,
         **{"identities": 2, "images": 2, "precision": "float32", "compile": False, "pad": 2, **changes},
     )
-    return resolve(given, PRESETS, preset, "train")
+    return resolve(unresolved, PRESETS, preset, "train")
 
 
 def people(identities=4, each=4, seed=0, size=SIZE):
@@ -77,26 +77,26 @@ def model(pictures=None, seed=0, preset="recommended", **changes):
 def trained(folder, name="ogfr", seed=0, **changes):
     """A folder as `stages.train` leaves it, with a model of random weights that z and camera matter to."""
     module = load_method(name)
-    given = params.read("params.yaml", name, module.Params)
-    given = replace(given, **{"stride": 16, "gamma_camera": 3.0, **changes})
-    settings, world = resolve(given, module.PRESETS, given.preset, name), data_spec(people())
+    unresolved = params.read("params.yaml", name, module.Params)
+    unresolved = replace(unresolved, **{"stride": 16, "gamma_camera": 3.0, **changes})
+    settings, world = resolve(unresolved, module.PRESETS, unresolved.preset, name), data_spec(people())
     torch.manual_seed(seed)
     start = encoder()
-    made = module.build(settings, world, start)
-    for rows in (made.encoder.pattern, made.encoder.camera, made.encoder.part):
+    model = module.build(settings, world, start)
+    for rows in (model.encoder.pattern, model.encoder.camera, model.encoder.part):
         torch.nn.init.normal_(rows)
     record = describe(name, settings, world, start.architecture) | {"data": {}}
     Path(folder).mkdir(parents=True, exist_ok=True)
-    save_file(made.state_dict(), Path(folder) / "model.safetensors")
+    save_file(model.state_dict(), Path(folder) / "model.safetensors")
     (Path(folder) / "record.json").write_text(json.dumps(record))
     return Path(folder)
 
 
-def batch(pictures=None, seed=0, rows=None, preset="recommended", own=slice(None)):
-    """A training batch: both views of some rows, all by default; of what is drawn, `own` is made."""
+def batch(pictures=None, seed=0, rows=None, preset="recommended", share=slice(None)):
+    """A training batch: both views of some rows, all by default; `share` is a slice of them."""
     pictures = people() if pictures is None else pictures
     rows = np.arange(len(pictures)) if rows is None else rows
     plan = schedule(preset)
     rng = np.random.default_rng(seed)
     chances = sample_augmentations(pictures, rows, plan.flip, plan.pad, plan.obstacles, [], rng)
-    return training_batch(pictures, rows[own], chances[own])
+    return training_batch(pictures, rows[share], chances[share])

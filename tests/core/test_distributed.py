@@ -1,4 +1,4 @@
-"""Two processes with half a batch each are one process with the whole."""
+"""Two processes with half a batch each compute the losses and gradients of one with the whole batch."""
 
 import multiprocessing
 import subprocess
@@ -27,8 +27,8 @@ PIDS = torch.from_numpy(PEOPLE.pid)
 
 def baseline():
     torch.manual_seed(0)
-    given = params.read("params.yaml", "vit_baseline", vit_baseline.Params)
-    settings = resolve(given, vit_baseline.PRESETS, "recommended", "vit_baseline")
+    section = params.read("params.yaml", "vit_baseline", vit_baseline.Params)
+    settings = resolve(section, vit_baseline.PRESETS, "recommended", "vit_baseline")
     return vit_baseline.build(settings, data_spec(PEOPLE), toy.encoder())
 
 
@@ -45,7 +45,7 @@ def train_two_steps(build, **changes):
     torch.manual_seed(7)
     loop = Loop(model, toy.schedule(optimiser="sgd", lr=1e-5, **changes), torch.device("cpu"))
     for seed in (1, 2):
-        loop.step(toy.batch(PEOPLE, seed, own=distributed.local_slice(len(PIDS))), 1.0)
+        loop.step(toy.batch(PEOPLE, seed, share=distributed.local_slice(len(PIDS))), 1.0)
     gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     return {"log": loop.log, "gradients": gradients, "weights": model.state_dict()}
 
@@ -139,20 +139,20 @@ def test_two_processes_hold_the_same_weights_and_statistics(runs, name):
         torch.testing.assert_close(first[n], whole[n], rtol=1e-5, atol=1e-6, msg=n)
 
 
-def test_statistics_of_ones_own_share_differ_and_weights_do_not(runs):
+def test_batch_statistics_of_a_local_slice_differ_and_weights_do_not(runs):
     _, first, second = (run["statistics of each process"]["weights"] for run in runs)
     differ = {n for n in first if not torch.equal(first[n], second[n])}
     assert differ == {"head.necks.0.running_mean", "head.necks.0.running_var"}
 
 
-def test_mining_in_the_batch_is_one_processes_and_in_a_share_the_mean_of_the_shares(runs):
+def test_mining_in_the_batch_equals_one_process_and_in_slices_their_mean(runs):
     whole, *halves = (run["triplet"] for run in runs)
-    shares = torch.stack([local_loss(rows) for rows in (slice(0, 8), slice(8, 16))]).mean()
+    mean_of_slices = torch.stack([local_loss(rows) for rows in (slice(0, 8), slice(8, 16))]).mean()
     for half in halves:
         for got, wanted in zip(half["batch"], whole["batch"], strict=True):
             torch.testing.assert_close(got, wanted)
-        torch.testing.assert_close(half["process"][0], shares)
-    assert not torch.isclose(shares, whole["batch"][0])
+        torch.testing.assert_close(half["process"][0], mean_of_slices)
+    assert not torch.isclose(mean_of_slices, whole["batch"][0])
 
 
 def local_loss(rows):
@@ -170,11 +170,11 @@ def test_processes_that_differ_stop(runs):
         assert "the 2 processes differ in their weights" in half["weights_error"] and half["first"] == 0
 
 
-def test_a_batch_that_cannot_be_shared_is_an_error(runs):
+def test_a_batch_that_the_world_size_does_not_divide_is_an_error(runs):
     assert "train.identities = 3 cannot be shared by 2 processes" in runs[1]["batch_error"]
 
 
-def test_alone_everything_is_as_given():
+def test_without_torchrun_values_stay_as_they_are():
     x = torch.ones(2)
     assert (
         distributed.all_gather(x) is x
@@ -184,7 +184,7 @@ def test_alone_everything_is_as_given():
     assert distributed.local_slice(6) == slice(0, 6) and not distributed.run_torchrun(1, "stages.train", [])
 
 
-def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
+def test_each_process_of_a_machine_has_another_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
@@ -256,7 +256,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_one_that_fails_ends_all_with_an_error(tmp_path):
+def test_a_failing_process_stops_all_with_an_error(tmp_path):
     (tmp_path / "fails.py").write_text(FAILS)
     done = subprocess.run(
         [sys.executable, "-m", "fails"],

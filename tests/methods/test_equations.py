@@ -56,16 +56,16 @@ def agree(fast, read_aloud, *leaves):
     if not leaves:
         return
     along = torch.randn(fast.shape, generator=torch.Generator().manual_seed(9))
-    found, wanted = (
+    gradients, wanted = (
         torch.autograd.grad((each * along).sum(), leaves, retain_graph=True, materialize_grads=True)
         for each in (fast, aloud)
     )
-    for leaf, (a, b) in enumerate(zip(found, wanted, strict=True)):
+    for leaf, (a, b) in enumerate(zip(gradients, wanted, strict=True)):
         assert b.any() and close(a, b), f"gradient for leaf {leaf}"
 
 
-def close(found, wanted):
-    return (found - wanted).abs().max() <= 1e-5 * max(1.0, wanted.abs().max())
+def close(values, wanted):
+    return (values - wanted).abs().max() <= 1e-5 * max(1.0, wanted.abs().max())
 
 
 def pictures(identities=2, each=2):
@@ -115,8 +115,10 @@ def test_1_and_2_every_grouping_counts_and_hides_parts_as_printed(count):
     counts = occlusion.count_pixels(torch.from_numpy(maps), count)
     assert counts.tolist() == [slow.pixels(one.tolist(), count) for one in maps]
     for threshold, strict in itertools.product([0.0, 2.0, 5.0, 5.5], [True, False]):
-        found = occlusion.hidden_parts(counts, threshold, strict)
-        assert found.tolist() == [[slow.hidden(y, threshold, strict) for y in row] for row in counts.tolist()]
+        hidden = occlusion.hidden_parts(counts, threshold, strict)
+        assert hidden.tolist() == [
+            [slow.hidden(y, threshold, strict) for y in row] for row in counts.tolist()
+        ]
 
 
 @LAW
@@ -161,9 +163,9 @@ def test_5_the_sequence_is_the_tokens_plus_what_is_given(stride):
     encoder = tiny(stride=stride).encoder
     image, camid = normal(2, 3, *SIZE), torch.tensor([1, -1])
     hidden = torch.tensor([[1, 0, 1, 1], [0, 0, 0, 1]]).bool()
-    given = encoder.projection.weight, encoder.projection.bias, encoder.cls, encoder.part
-    leaves = image, *given, encoder.position, encoder.pattern, encoder.camera
-    kernel, bias, cls, part = (scalars(p) for p in given)
+    weights = encoder.projection.weight, encoder.projection.bias, encoder.cls, encoder.part
+    leaves = image, *weights, encoder.position, encoder.pattern, encoder.camera
+    kernel, bias, cls, part = (scalars(p) for p in weights)
     position, pattern, camera = (scalars(p) for p in (encoder.position, encoder.pattern, encoder.camera))
     unknown = [slow.mean(column) for column in zip(*camera, strict=True)]
     aloud = []
@@ -186,18 +188,18 @@ def test_6_the_state_is_the_cosine_of_every_patch_and_part(seed):
 
 def agent(bias):
     torch.manual_seed(0)
-    made = Agent(toy.settings(agent_bias=bias, agent_keep=0.9))
-    torch.nn.init.normal_(made.linear.weight)
-    leaves = list(made.parameters())
-    return made, leaves, [scalars(made.linear.weight[0]), scalars(made.linear.bias[0]) if bias else 0.0]
+    module = Agent(toy.settings(agent_bias=bias, agent_keep=0.9))
+    torch.nn.init.normal_(module.linear.weight)
+    leaves = list(module.parameters())
+    return module, leaves, [scalars(module.linear.weight[0]), scalars(module.linear.bias[0]) if bias else 0.0]
 
 
 @pytest.mark.parametrize("bias", [False, True])  # as printed, and ours
 def test_7_a_patch_is_kept_with_the_probability_of_its_state(bias):
-    made, leaves, weights = agent(bias)
+    module, leaves, weights = agent(bias)
     state = normal(3, N, FIRST)
-    agree(made(state).sigmoid(), [slow.keep(one, *weights) for one in scalars(state)], *leaves)
-    assert torch.autograd.grad(made(state).sum(), state, allow_unused=True) == (None,)
+    agree(module(state).sigmoid(), [slow.keep(one, *weights) for one in scalars(state)], *leaves)
+    assert torch.autograd.grad(module(state).sum(), state, allow_unused=True) == (None,)
 
 
 def test_8_every_action_comes_as_often_as_its_probability_says():
@@ -216,15 +218,15 @@ def test_8_every_action_comes_as_often_as_its_probability_says():
 def test_9_the_baseline_is_refreshed_as_printed(monkeypatch):
     model, news = tiny("paper"), [0.1, 0.5, 0.2, 0.9]
     assert model.params.baseline_epochs == 10
-    found, coming = [], iter(news)
+    baselines, coming = [], iter(news)
     monkeypatch.setattr(Heads, "score", lambda self, *_: torch.full((2,), next(coming)))
     for epoch in range(40):
         model.begin_epoch(epoch, lambda: [eval_batch(pictures(1))])
-        found.append(model.agent.baseline.item())
-    assert found == pytest.approx([p for p in slow.baseline(news) for _ in range(10)], abs=1e-6)
+        baselines.append(model.agent.baseline.item())
+    assert baselines == pytest.approx([p for p in slow.baseline(news) for _ in range(10)], abs=1e-6)
 
 
-def test_9_without_a_mask_the_score_of_the_purified_features_is_the_news():
+def test_9_the_new_score_is_that_of_the_purified_features_without_a_mask():
     model = tiny("paper").eval()
     whole = eval_batch(pictures())
     model.begin_epoch(0, lambda: eval_batches(pictures(), 3))
@@ -242,11 +244,11 @@ SCORES = st.floats(0, 0.999)
 @given(SCORES, SCORES)
 def test_10_the_reward_is_the_printed_one_and_ours_is_bounded(masked, base):
     for floor, clip in [(1e-6, 1e6), (0.05, 1.0)]:
-        found = reward(exact([masked]), exact([base]), floor, clip)
-        assert found.item() == pytest.approx(slow.reward(masked, base, floor, clip), rel=1e-9, abs=1e-12)
-        assert -clip <= found.item() <= 1
+        gain = reward(exact([masked]), exact([base]), floor, clip)
+        assert gain.item() == pytest.approx(slow.reward(masked, base, floor, clip), rel=1e-9, abs=1e-12)
+        assert -clip <= gain.item() <= 1
         if (floor, clip) == (1e-6, 1e6):
-            assert found.item() == pytest.approx(slow.reward(masked, base), rel=1e-9, abs=1e-12)
+            assert gain.item() == pytest.approx(slow.reward(masked, base), rel=1e-9, abs=1e-12)
     assert [params.PRESETS[f"ogfr.reward_{n}"][:2] for n in ("floor", "clip")] == [
         (0.05, 1e-6),
         (1.0, 1e6),
@@ -262,7 +264,7 @@ def test_10_a_reward_compares_the_scores_with_and_without_the_mask(kind):
     pid = torch.tensor([0, 1, 1])
     first = model.heads.score(model.purify(h, action)[:, 0], HOLISTIC, pid)
     score = lambda masks: model.identity_probability(h, masks, pid, HOLISTIC)  # noqa: E731
-    found, base = model.agent.rewards(state, first, [], score)
+    gains, base = model.agent.rewards(state, first, [], score)
     masked = scores(model, h, action.tolist(), pid)
     linear = model.agent.linear
     keep = [slow.keep(one, scalars(linear.weight[0]), scalars(linear.bias[0])) for one in scalars(state)]
@@ -270,20 +272,20 @@ def test_10_a_reward_compares_the_scores_with_and_without_the_mask(kind):
     other = {"self_critical": likelier, "image": [[True] * N] * 3}.get(kind)
     wanted = scores(model, h, other, pid) if other else [torch.tensor(0.3)] * 3
     rewards = [slow.reward(m.item(), b.item(), 0.05, 1.0) for m, b in zip(masked, wanted, strict=True)]
-    assert found.tolist() == [pytest.approx(rewards, abs=1e-5)]
+    assert gains.tolist() == [pytest.approx(rewards, abs=1e-5)]
     assert base.expand(3).tolist() == pytest.approx([b.item() for b in wanted], abs=1e-5)
 
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_11_the_policy_gradient_is_the_printed_sum(bias):
-    made, leaves, weights = agent(bias)
+    module, leaves, weights = agent(bias)
     state, action = normal(3, N, FIRST).detach(), torch.from_numpy(RNG(1).random((3, N)) < 0.6)
     gain = torch.tensor([0.5, -1.0, 0.3])
-    minus = torch.autograd.grad(policy_loss(made(state), action, gain), leaves)
-    wanted, own = slow.policy_gradient(scalars(state), action.tolist(), gain.tolist(), *weights)
+    minus = torch.autograd.grad(policy_loss(module(state), action, gain), leaves)
+    wanted, bias_gradient = slow.policy_gradient(scalars(state), action.tolist(), gain.tolist(), *weights)
     agree(-minus[0][0], wanted)
     if bias:
-        agree(-minus[1][0], own)
+        agree(-minus[1][0], bias_gradient)
 
 
 @pytest.mark.parametrize("kind", ["paper", "self_critical"])
@@ -295,7 +297,7 @@ def test_11_the_policy_gradient_of_several_episodes_is_the_mean_of_theirs(kind):
     h, _ = model.encode_views(shown)
     state = correlation(h.patch, h.part)
     loss = list(model.objectives(shown))[1].loss
-    found = torch.autograd.grad(loss, list(model.agent.parameters()))
+    gradients = torch.autograd.grad(loss, list(model.agent.parameters()))
     linear = model.agent.linear
     agent = scalars(linear.weight[0].detach()), scalars(linear.bias[0].detach())
     likelier = [[m > 0.5 for m in slow.keep(one, *agent)] for one in scalars(state.detach())]
@@ -304,27 +306,29 @@ def test_11_the_policy_gradient_of_several_episodes_is_the_mean_of_theirs(kind):
     for action in actions:
         masked = scores(model, h, action.tolist(), shown.pid)
         rewards = [slow.reward(m.item(), b.item(), 0.05, 1.0) for m, b in zip(masked, base, strict=True)]
-        gradient, own = slow.policy_gradient(scalars(state.detach()), action.tolist(), rewards, *agent)
-        wanted.append(stacked([*gradient, own]))
-    assert close(-torch.cat([found[0][0], found[1]]), torch.stack(wanted).mean(0))
+        gradient, bias_gradient = slow.policy_gradient(
+            scalars(state.detach()), action.tolist(), rewards, *agent
+        )
+        wanted.append(stacked([*gradient, bias_gradient]))
+    assert close(-torch.cat([gradients[0][0], gradients[1]]), torch.stack(wanted).mean(0))
 
 
 @LAW
 @given(st.integers(0, 10**6))
 def test_11_on_average_the_policy_gradient_is_that_of_the_expected_reward(seed):
-    made, leaves, weights = agent(True)
+    module, leaves, weights = agent(True)
     state, rewards = normal(1, 3, FIRST, seed=seed).detach(), RNG(seed).uniform(-1, 1, 8)
     loss, expected = 0.0, 0.0
     for action, gain in zip(itertools.product([False, True], repeat=3), rewards, strict=True):
         chance = slow.chance(action, slow.keep(scalars(state[0]), *weights))
         expected = expected + chance * gain
-        each = policy_loss(made(state), torch.tensor([action]), torch.tensor([gain]).float())
+        each = policy_loss(module(state), torch.tensor([action]), torch.tensor([gain]).float())
         loss = loss + chance.item() * each
-    found, wanted = (
+    gradients, wanted = (
         torch.autograd.grad(loss, leaves),
         torch.autograd.grad(expected, leaves, retain_graph=True),
     )
-    torch.testing.assert_close([-g for g in found], list(wanted), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close([-g for g in gradients], list(wanted), rtol=1e-5, atol=1e-5)
 
 
 # ------------------------------------------------------------------ Eq. 12-16: purification
@@ -342,27 +346,27 @@ def tokens(count=3, seed=0):
 def weights(layer):
     """A decoder layer's, by their names in the paper."""
     attention = layer.attention
-    found = {}
+    tensors = {}
     for name, rows in zip("qkv", attention.qkv.weight.chunk(3), strict=True):
-        found[f"W_{name}"] = scalars(rows)
+        tensors[f"W_{name}"] = scalars(rows)
     for name, rows in zip("qkv", attention.qkv.bias.chunk(3), strict=True):
-        found[f"b_{name}"] = scalars(rows)
+        tensors[f"b_{name}"] = scalars(rows)
     for name, linear in {"o": attention.output, "1": layer.ffn[0], "2": layer.ffn[2]}.items():
-        found[f"W_{name}"], found[f"b_{name}"] = scalars(linear.weight), scalars(linear.bias)
-    return {**found, "scale": scalars(layer.norm.weight), "shift": scalars(layer.norm.bias)}
+        tensors[f"W_{name}"], tensors[f"b_{name}"] = scalars(linear.weight), scalars(linear.bias)
+    return {**tensors, "scale": scalars(layer.norm.weight), "shift": scalars(layer.norm.bias)}
 
 
 def purified(model, h, action):
     """F_hp of each image, read aloud."""
     position = scalars(model.encoder.position[0, FIRST + 1 :]) if model.params.erased == "shared" else None
     erased, layers = scalars(model.erased[0]), [(weights(layer), layer.fixed) for layer in model.decoder]
-    found = []
+    features = []
     for cls, part, patch, kept in zip(*(scalars(t) for t in h), action, strict=True):
         rows = [cls, *part[1:], *slow.erase(patch, kept, erased, position)]
         for w, fixed in layers:
             rows = slow.decoder_layer(rows, w, HEADS, fixed, model.params.residual)
-        found.append(rows)
-    return found
+        features.append(rows)
+    return features
 
 
 def scores(model, h, action, pid):
@@ -372,13 +376,13 @@ def scores(model, h, action, pid):
         scalars(t[:WIDTH])
         for t in (heads.necks[0].weight, heads.necks[0].running_mean, heads.necks[0].running_var)
     ]
-    found = []
+    probabilities = []
     with torch.no_grad():
         for rows, truth in zip(purified(model, h, action), pid.tolist(), strict=True):
             necked = slow.running_norm(rows[0], *neck)
             logits = slow.linear([heads.gain * x for x in necked], scalars(heads.weight[0]))
-            found.append(slow.softmax(logits)[truth])
-    return found
+            probabilities.append(slow.softmax(logits)[truth])
+    return probabilities
 
 
 @pytest.mark.parametrize("fixed", [0, 3])
@@ -503,8 +507,8 @@ def test_21_the_similarities_are_held_against_the_map_of_pixels_or_of_patches(pl
 
 def test_21_the_presets_name_the_printed_form_and_ours():
     chosen = {preset: toy.settings(preset) for preset in PRESETS}
-    found = {name: (p.mask_grid, p.mask, p.temperature) for name, p in chosen.items()}
-    assert found == {"paper": FORMS[0], "recommended": FORMS[-1]}
+    forms = {name: (p.mask_grid, p.mask, p.temperature) for name, p in chosen.items()}
+    assert forms == {"paper": FORMS[0], "recommended": FORMS[-1]}
 
 
 def test_21_overlapping_patches_are_held_against_the_pixels_that_they_see():
@@ -525,13 +529,13 @@ def logits(heads, branch, features):
     necked = [[] for _ in features]
     for i in range(len(features[0])):
         scale = scalars(heads.necks[branch].weight[i * width : (i + 1) * width])
-        for found, row in zip(necked, slow.batch_norm([f[i] for f in features], scale), strict=True):
-            found.append(row)
+        for image_rows, row in zip(necked, slow.batch_norm([f[i] for f in features], scale), strict=True):
+            image_rows.append(row)
     weight = scalars(heads.weight)
-    told = [
+    scaled = [
         [[gain * x for x in slow.linear(row, weight[i])] for i, row in enumerate(image)] for image in necked
     ]
-    return necked, told
+    return necked, scaled
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -554,7 +558,7 @@ def test_23_all_terms_together_are_the_printed_sum_and_our_additions(preset):
     frozen = scalars(stacked(logits_h).detach())
     ours = chosen.triplet == "necked"
     compared_h, compared_o = (necked_h, necked_o) if ours else first[:2]
-    seen = [
+    global_logits = [
         [rows[0] for rows in logits(model.global_head, branch, scalars(view.cls[:, None]))[1]]
         for branch, view in enumerate((h, o))
     ]
@@ -562,14 +566,14 @@ def test_23_all_terms_together_are_the_printed_sum_and_our_additions(preset):
         mse=each(lambda a, b: slow.mse(a, b, chosen.mse == "mean"), held, student),
         cos=each(slow.cosine, first[2], first[1]),
         kd=each(lambda *row: slow.distillation(*row, 0.3, 0.4), frozen, logits_o, pid),
-        en=each(slow.encoder, *seen, pid),
+        en=each(slow.encoder, *global_logits, pid),
         tr=slow.part_triplet(compared_h, pid, average=ours),
         mask=0.7,
         mu_1=0.5,
         mu_2=0.5,
     )
     if preset == "recommended":  # Departs: the teacher's classifiers and the student's features learn too
-        wanted = wanted + each(lambda told, i: slow.mean([slow.identity(x, i) for x in told]), logits_h, pid)
+        wanted = wanted + each(lambda rows, i: slow.mean([slow.identity(x, i) for x in rows]), logits_h, pid)
         wanted = wanted + slow.part_triplet(compared_o, pid, average=ours)
     leaves = hp, op, h.cls, o.cls, model.heads.weight, model.global_head.weight
     agree(fast, wanted, *leaves)
@@ -578,21 +582,21 @@ def test_23_all_terms_together_are_the_printed_sum_and_our_additions(preset):
 def test_23_the_mask_loss_is_the_mean_of_both_views():
     torch.manual_seed(0)
     model, shown = tiny(), batch()
-    found = next(model.objectives(shown)).terms["mask"]
+    loss = next(model.objectives(shown)).terms["mask"]
     each = []
     for view in (shown.holistic, shown.occluded):
-        seen = model.encoder(view.image, view.hidden, shown.camid)
+        tokens_of_view = model.encoder(view.image, view.hidden, shown.camid)
         labels = patch_labels(view.parsing, FIRST, 2, 2)
-        state = correlation(seen.patch, seen.part)
+        state = correlation(tokens_of_view.patch, tokens_of_view.part)
         each.append(mask_loss(state, view.parsing, labels, GRID, model.params))
-    torch.testing.assert_close(found, sum(each) / 2)
+    torch.testing.assert_close(loss, sum(each) / 2)
 
 
 def test_both_views_in_one_pass_are_those_of_two_passes():
     model, shown = tiny(), batch()
-    for found, view in zip(model.encode_views(shown), (shown.holistic, shown.occluded), strict=True):
+    for together, view in zip(model.encode_views(shown), (shown.holistic, shown.occluded), strict=True):
         alone = model.encoder(view.image, view.hidden, shown.camid)
-        for both, one in zip(found, alone, strict=True):
+        for both, one in zip(together, alone, strict=True):
             torch.testing.assert_close(both, one, rtol=1e-5, atol=1e-5)
 
 
@@ -613,17 +617,17 @@ def test_24_a_part_is_visible_by_the_printed_rule_and_by_ours(seed):
 def test_24_what_interpolation_shows_some_patch_shows(seed):
     state = (torch.from_numpy(RNG(seed).normal(size=(1, N, FIRST))).float() - 0.7).clamp(-1, 1)
     plane = slow.enlarge(scalars(state[0]), GRID, SIZE)
-    found = visible(state, "positive")[0].tolist()
-    assert all(a <= b for a, b in zip(slow.visible(plane), found, strict=True))
+    flags = visible(state, "positive")[0].tolist()
+    assert all(a <= b for a, b in zip(slow.visible(plane), flags, strict=True))
 
 
 @pytest.mark.parametrize("feature", ["before", "after"])  # as TransReID compares, and ours
 def test_25_images_are_compared_by_the_features_that_both_show(feature):
     model, shown = tiny(feature=feature).eval(), eval_batch(pictures())
-    found = model.embed(shown)
+    embedding = model.embed(shown)
     with torch.no_grad():
-        seen = model.encoder(shown.holistic.image, shown.holistic.hidden, shown.camid)
-        features = scalars(model.student_output(seen)[:, :FIRST])
+        encoded = model.encoder(shown.holistic.image, shown.holistic.hidden, shown.camid)
+        features = scalars(model.student_output(encoded)[:, :FIRST])
     if feature == "after":
         neck = model.heads.necks[OCCLUDED]
         kept = [scalars(t.view(FIRST, -1)) for t in (neck.weight, neck.running_mean, neck.running_var)]
@@ -632,17 +636,17 @@ def test_25_images_are_compared_by_the_features_that_both_show(feature):
             for image in features
         ]
     unit = [[[x / slow.length(row) for x in row] for row in image] for image in features]
-    agree(found.parts, unit)
-    state = correlation(seen.patch, seen.part)
+    agree(embedding.parts, unit)
+    state = correlation(encoded.patch, encoded.part)
     flags = [slow.winners(one) for one in scalars(state)]
-    assert found.visibility.tolist() == [[1, *row] for row in flags]
-    agree(compared(found), [[slow.distance(*pair) for pair in row] for row in pairs(unit, flags)])
+    assert embedding.visibility.tolist() == [[1, *row] for row in flags]
+    agree(compared(embedding), [[slow.distance(*pair) for pair in row] for row in pairs(unit, flags)])
 
 
-def compared(found):
+def compared(embedding):
     """The distances of two images to the two others."""
-    who = np.zeros(len(found.parts), np.int64)
-    every = ranking.Embedded(found.parts, found.visibility, who, who)
+    who = np.zeros(len(embedding.parts), np.int64)
+    every = ranking.Embedded(embedding.parts, embedding.visibility, who, who)
     return ranking.distances(every[:2], every[2:])
 
 

@@ -1,4 +1,4 @@
-"""OGFR, equation by equation, on tiny tensors; and as a method like any other."""
+"""OGFR: its modules on tiny tensors, its objectives, embeddings and presets."""
 
 import json
 import math
@@ -36,8 +36,8 @@ EVERY = torch.ones(16, N, dtype=torch.bool)
 def gradients(loss, module):
     """Names of the parameters that a loss would move."""
     named = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    found = torch.autograd.grad(loss, list(named.values()), allow_unused=True, retain_graph=True)
-    return {name for name, g in zip(named, found, strict=True) if g is not None and g.any()}
+    tensors = torch.autograd.grad(loss, list(named.values()), allow_unused=True, retain_graph=True)
+    return {name for name, g in zip(named, tensors, strict=True) if g is not None and g.any()}
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +50,11 @@ def model():
 
 def test_correlation_is_the_cosine_of_every_patch_and_part():
     patch, part = torch.randn(2, 5, 4), torch.randn(2, 3, 4)
-    found = correlation(patch, part)
+    state = correlation(patch, part)
     for n in range(5):
         for k in range(3):
             a, b = patch[1, n], part[1, k]
-            assert found[1, n, k].item() == pytest.approx((a @ b / (a.norm() * b.norm())).item(), abs=1e-5)
+            assert state[1, n, k].item() == pytest.approx((a @ b / (a.norm() * b.norm())).item(), abs=1e-5)
 
 
 def test_an_agent_starts_by_keeping_nearly_all_patches_and_without_a_bias_half():
@@ -100,7 +100,7 @@ def test_the_policy_gradient_touches_the_agent_alone():
     assert not any(name.startswith("agent") for name in gradients(first.loss, model))
 
 
-def test_players_share_no_parameter_and_forget_none(model):
+def test_param_groups_share_no_parameter_and_hold_all(model):
     groups = model.param_groups()
     names = [{id(p) for p in group.parameters} for group in groups.values()]
     assert set(groups) == {"reid", "agent"} and not names[0] & names[1]
@@ -110,9 +110,9 @@ def test_players_share_no_parameter_and_forget_none(model):
 def test_the_agent_has_an_optimiser_and_a_rate_of_its_own_and_its_weights_do_not_decay():
     plan = toy.schedule(optimiser="sgd", decay=0.25)
     loop = Loop(toy.model(PEOPLE, agent_optimiser="adamw", agent_lr=0.5), plan, torch.device("cpu"))
-    ((rest,), (own,)) = (loop.optimisers[name].param_groups for name in ("reid", "agent"))
+    ((rest,), (agent,)) = (loop.optimisers[name].param_groups for name in ("reid", "agent"))
     assert isinstance(loop.optimisers["agent"], torch.optim.AdamW) and loop.base_lr["agent"] == 0.5
-    assert (rest["weight_decay"], own["weight_decay"]) == (0.25, 0.0)
+    assert (rest["weight_decay"], agent["weight_decay"]) == (0.25, 0.0)
 
 
 @pytest.mark.parametrize("erase", ["none", "random", "labels"])
@@ -184,15 +184,15 @@ def test_fixed_attention_is_that_of_equations_13_to_16():
     b_q, b_k, b_v = attention.qkv.bias.chunk(3)
     joined = torch.zeros(5, 4)
     for head in range(2):
-        own = slice(2 * head, 2 * head + 2)
+        channels = slice(2 * head, 2 * head + 2)
         for i in range(5):
-            values = [w_v[own] @ t + b_v[own] for t in tokens[0]]
+            values = [w_v[channels] @ t + b_v[channels] for t in tokens[0]]
             if i < 2:  # Eq. 15: its own value
-                joined[i, own] = values[i]
+                joined[i, channels] = values[i]
                 continue
-            query = w_q[own] @ tokens[0, i] + b_q[own]
-            scores = torch.stack([query @ (w_k[own] @ t + b_k[own]) / 2**0.5 for t in tokens[0]])
-            joined[i, own] = sum(w * v for w, v in zip(scores.softmax(0), values, strict=True))
+            query = w_q[channels] @ tokens[0, i] + b_q[channels]
+            scores = torch.stack([query @ (w_k[channels] @ t + b_k[channels]) / 2**0.5 for t in tokens[0]])
+            joined[i, channels] = sum(w * v for w, v in zip(scores.softmax(0), values, strict=True))
     assert torch.allclose(attention(tokens, fixed=2)[0], attention.output(joined), atol=1e-5)
 
 
@@ -381,10 +381,13 @@ def test_a_part_is_visible_where_it_wins_a_patch_or_is_above_zero(first, second,
 @pytest.mark.parametrize("feature", ["before", "after"])
 def test_an_embedding_has_nine_unit_features_and_its_global_one_always_counts(feature):
     other = toy.model(PEOPLE, feature=feature).eval()
-    found = other.embed(eval_batch(PEOPLE))
-    assert found.parts.shape == (16, 9, 16) and found.visibility.shape == (16, 9)
-    assert torch.allclose(found.parts.norm(dim=2), torch.ones(16, 9)) and (found.visibility[:, 0] == 1).all()
-    assert set(found.visibility.unique().tolist()) <= {0, 1} and not found.parts.requires_grad
+    embedding = other.embed(eval_batch(PEOPLE))
+    assert embedding.parts.shape == (16, 9, 16) and embedding.visibility.shape == (16, 9)
+    assert (
+        torch.allclose(embedding.parts.norm(dim=2), torch.ones(16, 9))
+        and (embedding.visibility[:, 0] == 1).all()
+    )
+    assert set(embedding.visibility.unique().tolist()) <= {0, 1} and not embedding.parts.requires_grad
 
 
 def test_an_embedding_does_not_depend_on_its_batch(model):
@@ -410,7 +413,7 @@ def test_a_saved_model_embeds_as_before(tmp_path, preset):
     assert torch.equal(before.parts, after.parts) and torch.equal(before.visibility, after.visibility)
 
 
-def test_it_learns_a_batch_by_heart():
+def test_it_overfits_one_batch():
     people = toy.people(identities=4, each=2)
     plan = replace(toy.schedule(epochs=1, lr=5e-3, decay=0.0, warmup=0.0, clip=5.0), floor=1.0)
     loop = Loop(toy.model(people, alpha=1.0).train(), plan, torch.device("cpu"))
@@ -423,7 +426,7 @@ def test_it_learns_a_batch_by_heart():
     assert last["mask"] < first["mask"]
 
 
-def test_the_log_tells_how_the_agent_fares(model):
+def test_the_log_has_the_agents_metrics(model):
     loop = Loop(toy.model(PEOPLE), toy.schedule(), torch.device("cpu"))
     loop.step(BATCH, 0.5)
     assert {"reward", "baseline", "keep_body", "keep_background", "keep_obstacle", "policy"} <= set(
@@ -455,7 +458,7 @@ def test_the_shares_kept_are_of_body_and_background_patches_and_of_what_the_obst
     assert {name: value.item() for name, value in metrics.items()} == pytest.approx(wanted, abs=1e-5)
 
 
-def test_the_log_tells_what_the_teacher_kept_and_would_keep_of_the_students_obstacle():
+def test_the_log_has_the_shares_that_the_teacher_keeps_and_would_keep_of_the_obstacle():
     other = toy.model(PEOPLE)
     torch.nn.init.normal_(other.agent.linear.weight, std=10.0)  # small differences decide
     torch.manual_seed(1)
@@ -497,9 +500,9 @@ ROWS = {  # distil, fep: branches that erase
 def test_each_branch_purifies_if_it_is_asked_to(row, erasing):
     distil, fep = row
     other = toy.model(PEOPLE, distil=distil, fep=fep, start="random")
-    found = other.branches(BATCH)
-    assert [b.number for b in found] == ([HOLISTIC] if distil else []) + [OCCLUDED]
-    assert {b.number for b in found if b.mask is not None} == erasing
+    branches = other.branches(BATCH)
+    assert [b.number for b in branches] == ([HOLISTIC] if distil else []) + [OCCLUDED]
+    assert {b.number for b in branches if b.mask is not None} == erasing
     objectives = list(other.objectives(BATCH))
     assert [o.group for o in objectives] == (["reid", "agent"] if erasing else ["reid"])
     assert {o.group for o in objectives} == set(other.param_groups())
@@ -507,7 +510,7 @@ def test_each_branch_purifies_if_it_is_asked_to(row, erasing):
     assert ("erased" in moved) == bool(erasing) and any(n.startswith("decoder") for n in moved) == bool(
         erasing
     )
-    plain = len(found) > len(erasing)
+    plain = len(branches) > len(erasing)
     assert any(n.startswith("student") for n in moved) == plain
     if erasing:
         assert gradients(objectives[1].loss, other) == {"agent.linear.weight", "agent.linear.bias"}

@@ -1,4 +1,4 @@
-"""The baseline of Table 4: what it sees, what it minimises, and that OGFR's schedule is its own."""
+"""The baseline of Table 4: its input, its losses, and that it trains by OGFR's schedule."""
 
 import json
 from dataclasses import replace
@@ -20,12 +20,12 @@ from tests import toy
 
 PEOPLE = toy.people()
 BATCH = toy.batch(PEOPLE)
-GIVEN = params.read("params.yaml", "vit_baseline", vit_baseline.Params)
+PARAMS = params.read("params.yaml", "vit_baseline", vit_baseline.Params)
 
 
 def settings(preset="recommended", **changes):
-    given = replace(GIVEN, preset=preset, **{"stride": 16, **changes})
-    return resolve(given, vit_baseline.PRESETS, preset, "vit_baseline")
+    unresolved = replace(PARAMS, preset=preset, **{"stride": 16, **changes})
+    return resolve(unresolved, vit_baseline.PRESETS, preset, "vit_baseline")
 
 
 def model(pictures=PEOPLE, preset="recommended", **changes):
@@ -55,24 +55,30 @@ def test_it_compares_what_its_preset_says():
 
 def test_neither_labels_nor_cameras_reach_it():
     other = model().eval()
-    seen = other.embed(eval_batch(PEOPLE)).parts
+    features = other.embed(eval_batch(PEOPLE)).parts
     blind = replace(PEOPLE, hidden=~PEOPLE.hidden, camid=1 - PEOPLE.camid, parsing=PEOPLE.parsing * 0)
-    assert torch.equal(seen, other.embed(eval_batch(blind)).parts)
-    told = model(gamma_camera=3.0).eval()
-    assert not torch.equal(told.embed(eval_batch(PEOPLE)).parts, told.embed(eval_batch(blind)).parts)
+    assert torch.equal(features, other.embed(eval_batch(blind)).parts)
+    with_cameras = model(gamma_camera=3.0).eval()
+    assert not torch.equal(
+        with_cameras.embed(eval_batch(PEOPLE)).parts, with_cameras.embed(eval_batch(blind)).parts
+    )
 
 
 @pytest.mark.parametrize("feature", ["before", "after"])
 def test_an_embedding_is_one_unit_feature_whatever_its_batch(feature):
     other = model(feature=feature).eval()
-    found = other.embed(eval_batch(PEOPLE))
-    assert found.parts.shape == (16, 1, 16) and (found.visibility == 1).all() and found.gate is None
-    assert torch.allclose(found.parts.norm(dim=2), torch.ones(16, 1)) and not found.parts.requires_grad
+    embedding = other.embed(eval_batch(PEOPLE))
+    assert (
+        embedding.parts.shape == (16, 1, 16) and (embedding.visibility == 1).all() and embedding.gate is None
+    )
+    assert (
+        torch.allclose(embedding.parts.norm(dim=2), torch.ones(16, 1)) and not embedding.parts.requires_grad
+    )
     each = torch.cat([other.embed(b).parts for b in eval_batches(PEOPLE, 5)])
-    assert torch.allclose(found.parts, each, atol=1e-5)
+    assert torch.allclose(embedding.parts, each, atol=1e-5)
 
 
-def test_it_learns_a_batch_by_heart():
+def test_it_overfits_one_batch():
     people = toy.people(identities=4, each=2)
     plan = replace(toy.schedule(epochs=1, lr=5e-3, decay=0.0, warmup=0.0, clip=5.0), floor=1.0)
     loop = Loop(model(people).train(), plan, torch.device("cpu"))
@@ -85,14 +91,14 @@ def test_it_learns_a_batch_by_heart():
 
 def test_a_saved_model_embeds_as_before(tmp_path):
     start = toy.encoder()
-    made = vit_baseline.build(settings(), data_spec(PEOPLE), start)
-    train_model(made, PEOPLE, toy.schedule(epochs=1, lr=1e-4), 1)
-    save_file(made.state_dict(), tmp_path / "model.safetensors")
+    saved = vit_baseline.build(settings(), data_spec(PEOPLE), start)
+    train_model(saved, PEOPLE, toy.schedule(epochs=1, lr=1e-4), 1)
+    save_file(saved.state_dict(), tmp_path / "model.safetensors")
     record = describe("vit_baseline", settings(), data_spec(PEOPLE), start.architecture)
     (tmp_path / "record.json").write_text(json.dumps(record))
     again = load_trained(tmp_path)
     plain = eval_batch(PEOPLE)
-    assert torch.equal(made.embed(plain).parts, again.embed(plain).parts)
+    assert torch.equal(saved.embed(plain).parts, again.embed(plain).parts)
 
 
 def test_it_trains_as_ogfr_does_but_on_its_one_view():

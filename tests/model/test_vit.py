@@ -73,14 +73,14 @@ def test_the_sequence_is_tokens_plus_position_plus_pattern_plus_camera():
     encoder = oa_vit(gamma_pattern=2.0, gamma_camera=0.5)
     hidden = torch.tensor([[1, 0, 1, 0], [0, 0, 0, 0]]).bool()
     with torch.no_grad():
-        found = encoder.embed(IMAGE, hidden, torch.tensor([2, 0]))
+        sequence = encoder.embed(IMAGE, hidden, torch.tensor([2, 0]))
         patch = encoder.projection(IMAGE).flatten(2).transpose(1, 2)
         for image, (pattern, camera) in enumerate([(5, 2), (0, 0)]):
             tokens = torch.cat([encoder.cls[0], encoder.part[0], patch[image]])
             wanted = (
                 tokens + encoder.position[0] + 2 * encoder.pattern[pattern] + 0.5 * encoder.camera[camera]
             )
-            assert torch.allclose(found[image], wanted, atol=1e-6)
+            assert torch.allclose(sequence[image], wanted, atol=1e-6)
     assert encoder.pattern.shape == (16, 16) and encoder.position.shape == (1, 8 + 10, 16)
 
 
@@ -100,8 +100,8 @@ def test_an_unknown_camera_is_the_mean_of_all_and_one_never_seen_is_an_error():
 def test_bytes_are_seen_as_their_colours():
     encoder = oa_vit()
     with torch.no_grad():
-        found, wanted = (encoder(image, NOTHING, UNKNOWN) for image in (BYTES, BYTES.float() / 127.5 - 1))
-    assert torch.equal(found.patch, wanted.patch)
+        output, wanted = (encoder(image, NOTHING, UNKNOWN) for image in (BYTES, BYTES.float() / 127.5 - 1))
+    assert torch.equal(output.patch, wanted.patch)
 
 
 def test_an_image_of_another_size_is_an_error():
@@ -123,13 +123,13 @@ def test_one_pass_over_two_views_equals_two_passes():
 @pytest.mark.parametrize("stride", [16, 11])
 def test_patch_labels_are_shares_of_the_pixels_that_a_patch_sees(stride):
     parsing = torch.randint(0, 9, (2, 64, 32), dtype=torch.uint8)
-    found = patch_labels(parsing, 9, 16, stride)
+    shares = patch_labels(parsing, 9, 16, stride)
     down, across = grid((64, 32), 16, stride)
     for n in range(down * across):
         top, left = n // across * stride, n % across * stride
-        seen = parsing[1, top : top + 16, left : left + 16]
-        slow = [(seen == k).float().mean().item() for k in range(9)]
-        assert found[1, n].tolist() == pytest.approx(slow, abs=1e-6)
+        pixels = parsing[1, top : top + 16, left : left + 16]
+        slow = [(pixels == k).float().mean().item() for k in range(9)]
+        assert shares[1, n].tolist() == pytest.approx(slow, abs=1e-6)
 
 
 @pytest.mark.parametrize("num_tokens", [1, 3, None])
@@ -148,8 +148,8 @@ def test_class_tokens_are_those_of_the_plain_vit():
     model = toy.encoder().eval()
     with torch.no_grad():
         wanted = torch.nn.functional.normalize(model.forward_features(IMAGE)[:, 0], dim=1)
-    found = class_tokens(plain_vit(model, tuple(IMAGE.shape[2:])), IMAGE)
-    assert torch.allclose(found, wanted, atol=1e-5)
+    tokens = class_tokens(plain_vit(model, tuple(IMAGE.shape[2:])), IMAGE)
+    assert torch.allclose(tokens, wanted, atol=1e-5)
 
 
 # ------------------------------------------------------------------ where encoders come from
@@ -183,13 +183,13 @@ def test_a_vit_of_timm_takes_weights_from_a_local_file(tmp_path):
 
 
 def test_the_record_of_a_timm_vit_tells_its_weights_from_others(tmp_path):
-    found = []
+    records = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
         save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), tmp_path / "tiny.safetensors")
-        found.append(timm_vit("vit_tiny_patch16_224", str(tmp_path / "tiny.safetensors")).architecture)
-    assert found[0] == found[1] != found[2] and found[0]["name"] == "vit_tiny_patch16_224"
-    assert untrained_vit(found[0]).architecture == found[0]
+        records.append(timm_vit("vit_tiny_patch16_224", str(tmp_path / "tiny.safetensors")).architecture)
+    assert records[0] == records[1] != records[2] and records[0]["name"] == "vit_tiny_patch16_224"
+    assert untrained_vit(records[0]).architecture == records[0]
 
 
 def test_weights_out_of_reach_name_the_file_to_bring(tmp_path):

@@ -188,8 +188,8 @@ def test_a_part_of_just_as_many_true_pixels_as_the_threshold_is_visible(indexed,
     write_label_file(world / "exact.h5", "truth", truth, {"index": key, "truth": 1})
     labels = LabelFile(world / "occlusion.h5")
     for threshold, hidden in {4.0: [0, 0, 0, 0], 5.0: [0, 1, 0, 8], 6.0: [1, 1, 8, 8]}.items():
-        found = report.query_groups(index, labels, LabelFile(world / "exact.h5"), threshold)
-        assert found.pattern.tolist() == hidden
+        groups = report.query_groups(index, labels, LabelFile(world / "exact.h5"), threshold)
+        assert groups.pattern.tolist() == hidden
 
 
 def test_without_truth_queries_are_grouped_by_the_cached_type(indexed, world):
@@ -222,8 +222,8 @@ def test_of_many_queries_without_a_match_the_first_twenty_are_named(count, more)
     grouped = report.QueryGroups(np.arange(count), whole > 0, whole, PARTS)
     options = params.validate(YAML(typ="safe").load(CONFIG)["evaluate"], report.Evaluate, "")
     index.loc[count] = ["g", "gallery", 2, 1]
-    found = report.all_scores({"model": ranked}, {}, {"model": whole}, grouped, index, options)["protocol"]
-    assert found["without_match"] == ", ".join(f"q{n}" for n in range(20)) + more
+    protocol = report.all_scores({"model": ranked}, {}, {"model": whole}, grouped, index, options)["protocol"]
+    assert protocol["without_match"] == ", ".join(f"q{n}" for n in range(20)) + more
 
 
 def test_the_protocol_is_written_beside_the_scores(indexed, world):
@@ -242,7 +242,7 @@ def test_the_protocol_is_written_beside_the_scores(indexed, world):
     assert protocol["model_cameras"] == "those of the training images"
 
 
-def test_every_query_has_its_row_with_what_it_found(indexed, world):
+def test_every_query_has_one_row_with_its_nearest_images(indexed, world):
     _, queries, curves = run(indexed, world)
     index = read_index(indexed / "index.parquet")
     assert queries["key"].tolist() == index["key"][index["split"] == "query"].tolist()
@@ -352,5 +352,5 @@ def test_right_answers_are_framed_green_and_wrong_ones_red(indexed, world):
 
 def test_parts_are_tinted_and_background_is_darkened():
     image = np.full((4, 4, 3), 90, np.uint8)
-    found = figures.overlay(image, np.array([[0, 4], [0, 4]], np.uint8))
-    assert (found[:, :2] == 45).all() and (found[:, 2:] != 45).any()
+    tinted = figures.overlay(image, np.array([[0, 4], [0, 4]], np.uint8))
+    assert (tinted[:, :2] == 45).all() and (tinted[:, 2:] != 45).any()

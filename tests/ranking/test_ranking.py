@@ -303,10 +303,10 @@ def test_features_in_a_file_rank_as_those_in_memory(tmp_path, monkeypatch):
     arrays = {"part": gallery.parts.numpy(), "seen": gallery.visibility.numpy()}
     write_label_file(tmp_path / "gallery.h5", "features", arrays, {"index": "x"})
     rows = LabelFile(tmp_path / "gallery.h5")
-    part, seen = (Stored(rows[name], 0, 40) for name in ("part", "seen"))
-    filed = Embedded(part, seen, gallery.pid, gallery.camid)
-    for some in (slice(None), slice(5, 33)):
-        same(rank(query, filed[some], top=5), rank(query, gallery[some], top=5))
+    part, visibility = (Stored(rows[name], 0, 40) for name in ("part", "seen"))
+    filed = Embedded(part, visibility, gallery.pid, gallery.camid)
+    for images in (slice(None), slice(5, 33)):
+        same(rank(query, filed[images], top=5), rank(query, gallery[images], top=5))
 
 
 def small(monkeypatch):
@@ -348,9 +348,11 @@ def test_fast_reids_and_torchreids_compiled_evaluators_agree():
     table = rng.permutation(8 * 30).reshape(8, 30).astype(np.float32)
     query_pid, gallery_pid = rng.integers(1, 5, 8), rng.integers(0, 5, 30)
     query_camid, gallery_camid = rng.integers(0, 2, 8), rng.integers(0, 3, 30)
-    found = rank_distances(table, query_pid, query_camid, gallery_pid, gallery_camid)
-    np.testing.assert_allclose(cmc(found, 5), [0.125, 0.25, 0.25, 0.25, 0.5])
-    np.testing.assert_allclose([found.ap.mean(), found.inp.mean()], [0.1849123836, 0.1483783871], atol=1e-6)
+    ranking = rank_distances(table, query_pid, query_camid, gallery_pid, gallery_camid)
+    np.testing.assert_allclose(cmc(ranking, 5), [0.125, 0.25, 0.25, 0.25, 0.5])
+    np.testing.assert_allclose(
+        [ranking.ap.mean(), ranking.inp.mean()], [0.1849123836, 0.1483783871], atol=1e-6
+    )
 
 
 def test_the_trapezoid_also_counts_the_precision_before_each_match():
@@ -363,9 +365,9 @@ def test_the_trapezoid_also_counts_the_precision_before_each_match():
 
 def test_matches_are_listed_nearest_first_with_their_precision():
     gallery = embedded(on_an_arc([3, 1, 2, 9]), [1, -1, 2, 1], [1, 1, 1, 2])
-    found = rank(embedded(on_an_arc([0, 0]), [5, 1], [0, 0]), gallery).matches
-    assert found.query.tolist() == [1, 1] and found.image.tolist() == [0, 3]
-    assert found.rank.tolist() == [2, 3] and found.precision.tolist() == [1 / 2, 2 / 3]
+    matches = rank(embedded(on_an_arc([0, 0]), [5, 1], [0, 0]), gallery).matches
+    assert matches.query.tolist() == [1, 1] and matches.image.tolist() == [0, 3]
+    assert matches.rank.tolist() == [2, 3] and matches.precision.tolist() == [1 / 2, 2 / 3]
 
 
 def test_anyones_features_are_ranked_in_four_lines():
@@ -493,9 +495,9 @@ def test_an_interval_holds_the_score_and_shrinks_with_the_queries():
     widths = []
     for count in (20, 2000):
         gallery = embedded(on_an_arc([1, 2]), [1, 2], [1, 1])
-        found = rank(embedded(on_an_arc([0] * count), 1 + np.arange(count) % 2, [0] * count), gallery)
-        ends = interval(found)["mAP"]
-        assert ends["low"] < 75 < ends["high"] and interval(found) == interval(found)
+        ranking = rank(embedded(on_an_arc([0] * count), 1 + np.arange(count) % 2, [0] * count), gallery)
+        ends = interval(ranking)["mAP"]
+        assert ends["low"] < 75 < ends["high"] and interval(ranking) == interval(ranking)
         widths.append(ends["high"] - ends["low"])
     assert widths[0] > 5 * widths[1]
 
@@ -503,8 +505,15 @@ def test_an_interval_holds_the_score_and_shrinks_with_the_queries():
 def test_scores_are_percentages_of_the_queries_that_have_a_match():
     gallery = embedded(on_an_arc([1, 2, 3]), [2, 1, 3], [1, 1, 1])
     ranked = rank(embedded(on_an_arc([0, 0, 0]), [1, 3, 4], [0, 0, 0]), gallery)  # ranks 2, 3, none
-    found = scores(ranked)
-    assert found == {"queries": 2, "rank1": 0.0, "rank5": 100.0, "rank10": 100.0, "mAP": 41.67, "mINP": 41.67}
+    percentages = scores(ranked)
+    assert percentages == {
+        "queries": 2,
+        "rank1": 0.0,
+        "rank5": 100.0,
+        "rank10": 100.0,
+        "mAP": 41.67,
+        "mINP": 41.67,
+    }
     np.testing.assert_allclose(cmc(ranked, 4), [0, 0.5, 1, 1])
 
 

@@ -63,10 +63,10 @@ def slow(table, queries, k1, k2, original):
 
     described = np.zeros((len(table), len(table)))
     for i in images:
-        extended = own = reciprocal(i, k1)
-        for j in own:  # R*, Eq. 5
+        extended = weighted = reciprocal(i, k1)
+        for j in weighted:  # R*, Eq. 5
             more = reciprocal(j, round(k1 / 2))
-            if len(more & own) > 2 / 3 * len(more):
+            if len(more & weighted) > 2 / 3 * len(more):
                 extended = extended | more
         for j in extended:  # Eq. 7
             described[i, j] = np.exp(-scaled[i, j])
@@ -76,8 +76,8 @@ def slow(table, queries, k1, k2, original):
     for i in range(queries):
         for j in range(queries, len(table)):
             common = np.minimum(averaged[i], averaged[j]).sum()  # Eq. 10
-            own = original * scaled[i, j] if original else 0
-            final[i, j - queries] = (1 - original) * (1 - common / (2 - common)) + own
+            weighted = original * scaled[i, j] if original else 0
+            final[i, j - queries] = (1 - original) * (1 - common / (2 - common)) + weighted
     return final  # Eq. 12
 
 
@@ -90,16 +90,16 @@ def test_with_a_shortlist_as_long_as_the_gallery_it_is_the_published_formula(see
     query, gallery = crowd(q, seed), crowd(g, seed + 1)
     options = Rerank(g, k1, k2, original)
     plain = rank(query, gallery, "squared", top=g)
-    found = rerank(query, gallery, plain, options, "squared")
+    reranked = rerank(query, gallery, plain, options, "squared")
     everyone = together(query, gallery)
     table = distances(everyone, everyone, "squared").numpy()
     final = slow(table.tolist(), q, k1, k2, original)
     for i in range(q):
-        listed = found.top[i][found.top[i] >= 0]
-        np.testing.assert_allclose(found.top_distance[i][: len(listed)], final[i, listed], atol=1e-6)
+        listed = reranked.top[i][reranked.top[i] >= 0]
+        np.testing.assert_allclose(reranked.top_distance[i][: len(listed)], final[i, listed], atol=1e-6)
         assert sorted(listed) == sorted(image for image in plain.top[i] if image >= 0)
     matrices = table[:q, q:], table[:q, :q], table[q:, q:]
-    same(rerank_distances(*matrices, plain, options), found)
+    same(rerank_distances(*matrices, plain, options), reranked)
 
 
 def same(one, other):
@@ -109,24 +109,24 @@ def same(one, other):
 
 def test_a_rerank_scores_the_order_that_it_gives():
     query, gallery = crowd(6, 0), crowd(40, 1)
-    found = rerank(query, gallery, rank(query, gallery, "squared", top=40), OPTIONS, "squared")
+    reranked = rerank(query, gallery, rank(query, gallery, "squared", top=40), OPTIONS, "squared")
     for i in range(6):
-        walk = [image for image in found.top[i] if image >= 0]
+        walk = [image for image in reranked.top[i] if image >= 0]
         right = [k for k, image in enumerate(walk, 1) if gallery.pid[image] == query.pid[i] > 0]
-        assert found.num_matches[i] == len(right) and found.first_match[i] == (right[0] if right else 0)
+        assert reranked.num_matches[i] == len(right) and reranked.first_match[i] == (right[0] if right else 0)
         if right:
-            np.testing.assert_allclose(found.ap[i], np.mean([n / k for n, k in enumerate(right, 1)]))
+            np.testing.assert_allclose(reranked.ap[i], np.mean([n / k for n, k in enumerate(right, 1)]))
 
 
 @pytest.mark.parametrize("depth", [0, 1, 7])
 def test_what_lies_behind_the_shortlist_keeps_its_place(depth):
     query, gallery = crowd(6, 0), crowd(40, 1)
     plain = rank(query, gallery, "squared", top=12)
-    found = rerank(query, gallery, plain, replace(OPTIONS, depth=depth), "squared")
-    np.testing.assert_array_equal(found.top[:, depth:], plain.top[:, depth:])
-    np.testing.assert_array_equal(np.sort(found.top[:, :depth]), np.sort(plain.top[:, :depth]))
+    reranked = rerank(query, gallery, plain, replace(OPTIONS, depth=depth), "squared")
+    np.testing.assert_array_equal(reranked.top[:, depth:], plain.top[:, depth:])
+    np.testing.assert_array_equal(np.sort(reranked.top[:, :depth]), np.sort(plain.top[:, :depth]))
     behind = [
-        sorted(r.matches.rank[(r.matches.query == 2) & (r.matches.rank > depth)]) for r in (plain, found)
+        sorted(r.matches.rank[(r.matches.query == 2) & (r.matches.rank > depth)]) for r in (plain, reranked)
     ]
     assert behind[0] == behind[1] and len(behind[0])
 
@@ -136,12 +136,12 @@ def test_junk_is_nobodys_neighbour():
     gallery.pid[::3] = -1
     left = gallery.pid >= 0
     clean = Embedded(gallery.parts[left], gallery.visibility[left], gallery.pid[left], gallery.camid[left])
-    found, wanted = (
-        rerank(query, some, rank(query, some, "squared", top=40), OPTIONS, "squared")
-        for some in (gallery, clean)
+    reranked, wanted = (
+        rerank(query, images, rank(query, images, "squared", top=40), OPTIONS, "squared")
+        for images in (gallery, clean)
     )
-    np.testing.assert_array_equal(found.top, np.append(np.flatnonzero(left), -1)[wanted.top])
-    np.testing.assert_array_equal(found.ap, wanted.ap)
+    np.testing.assert_array_equal(reranked.top, np.append(np.flatnonzero(left), -1)[wanted.top])
+    np.testing.assert_array_equal(reranked.ap, wanted.ap)
 
 
 @settings(max_examples=25, deadline=None)
@@ -157,10 +157,10 @@ def test_neighbours_are_those_of_the_matrix_whatever_the_tiles(seed, q, g, tile,
     )
     units = mock.patch.object(task, "MB", 2**10), mock.patch.object(neighbours, "MB", 2**10)
     with sizes[0], sizes[1], units[0], units[1]:
-        found = neighbours.neighbours(query, gallery, k, "squared", memory=30, workers=workers)
+        lists = neighbours.neighbours(query, gallery, k, "squared", memory=30, workers=workers)
     everyone = together(query, gallery)
     table = distances(everyone, everyone, "squared").numpy()
-    for row, who, near, most in zip(table, found.image, found.distance, found.farthest, strict=True):
+    for row, who, near, most in zip(table, lists.image, lists.distance, lists.farthest, strict=True):
         nearest = sorted((value, j) for j, value in enumerate(row)) + [(np.inf, -1)] * k
         assert list(zip(near, who, strict=True)) == nearest[:k]
         assert most == max((value for value in row if value < np.inf), default=0)

@@ -58,11 +58,11 @@ def imported(path: Path) -> set[Path]:
 
 
 def closure(roots: set[Path]) -> set[Path]:
-    seen: set[Path] = set()
+    files: set[Path] = set()
     while roots:
-        seen |= roots
-        roots = set().union(*(imported(path) for path in roots)) - seen
-    return seen
+        files |= roots
+        roots = set().union(*(imported(path) for path in roots)) - files
+    return files
 
 
 def names_of(entries: list) -> list[str]:
@@ -139,11 +139,11 @@ def test_dvc_sees_code_alone_below_the_chapters(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
     with Repo.init(str(tmp_path), no_scm=True) as repo:
-        seen = {
+        visible = {
             str(Path(p).relative_to(tmp_path / "pipeline/chapter"))
             for p in repo.dvcignore.find(repo.fs, str(tmp_path / "pipeline"))
         }
-    assert seen == set(kept)
+    assert visible == set(kept)
 
 
 def test_training_depends_on_the_params_of_the_chosen_method_alone():
@@ -178,10 +178,12 @@ def test_imports_run_with_the_flow_of_data():
     for path in sorted((ROOT / "pipeline").rglob("*.py")):
         if path.parent == ROOT / "pipeline" and path.stem == "__init__":
             continue
-        own = CHAPTERS.index(chapter_of(path))
+        chapter = CHAPTERS.index(chapter_of(path))
         for other in imported(path):
             assert "stages" not in other.relative_to(ROOT).parts, f"{path} imports a stage"
-            assert CHAPTERS.index(chapter_of(other)) <= own, f"{path} imports {other}, which lies downstream"
+            assert CHAPTERS.index(chapter_of(other)) <= chapter, (
+                f"{path} imports {other}, which lies downstream"
+            )
 
 
 def test_methods_do_not_import_each_other():

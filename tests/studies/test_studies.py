@@ -55,14 +55,14 @@ def test_a_row_sets_params_that_there_are_to_values_that_they_take(name, number)
     sets = {"train_on", "test_on"} if name in COMPARISONS else set()
     assert {key.split(".")[0] for key in row.set} <= {"method", "lambda", "label", "train", chosen, *sets}
     module = load_method(chosen)
-    given = params.validate(values[chosen], module.Params, "", chosen)
+    settings = params.validate(values[chosen], module.Params, "", chosen)
     schedule = params.validate(values["train"], Schedule, "", "train")
     params.validate(values["label"], occlusion.Label, "", "label")
     params.validate(values["lambda"], float, "", "lambda")
-    assert None not in vars(resolve(schedule, module.PRESETS, given.preset, "train")).values()
-    given = replace(resolve(given, module.PRESETS, given.preset, chosen), stride=16)
+    assert None not in vars(resolve(schedule, module.PRESETS, settings.preset, "train")).values()
+    settings = replace(resolve(settings, module.PRESETS, settings.preset, chosen), stride=16)
     world = data_spec(toy.people())
-    module.build(given, replace(world, coarse=values["label"]["parts"]), toy.encoder())
+    module.build(settings, replace(world, coarse=values["label"]["parts"]), toy.encoder())
     assert len(row.cells) == len(ALL[name].columns)
 
 
@@ -110,12 +110,12 @@ def test_every_row_of_a_comparison_learns_at_the_papers_rate(name):
     module = load_method("ogfr")
     for row in ALL[name].rows:
         values = tables.experiment(VALUES, row, 1)
-        given = params.validate(values["ogfr"], module.Params, "", "ogfr")
+        settings = params.validate(values["ogfr"], module.Params, "", "ogfr")
         schedule = params.validate(values["train"], Schedule, "", "train")
-        used = vars(resolve(schedule, module.PRESETS, given.preset, "train"))
+        used = vars(resolve(schedule, module.PRESETS, settings.preset, "train"))
         for step in ("optimiser", "lr", "decay", "clip", "epochs", "warmup"):
             assert used[step] == module.PRESETS[f"train.{step}"][1]  # the preset `paper`
-        assert given.head_gain == module.PRESETS["ogfr.head_gain"][1]
+        assert settings.head_gain == module.PRESETS["ogfr.head_gain"][1]
 
 
 def test_methods_of_other_presets_are_not_compared(tmp_path):
@@ -169,9 +169,9 @@ def test_one_training_serves_every_test_set():
 
 def test_a_row_changes_what_it_names_and_the_seed():
     row = tables.Row(["x"], {"ogfr.alpha": 0.7, "lambda": 9}, [None] * 4)
-    found = tables.experiment(VALUES, row, 4)
-    assert (found["ogfr"]["alpha"], found["lambda"], found["seed"]) == (0.7, 9, 4)
-    assert found["ogfr"] | {"alpha": VALUES["ogfr"]["alpha"]} == VALUES["ogfr"] and VALUES["seed"] == 1
+    experiment = tables.experiment(VALUES, row, 4)
+    assert (experiment["ogfr"]["alpha"], experiment["lambda"], experiment["seed"]) == (0.7, 9, 4)
+    assert experiment["ogfr"] | {"alpha": VALUES["ogfr"]["alpha"]} == VALUES["ogfr"] and VALUES["seed"] == 1
 
 
 @pytest.mark.parametrize("name", ["lamda", "ogfr.alfa", "ogf.alpha"])
@@ -263,11 +263,11 @@ QUEUE = {
 
 @pytest.mark.parametrize(("place", "words"), QUEUE.items())
 def test_a_row_is_queued_by_one_command_for_all_its_seeds(place, words):
-    found = tables.queue_command(row_of(*place), [1, 3])
-    assert found[:3] == ["exp", "run", "--queue"]
-    given = [b for a, b in pairwise(found) if a == "--set-param"]
-    assert sorted(given) == sorted([*words, "seed=1,3"]) and given[-1] == "seed=1,3"
-    assert len(found) == 3 + 2 * (len(words) + 1)
+    command = tables.queue_command(row_of(*place), [1, 3])
+    assert command[:3] == ["exp", "run", "--queue"]
+    assignments = [b for a, b in pairwise(command) if a == "--set-param"]
+    assert sorted(assignments) == sorted([*words, "seed=1,3"]) and assignments[-1] == "seed=1,3"
+    assert len(command) == 3 + 2 * (len(words) + 1)
 
 
 # ------------------------------------------------------------------ the table
@@ -331,11 +331,11 @@ def test_dvcs_experiments_are_read_with_their_states():
     runs += [shown("queued", {}), shown("running", {})]
     runs += [{"revs": [{"rev": "abc", "data": None}], "executor": None}]
     commits = [{"experiments": None}, {"experiments": runs}]
-    found = tables.from_dvc(commits, lambda *words: scores if words == report else {})
-    assert [r.state for r in found] == ["done", "done", "failed", "failed", "queued", "running", "failed"]
-    assert found[0] == (values, "done", scores)
-    assert tables.find_result(found, values).state == "done"
-    assert [r.state for r in tables.from_dvc(commits)] == [r.state for r in found]  # without reading scores
+    results = tables.from_dvc(commits, lambda *words: scores if words == report else {})
+    assert [r.state for r in results] == ["done", "done", "failed", "failed", "queued", "running", "failed"]
+    assert results[0] == (values, "done", scores)
+    assert tables.find_result(results, values).state == "done"
+    assert [r.state for r in tables.from_dvc(commits)] == [r.state for r in results]  # without reading scores
 
 
 def test_a_param_that_is_empty_decides_nothing():
@@ -386,10 +386,10 @@ def test_a_run_takes_the_words_of_dvc_yaml_and_writes_beside():
 
 
 def test_a_run_labels_the_test_set_too_if_it_is_another():
-    found = tables.stage_commands(DAG, {**VALUES, "train_on": "a", "test_on": ["b", "c"]}, "W")
-    assert [name for name, _ in found] == ["label", "label", "train", "embed", "evaluate"]
-    assert found[0][1][1] == "W/data/a/occlusion.h5" and found[2][1][3] == "W/data/a/occlusion.h5"
-    assert found[3][1][0] == "data/b/index.parquet" and found[3][1][3] == "W/data/b/occlusion.h5"
+    commands = tables.stage_commands(DAG, {**VALUES, "train_on": "a", "test_on": ["b", "c"]}, "W")
+    assert [name for name, _ in commands] == ["label", "label", "train", "embed", "evaluate"]
+    assert commands[0][1][1] == "W/data/a/occlusion.h5" and commands[2][1][3] == "W/data/a/occlusion.h5"
+    assert commands[3][1][0] == "data/b/index.parquet" and commands[3][1][3] == "W/data/b/occlusion.h5"
 
 
 def draw_people(where):
@@ -436,8 +436,8 @@ def test_a_study_runs_without_dvc_into_a_folder_that_shows_as_its_table(tmp_path
         files = {path.name for path in folder.iterdir()}
         assert files == {"params.yaml", "labels.json", *stage.KEPT}
         assert stage.KEPT == ("report.json", "metrics.json", "cmc.csv", "log.csv", "record.json")
-    made = {json.loads((folder / "record.json").read_text())["method"] for folder in kept}
-    assert made == {"vit_baseline", "ogfr"}
+    methods = {json.loads((folder / "record.json").read_text())["method"] for folder in kept}
+    assert methods == {"vit_baseline", "ogfr"}
     before = [path.stat().st_mtime_ns for path in kept]
     stage.main([*words, "6"])  # there already
     assert [path.stat().st_mtime_ns for path in kept] == before
@@ -471,8 +471,8 @@ def test_experiments_are_alike_if_seed_and_labels_are(tmp_path, name):
     (tmp_path / "abc" / "labels.json").write_text(json.dumps({"occlusion.h5": "1"}))
     wanted = VALUES | ({name: 40} if name in VALUES else {})
     labels = {"occlusion.h5": "2" if name == "labels" else "1"}
-    found = tables.same_experiment(tmp_path, wanted, labels)
-    assert found == (tmp_path / "abc" if name == "lambda" else None)
+    path = tables.same_experiment(tmp_path, wanted, labels)
+    assert path == (tmp_path / "abc" if name == "lambda" else None)
 
 
 def test_a_folder_without_results_is_refused(tmp_path):
