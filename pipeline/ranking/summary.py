@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float
 from pipeline.ranking.protocol import Ranking
 
 RANKS = (1, 5, 10)
-RESAMPLES, LEVEL = 1000, 0.95  # of the confidence intervals
+RESAMPLES, LEVEL, SEED = 1000, 0.95, 1  # of the confidence intervals
 
 
 def cmc(ranking: Ranking, depth: int) -> Float[np.ndarray, "depth"]:
@@ -33,9 +33,7 @@ def _percent(shares: np.ndarray) -> float:
     return round(100 * float(np.mean(shares)), 2)
 
 
-def interval(
-    ranking: Ranking, which: Bool[np.ndarray, "Q"] | None = None, seed: int = 1
-) -> dict[str, dict[str, float]]:
+def interval(ranking: Ranking, which: Bool[np.ndarray, "Q"] | None = None) -> dict[str, dict[str, float]]:
     """95 % confidence intervals of Rank-1 and mAP over the queries `which` (all if none), in percent.
 
     Percentile bootstrap over queries, with gallery and model fixed (Efron 1979).  Empty if no query has a
@@ -45,7 +43,7 @@ def interval(
     values = np.stack([ranking.first_match[valid] == 1, ranking.ap[valid]], 1)
     if not len(values):
         return {}
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(SEED)
     means = [values[generator.integers(0, len(values), len(values))].mean(0) for _ in range(RESAMPLES)]
     low, high = 100 * np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return {
