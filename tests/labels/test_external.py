@@ -466,9 +466,8 @@ def test_a_run_does_not_reuse_a_stopped_runs_maps_of_other_classes(dataset, in_t
     written(Path("own"), dict.fromkeys(label_names(dataset, ".png"), png(np.ones((16, 8)))))
     choose(source="classes", path="own", classes=["background", "head"])
     with monkeypatch.context() as patch:
-        patch.setattr(
-            resumable, "_merge_shards", lambda *arguments: 1 / 0
-        )  # stopped once all shards are there
+        # stopped once all shards are there
+        patch.setattr(resumable, "_merge_shards", lambda *arguments: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run("own")
     choose(source="classes", path="own", classes=["background", "torso"])

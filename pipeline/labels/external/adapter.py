@@ -139,9 +139,9 @@ def _stem(name: str) -> str:
 
 
 def check_labels(
-    index: pd.DataFrame, settings: ExternalLabels, rule: parsing.Parse, where: str
+    index: pd.DataFrame, settings: ExternalLabels, rule: parsing.Parse, section: str
 ) -> MatchedLabels:
-    """The label of every image, read and checked.  `where` names the settings in params.yaml.
+    """The label of every image, read and checked.  `section` names the settings in params.yaml.
 
     Raises `BadInput` that lists the first missing, ambiguous and unusable labels and counts the rest.  With
     `missing: nobody`, a missing label is an error only if its whole split has none.
@@ -170,9 +170,8 @@ def check_labels(
         unlabelled = _unlabelled_splits(index["key"], matches)
         faults["missing"] = [key for key in faults["missing"] if key.split("/")[0] in unlabelled]
     if any(faults.values()):
-        raise BadInput(
-            _fault_report(settings, faults, len(index), where) + _search_report(settings, faults, files.names)
-        )
+        report = _fault_report(settings, faults, len(index), section)
+        raise BadInput(report + _search_report(settings, faults, files.names))
     names = [match[0] if match else "" for match in matches]
     digest.update("".join("01"[bool(name)] for name in names).encode())
     return MatchedLabels(names, digest.hexdigest(), ignored)
@@ -208,16 +207,16 @@ def _search_report(settings: ExternalLabels, faults: dict[str, list[str]], names
     )
 
 
-def _fault_report(settings: ExternalLabels, faults: dict[str, list[str]], images: int, where: str) -> str:
+def _fault_report(settings: ExternalLabels, faults: dict[str, list[str]], images: int, section: str) -> str:
     lines = []
     for kind, items in faults.items():
         if items:
             lines.append(f"  {len(items)} {kind}:\n    " + "\n    ".join(shorten(items)))
-    remedy = f"Repair them, or correct {where} in params.yaml (folders: where the labels of a split lie)."
+    remedy = f"Repair them, or correct {section} in params.yaml (folders: where the labels of a split lie)."
     if faults["missing"] and settings.missing == "nobody":
-        remedy += f" {where}.missing: nobody is for single images, not for all of a split."
+        remedy += f" {section}.missing: nobody is for single images, not for all of a split."
     elif faults["missing"]:
-        remedy += f" {where}.missing: nobody takes missing ones for images without a person."
+        remedy += f" {section}.missing: nobody takes missing ones for images without a person."
     if any(key.startswith(OCCLUDED_PREFIX) for key in faults["missing"]):
         remedy += (
             f" `python -m pipeline.indexing unpack DATASET FOLDER` writes the pictures of {OCCLUDED_PREFIX}."
