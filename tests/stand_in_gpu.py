@@ -1,4 +1,4 @@
-"""A GPU that is not there: tensors that say they lie on `cuda`, computed by the processor.
+"""A stand-in for a GPU: tensors that report the device `cuda`, computed by the CPU.
 
 Code that runs on it has every tensor where CUDA wants it.  As CUDA does, the stand-in refuses
 

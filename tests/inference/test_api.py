@@ -1,4 +1,4 @@
-"""A trained model in a user's hands: the same features as the stage's, whatever is known of the pictures."""
+"""A trained model for users: the same embeddings as the stage's, with and without maps and cameras."""
 
 import io
 import json
@@ -32,7 +32,7 @@ WORDS = ("index.parquet", "images.h5", "parsing.h5", "occlusion.h5", "trained", 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Six pictures of six sizes, indexed, labelled and embedded by the stage; the model that saw them."""
+    """Six pictures of six sizes, indexed, labelled and embedded by the stage, and the model."""
     folder = tmp_path_factory.mktemp("world")
     rng = np.random.default_rng(0)
     files = []
@@ -56,8 +56,8 @@ def world(tmp_path_factory):
     write_label_file(folder / "occlusion.h5", "occlusion", labels, key | {"parts": []})
     save_vit(folder / "vit.safetensors", toy.encoder(), {})
     toy.trained(folder / "trained")
-    told = Path("params.yaml").read_text().replace("cameras: auto", "cameras: same")
-    (folder / "params.yaml").write_text(told)
+    text = Path("params.yaml").read_text().replace("cameras: auto", "cameras: same")
+    (folder / "params.yaml").write_text(text)
     embed.main(*(str(folder / word) for word in (*WORDS, "features.h5", "params.yaml")))
     return folder, files, maps
 
@@ -76,14 +76,14 @@ def close(one, other):
     torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
-# ------------------------------------------------------------------ what is seen
+# ------------------------------------------------------------------ embeddings
 
 
-def test_pictures_are_seen_to_the_bit_as_the_stage_embed_sees_them(world, trained):
+def test_pictures_are_embedded_to_the_bit_as_the_stage_embed_does(world, trained):
     _, files, maps = world
-    seen = trained.embed(files, CAMERAS, list(maps), LAMBDA)
+    embedding = trained.embed(files, CAMERAS, list(maps), LAMBDA)
     parts, visibility = staged(world, "model")
-    assert torch.equal(seen.parts, parts) and torch.equal(seen.visibility, visibility)
+    assert torch.equal(embedding.parts, parts) and torch.equal(embedding.visibility, visibility)
 
 
 HOW = [  # precision, products, attention
@@ -104,21 +104,24 @@ def test_that_holds_however_both_compute(world, tmp_path, monkeypatch, how):
     embed.main(*(str(folder / word) for word in WORDS), str(tmp_path / "features.h5"), str(config))
     wanted = torch.from_numpy(LabelFile(tmp_path / "features.h5")["model/part"][:])
     model = api.load(folder / "trained", "cpu", 64, *how)
-    matmul, told = torch.backends.mkldnn.matmul, []  # so small products are the same to the bit by either
-    model.model.encoder.register_forward_pre_hook(lambda *_: told.append(matmul.fp32_precision))
+    matmul, precisions = (
+        torch.backends.mkldnn.matmul,
+        [],
+    )  # so small products are the same to the bit by either
+    model.model.encoder.register_forward_pre_hook(lambda *_: precisions.append(matmul.fp32_precision))
     with torch.inference_mode():
         assert torch.equal(model.embed(files, CAMERAS, maps, LAMBDA).parts, wanted)
-    assert told == ["bf16" if "onednn" in how else "ieee"]
+    assert precisions == ["bf16" if "onednn" in how else "ieee"]
     exact = staged(world, "model")[0]
     assert ((wanted - exact).abs().max() > 1e-4) == (how[0] == "bfloat16")
 
 
 @pytest.mark.parametrize("system", ["z_guessed", "z_unknown"])
-def test_without_maps_they_are_seen_as_the_stage_sees_them_without(world, trained, system):
-    seen = trained.embed(world[1], CAMERAS, guess=system == "z_guessed")
+def test_without_maps_they_are_embedded_as_the_stage_does_without(world, trained, system):
+    embedding = trained.embed(world[1], CAMERAS, guess=system == "z_guessed")
     parts, visibility = staged(world, system)
-    close(seen.parts, parts)
-    assert torch.equal(seen.visibility, visibility)
+    close(embedding.parts, parts)
+    assert torch.equal(embedding.visibility, visibility)
 
 
 @pytest.mark.parametrize("kind", [np.array, iter, tuple])
@@ -134,7 +137,7 @@ def test_cameras_may_be_a_column(trained):
     assert torch.equal(trained.embed([GOOD] * 3, known).parts, trained.embed([GOOD] * 3, [0, 1, -1]).parts)
 
 
-def test_with_just_as_many_pixels_as_the_threshold_a_part_is_shown_unless_told_else(world, trained):
+def test_a_part_of_just_as_many_pixels_as_the_threshold_is_visible_if_strict(world, trained):
     _, files, maps = world
     few = maps[:1].copy()
     few[few == 1] = 0
@@ -142,13 +145,13 @@ def test_with_just_as_many_pixels_as_the_threshold_a_part_is_shown_unless_told_e
     less = few.copy()
     less[0, 0, 0] = 0
     strict, loose, fewer = (
-        trained.embed(files[:1], None, given, LAMBDA, strict=rule).parts
-        for given, rule in ((few, True), (few, False), (less, True))
+        trained.embed(files[:1], None, parsing, LAMBDA, strict=rule).parts
+        for parsing, rule in ((few, True), (few, False), (less, True))
     )
     assert (strict - loose).abs().max() > 1e-3 and (loose - fewer).abs().max() < 1e-4
 
 
-def test_what_is_known_of_a_picture_matters(world, trained):
+def test_maps_and_cameras_change_the_embeddings_that_they_concern(world, trained):
     _, files, maps = world
     known = trained.embed(files, CAMERAS, list(maps), LAMBDA).parts
     unknown = trained.embed(files, CAMERAS, guess=False).parts
@@ -185,7 +188,7 @@ def files_of_every_kind():
         yield file.getvalue()
 
 
-def test_an_image_of_pillow_is_seen_to_the_bit_as_its_file(trained, tmp_path):
+def test_an_image_of_pillow_is_embedded_to_the_bit_as_its_file(trained, tmp_path):
     files = [tmp_path / str(n) for n, _ in enumerate(files_of_every_kind())]
     for file, blob in zip(files, files_of_every_kind(), strict=True):
         file.write_bytes(blob)
@@ -214,10 +217,14 @@ def test_cameras_may_be_tensors(trained):
     assert torch.equal(trained.embed([GOOD] * 3, known).parts, trained.embed([GOOD] * 3, [0, 1, -1]).parts)
 
 
-def test_what_is_returned_lies_on_the_cpu_one_row_a_picture(world, trained):
-    seen = trained.embed(world[1])
-    assert seen.parts.shape == (6, 9, 16) and seen.visibility.shape == (6, 9) and seen.gate is None
-    assert seen.parts.device.type == "cpu" and seen.parts.dtype == torch.float32
+def test_embeddings_are_on_the_cpu_with_one_row_per_picture(world, trained):
+    embedding = trained.embed(world[1])
+    assert (
+        embedding.parts.shape == (6, 9, 16)
+        and embedding.visibility.shape == (6, 9)
+        and embedding.gate is None
+    )
+    assert embedding.parts.device.type == "cpu" and embedding.parts.dtype == torch.float32
 
 
 # ------------------------------------------------------------------ z without maps
@@ -233,7 +240,7 @@ def test_a_coarse_part_is_guessed_hidden_if_none_of_its_fine_parts_is_visible(co
         assert hidden == all(not shown[label - 1] for label in fine)
 
 
-def test_a_model_without_parts_sees_the_same_whether_it_may_guess_or_not(world, tmp_path):
+def test_a_model_without_parts_embeds_alike_with_guess_and_without(world, tmp_path):
     plain = api.load(toy.trained(tmp_path / "plain", "vit_baseline"))
     one, other = (plain.embed(world[1], guess=guess) for guess in (True, False))
     assert torch.equal(one.parts, other.parts) and one.parts.shape == (6, 1, 16)
@@ -243,13 +250,13 @@ def test_a_model_without_parts_sees_the_same_whether_it_may_guess_or_not(world, 
 
 
 def test_distances_are_the_mean_over_the_parts_that_both_show(world, trained):
-    seen = trained.embed(world[1], CAMERAS)
-    found = api.distances(seen, seen)
+    embedding = trained.embed(world[1], CAMERAS)
+    table = api.distances(embedding, embedding)
     for q in range(6):
         for g in range(6):
-            both = seen.visibility[q] * seen.visibility[g]
-            each = (seen.parts[q] - seen.parts[g]).norm(dim=1)
-            assert found[q, g].item() == pytest.approx(
+            both = embedding.visibility[q] * embedding.visibility[g]
+            each = (embedding.parts[q] - embedding.parts[g]).norm(dim=1)
+            assert table[q, g].item() == pytest.approx(
                 (both * each).sum().item() / both.sum().item(), abs=2e-3
             )
 
@@ -292,7 +299,7 @@ REFUSED = {  # pictures, cameras, maps, threshold: what the user reads
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_it_says_what_it_cannot_use(trained, case):
+def test_input_that_cannot_be_used_is_refused_with_a_remedy(trained, case):
     pictures, cameras, maps, threshold, message = REFUSED[case]
     with pytest.raises(BadInput, match=message) as said:
         trained.embed(pictures, cameras, maps, threshold)
@@ -351,9 +358,9 @@ def test_a_batch_or_a_device_that_is_none_is_refused(world, case):
 
 
 def test_a_metric_that_is_none_is_refused(trained):
-    seen = trained.embed([GOOD])
+    embedding = trained.embed([GOOD])
     with pytest.raises(BadInput, match=r"metric = 'manhattan': .* Choose one of euclidean, squared, cosine"):
-        api.distances(seen, seen, "manhattan")
+        api.distances(embedding, embedding, "manhattan")
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
@@ -361,7 +368,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
         api.load(tmp_path)
 
 
-def test_the_stage_embeds_without_maps_only_if_told_to(world, tmp_path):
+def test_the_stage_embeds_without_maps_only_if_params_say_so(world, tmp_path):
     folder = world[0]
     config = tmp_path / "params.yaml"
     config.write_text(Path("params.yaml").read_text().replace("without_maps: true", "without_maps: false"))

@@ -1,4 +1,4 @@
-"""What is seen of the test images: by the model, with and without parsing maps, by its encoder before
+"""Embeddings of the test images: by the model, with and without parsing maps, by its encoder before
 training, by a colour histogram."""
 
 import json
@@ -50,13 +50,13 @@ RED, BLUE, GREEN = (200, 30, 30), (30, 30, 200), (30, 200, 30)
 @given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 40))
 def test_a_histogram_has_length_one_and_no_negative_share(seed, height, width):
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-    found = histogram.histogram(image)
-    assert found.min() >= 0 and np.linalg.norm(found) == pytest.approx(1, abs=1e-5)
+    shares = histogram.histogram(image)
+    assert shares.min() >= 0 and np.linalg.norm(shares) == pytest.approx(1, abs=1e-5)
 
 
 def test_every_stripe_counts_the_same():
-    found = histogram.histogram(standing(RED, BLUE)).reshape(histogram.STRIPES, -1)
-    np.testing.assert_allclose((found**2).sum(1), 1 / histogram.STRIPES, rtol=1e-5)
+    stripes = histogram.histogram(standing(RED, BLUE)).reshape(histogram.STRIPES, -1)
+    np.testing.assert_allclose((stripes**2).sum(1), 1 / histogram.STRIPES, rtol=1e-5)
 
 
 def test_the_same_clothes_are_nearer_than_others():
@@ -121,7 +121,7 @@ def test_a_black_picture_has_a_histogram_too():
 
 
 class Stripes(Method):
-    """Sees the mean colour of the upper and the lower half; doubts the lower one."""
+    """Embeds the mean colours of the upper and the lower half; the lower one is half visible."""
 
     def embed(self, batch):
         image = normalise(batch.holistic.image)
@@ -137,7 +137,7 @@ class Gated(Stripes):
         return (halves > 0).float()
 
 
-def untold():
+def plain_encoder():
     return plain_vit(toy.encoder(), toy.SIZE)
 
 
@@ -145,30 +145,30 @@ def learn(model, count=2, precision="float32"):
     pictures, cpu = toy.people(), torch.device("cpu")
     stream = eval_batches(pictures, count)
     with compute.inference_mode(model, cpu, compute.Compute(precision, "default", "math")):
-        return pictures, extract_features(model, untold(), stream, len(pictures), cpu, False)
+        return pictures, extract_features(model, plain_encoder(), stream, len(pictures), cpu, False)
 
 
-def test_model_and_encoder_see_every_image_in_order_whatever_the_batch():
+def test_model_and_encoder_embed_every_image_in_order_whatever_the_batch():
     torch.manual_seed(0)
-    pictures, found = learn(Stripes())
+    pictures, arrays = learn(Stripes())
     means = pictures.image[:, :32].mean((1, 2)) / 127.5 - 1
-    np.testing.assert_allclose(found["model/part"][:, 0], means, atol=1e-5)
-    assert (found["model/visibility"] == [1, 0.5]).all()
+    np.testing.assert_allclose(arrays["model/part"][:, 0], means, atol=1e-5)
+    assert (arrays["model/visibility"] == [1, 0.5]).all()
     torch.manual_seed(0)
     _, other = learn(Stripes(), count=7)
-    np.testing.assert_allclose(found["encoder/part"], other["encoder/part"], atol=1e-5)
+    np.testing.assert_allclose(arrays["encoder/part"], other["encoder/part"], atol=1e-5)
 
 
 def test_the_encoder_is_one_global_feature_of_the_bare_vit():
     torch.manual_seed(0)
-    pictures, found = learn(Stripes())
+    pictures, arrays = learn(Stripes())
     torch.manual_seed(0)
     bare = toy.encoder().eval()
     with torch.no_grad():
         wanted = bare(normalise(torch.from_numpy(pictures.image).permute(0, 3, 1, 2)))
-    token = torch.from_numpy(found["encoder/part"][:, 0])
+    token = torch.from_numpy(arrays["encoder/part"][:, 0])
     torch.testing.assert_close(token, torch.nn.functional.normalize(wanted), atol=1e-4, rtol=1e-4)
-    assert (found["encoder/visibility"] == 1).all() and found["encoder/part"].shape[1] == 1
+    assert (arrays["encoder/visibility"] == 1).all() and arrays["encoder/part"].shape[1] == 1
 
 
 def test_features_may_be_computed_in_bfloat16_and_are_kept_in_float32():
@@ -182,8 +182,8 @@ def test_a_gate_is_kept_if_the_method_has_one():
     assert "model/gate" in learn(Gated())[1] and "model/gate" not in learn(Stripes())[1]
 
 
-class Told(Method):
-    """Sees what it is told: z is its only part.  Takes the legs of dark pictures for hidden."""
+class ZAsPart(Method):
+    """Embeds z as its only part.  Predicts that the legs of dark pictures are hidden."""
 
     def __init__(self, guesses=True):
         super().__init__()
@@ -194,8 +194,8 @@ class Told(Method):
         dark = batch.holistic.image.float().mean((1, 2, 3)) < 128
         return Embedding(batch.holistic.hidden.float()[:, None], 1 - dark.float()[:, None])
 
-    def predict_occlusion(self, seen):
-        return torch.nn.functional.pad(seen.visibility == 0, (3, 0)) if self.guesses else None
+    def predict_occlusion(self, embedding):
+        return torch.nn.functional.pad(embedding.visibility == 0, (3, 0)) if self.guesses else None
 
 
 HEAD, LEGS = [1, 0, 0, 0], [0, 0, 0, 1]
@@ -209,26 +209,26 @@ def two_dark_two_light():
     return replace(pictures, image=image, hidden=hidden)
 
 
-def test_without_maps_the_model_is_told_nothing_or_what_it_guesses():
+def test_without_maps_z_is_zero_or_the_one_that_the_model_predicts():
     stream = eval_batches(two_dark_two_light(), 3)
-    model = Told()
-    found = extract_features(model, untold(), stream, 4, torch.device("cpu"), True)
-    assert found["model/part"][:, 0].tolist() == [HEAD, [0] * 4, HEAD, [0] * 4]
-    assert found["z_unknown/part"][:, 0].tolist() == [[0] * 4] * 4
-    assert found["z_guessed/part"][:, 0].tolist() == [LEGS, LEGS, [0] * 4, [0] * 4]
+    model = ZAsPart()
+    arrays = extract_features(model, plain_encoder(), stream, 4, torch.device("cpu"), True)
+    assert arrays["model/part"][:, 0].tolist() == [HEAD, [0] * 4, HEAD, [0] * 4]
+    assert arrays["z_unknown/part"][:, 0].tolist() == [[0] * 4] * 4
+    assert arrays["z_guessed/part"][:, 0].tolist() == [LEGS, LEGS, [0] * 4, [0] * 4]
     assert model.asked == 4 + 2 + 2  # only where z is another one
 
 
-def test_a_method_without_parts_guesses_nothing():
-    found = extract_features(
-        Told(guesses=False),
-        untold(),
+def test_a_method_without_parts_predicts_no_z():
+    arrays = extract_features(
+        ZAsPart(guesses=False),
+        plain_encoder(),
         eval_batches(two_dark_two_light(), 4),
         4,
         torch.device("cpu"),
         True,
     )
-    assert found["z_guessed/part"].tolist() == found["z_unknown/part"].tolist() == [[[0] * 4]] * 4
+    assert arrays["z_guessed/part"].tolist() == arrays["z_unknown/part"].tolist() == [[[0] * 4]] * 4
 
 
 def test_test_rows_are_the_queries_then_the_gallery():
@@ -245,8 +245,8 @@ def test_a_test_set_without_one_of_them_is_refused(split):
 
 # ------------------------------------------------------------------ cameras
 
-MADE = {"data_spec": {"trained_cameras": [0, 4]}, "data": {"index.parquet": "own"}}
-SEEN = [
+RECORD = {"data_spec": {"trained_cameras": [0, 4]}, "data": {"index.parquet": "own"}}
+ROWS = [
     ("train", 3, 0),
     ("train", 3, 4),
     ("train", 0, 2),
@@ -254,7 +254,7 @@ SEEN = [
     ("gallery", 4, 2),
     ("gallery", 4, -1),
 ]
-TOLD = {  # param, index of the test set: what the model is told, and why
+CAMERAS = {  # param, index of the test set: cameras that the model gets, and the reason
     ("auto", "own"): ([0, 4, -1, 4, -1, -1], "those of the training images"),  # 2 shows nobody in training
     ("auto", "another"): ([-1] * 6, "unknown: trained on another dataset"),
     ("same", "another"): ([0, 4, -1, 4, -1, -1], "the test set's: embed.cameras"),
@@ -262,12 +262,12 @@ TOLD = {  # param, index of the test set: what the model is told, and why
 }
 
 
-@pytest.mark.parametrize("case", TOLD)
-def test_the_model_is_told_the_cameras_that_it_was_trained_with(case):
+@pytest.mark.parametrize("case", CAMERAS)
+def test_the_model_gets_the_cameras_that_it_was_trained_with(case):
     cameras, sha256 = case
-    index = pd.DataFrame(SEEN, columns=["split", "pid", "camid"])
-    found = model_cameras(index, MADE, sha256, cameras)
-    assert (found.camid.tolist(), found.reason) == TOLD[case]
+    index = pd.DataFrame(ROWS, columns=["split", "pid", "camid"])
+    camera_ids = model_cameras(index, RECORD, sha256, cameras)
+    assert (camera_ids.camid.tolist(), camera_ids.reason) == CAMERAS[case]
 
 
 def test_a_camera_that_only_people_held_out_passed_is_unknown_to_the_model():
@@ -275,53 +275,55 @@ def test_a_camera_that_only_people_held_out_passed_is_unknown_to_the_model():
     people.camid[people.pid == 2] = 3  # beyond the cameras of the others, 0 and 1
     index = pd.DataFrame({"split": "train", "pid": people.pid, "camid": people.camid})
     drawn = (selection.hold_out(people, [""] * 20, 1, seed) for seed in range(99))
-    train, _, held_out = next(found for found in drawn if 3 not in found[0].camid)
-    made = {"data_spec": asdict(data_spec(train)), "data": {"index.parquet": "own"}}
-    told = model_cameras(index, made, "own", "auto").camid
-    assert told.tolist() == np.where(people.camid == 3, -1, people.camid).tolist()
+    train, _, held_out = next(split for split in drawn if 3 not in split[0].camid)
+    record = {"data_spec": asdict(data_spec(train)), "data": {"index.parquet": "own"}}
+    camid = model_cameras(index, record, "own", "auto").camid
+    assert camid.tolist() == np.where(people.camid == 3, -1, people.camid).tolist()
     assert set(held_out.camid) == {-1} and data_spec(people).trained_cameras == (0, 1, 3)
-    toy.model(train).eval().embed(eval_batch(replace(people, camid=told)))
+    toy.model(train).eval().embed(eval_batch(replace(people, camid=camid)))
 
 
 @pytest.mark.parametrize(("known", "said"), [([0, 4], "0, 4"), ([], "none")])
 def test_cameras_beyond_the_models_cannot_be_the_same(known, said):
     index = pd.DataFrame({"split": ["query"], "pid": [1], "camid": [5]})
-    made = MADE | {"data_spec": {"trained_cameras": known}}
+    record = RECORD | {"data_spec": {"trained_cameras": known}}
     with pytest.raises(BadInput, match=rf"embed\.cameras = same, .* camera 5 .* trained with {said}\. "):
-        model_cameras(index, made, "another", "same")
+        model_cameras(index, record, "another", "same")
 
 
-def test_a_model_trained_without_cameras_sees_the_same_whichever_it_is_told():
+def test_a_model_trained_without_cameras_embeds_alike_whatever_the_camera():
     pictures = toy.people()
     blind = replace(pictures, camid=np.full(len(pictures), -1))
     assert data_spec(blind).cameras == 1
     model = toy.model(blind).eval()
     with torch.no_grad():
-        found = [
+        embeddings = [
             model.embed(eval_batch(p, slice(0, 4))) for p in (blind, replace(blind, camid=blind.camid + 1))
         ]
-    torch.testing.assert_close(found[0].parts, found[1].parts)
+    torch.testing.assert_close(embeddings[0].parts, embeddings[1].parts)
 
 
 def test_histograms_follow_the_rows_asked_for(tmp_path):
     blobs = [cv2.imencode(".png", plain(colour))[1].tobytes() for colour in (RED, BLUE, GREEN)]
     sizes = np.array([len(blob) for blob in blobs])
     write_packed(tmp_path / "images.h5", "images", blobs, sizes, {"index": "x"})
-    found = histogram.histograms(Images(tmp_path / "images.h5"), np.array([2, 0]))
-    assert found["histogram/part"].shape[:2] == (2, 1) and (found["histogram/visibility"] == 1).all()
-    np.testing.assert_array_equal(found["histogram/part"][0, 0], histogram.histogram(plain(GREEN)[..., ::-1]))
+    arrays = histogram.histograms(Images(tmp_path / "images.h5"), np.array([2, 0]))
+    assert arrays["histogram/part"].shape[:2] == (2, 1) and (arrays["histogram/visibility"] == 1).all()
+    np.testing.assert_array_equal(
+        arrays["histogram/part"][0, 0], histogram.histogram(plain(GREEN)[..., ::-1])
+    )
 
 
 def test_the_encoder_before_training_is_the_one_the_record_names(tmp_path):
     encoder = toy.encoder()
     save_vit(tmp_path / "vit.safetensors", encoder, {})
-    made = {"data_spec": {"size": [64, 32]}, "params": {"vit": "embedded", "weights": ""}}
-    (tmp_path / "record.json").write_text(json.dumps(made))
+    record = {"data_spec": {"size": [64, 32]}, "params": {"vit": "embedded", "weights": ""}}
+    (tmp_path / "record.json").write_text(json.dumps(record))
     (tmp_path / "model.safetensors").touch()
-    found = untrained_encoder(tmp_path, str(tmp_path / "vit.safetensors"))
-    assert found.size == (64, 32)
-    torch.testing.assert_close(found.position, encoder.pos_embed, atol=1e-3, rtol=1e-2)
-    made["params"]["vit"] = "no_such_vit"
-    (tmp_path / "record.json").write_text(json.dumps(made))
+    untrained = untrained_encoder(tmp_path, str(tmp_path / "vit.safetensors"))
+    assert untrained.size == (64, 32)
+    torch.testing.assert_close(untrained.position, encoder.pos_embed, atol=1e-3, rtol=1e-2)
+    record["params"]["vit"] = "no_such_vit"
+    (tmp_path / "record.json").write_text(json.dumps(record))
     with pytest.raises(BadInput, match="no_such_vit"):
         untrained_encoder(tmp_path, "")

@@ -23,7 +23,7 @@ def exported(request, tmp_path_factory):
 def test_the_number_of_images_is_called_n_and_all_other_sizes_are_fixed(exported):
     model, session = exported
     shapes = {each.name: each.shape for each in (*session.get_inputs(), *session.get_outputs())}
-    parts = seen(model).parts.shape[1]
+    parts = embed_people(model).parts.shape[1]
     assert shapes == {
         "image": ["N", *toy.SIZE, 3],
         "hidden": ["N", 4],
@@ -34,7 +34,7 @@ def test_the_number_of_images_is_called_n_and_all_other_sizes_are_fixed(exported
     }
 
 
-def test_one_line_says_what_was_written_and_nothing_else_is_said(tmp_path, capfd, recwarn):
+def test_one_line_is_printed_and_says_what_was_written(tmp_path, capfd, recwarn):
     folder, file = toy.trained(tmp_path / "trained"), tmp_path / "model.onnx"
     export.main(str(folder), str(file))
     size = f"{file.stat().st_size / 1e6:.1f} MB"
@@ -53,30 +53,30 @@ def inputs(count, seed=0):
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_the_graph_sees_any_number_of_images_as_the_model_does(exported, count):
+def test_the_graph_embeds_any_number_of_images_as_the_model_does(exported, count):
     model, session = exported
-    given = inputs(count)
-    whole, parts, visibility = session.run(["global", "parts", "visibility"], given)
-    tensors = {name: torch.from_numpy(array) for name, array in given.items()}
+    arrays = inputs(count)
+    whole, parts, visibility = session.run(["global", "parts", "visibility"], arrays)
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     nothing = torch.zeros_like(tensors["image"][..., 0])
     view = View(tensors["image"].permute(0, 3, 1, 2), nothing, tensors["hidden"])
-    seen = model.embed(Batch(view, tensors["camera"], tensors["camera"]))
-    np.testing.assert_allclose(whole, seen.parts[:, 0], atol=1e-4)
-    np.testing.assert_allclose(parts, seen.parts[:, 1:], atol=1e-4)
-    np.testing.assert_array_equal(visibility, seen.visibility)
+    embedding = model.embed(Batch(view, tensors["camera"], tensors["camera"]))
+    np.testing.assert_allclose(whole, embedding.parts[:, 0], atol=1e-4)
+    np.testing.assert_allclose(parts, embedding.parts[:, 1:], atol=1e-4)
+    np.testing.assert_array_equal(visibility, embedding.visibility)
 
 
 def test_camera_and_z_reach_the_graph(exported):
     model, session = exported
-    given = inputs(2)
-    (one,) = session.run(["global"], given)
-    (elsewhere,) = session.run(["global"], {**given, "camera": np.array([1, 1])})
-    (other,) = session.run(["global"], {**given, "hidden": ~given["hidden"]})
+    arrays = inputs(2)
+    (one,) = session.run(["global"], arrays)
+    (elsewhere,) = session.run(["global"], {**arrays, "camera": np.array([1, 1])})
+    (other,) = session.run(["global"], {**arrays, "hidden": ~arrays["hidden"]})
     assert np.abs(one - elsewhere).max() > 1e-3
-    assert (np.abs(one - other).max() > 1e-3) == (model.predict_occlusion(seen(model)) is not None)
+    assert (np.abs(one - other).max() > 1e-3) == (model.predict_occlusion(embed_people(model)) is not None)
 
 
-def seen(model):
+def embed_people(model):
     return model.embed(eval_batch(toy.people()))
 
 

@@ -1,4 +1,4 @@
-"""On a real GPU, by `pytest -m gpu`: numbers come out as on the CPU, to rounding, and views to the byte."""
+"""On a real GPU, by `pytest -m gpu`: numbers equal those of the CPU to rounding, and views to the byte."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""On a GPU: that every tensor lies where CUDA wants it, and that numbers come out as on a CPU.
+"""On a stand-in GPU: every tensor is on the device that CUDA wants, and numbers equal those of a CPU.
 
 `tests/stand_in_gpu.py` stands in for one, and computes with the CPU's own operations.  What CUDA's kernels
 do, their speed and their rounding, is left for a real one (test_gpu.py).
@@ -41,12 +41,12 @@ def there():
 # ------------------------------------------------------------------ the stand-in complains as CUDA does
 
 
-def test_what_is_moved_says_where_it_lies(there):
+def test_moved_tensors_report_the_device_cuda(there):
     network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).to("cuda")
     assert {t.device for t in network.state_dict().values()} == {CUDA}
-    found = network(torch.ones(3, 2, device="cuda"))
-    assert found.device == CUDA and torch.autograd.grad(found.sum(), [network[0].weight])[0].device == CUDA
-    assert found.cpu().device.type == "cpu" and {t.device.type for t in network.cpu().buffers()} == {"cpu"}
+    output = network(torch.ones(3, 2, device="cuda"))
+    assert output.device == CUDA and torch.autograd.grad(output.sum(), [network[0].weight])[0].device == CUDA
+    assert output.cpu().device.type == "cpu" and {t.device.type for t in network.cpu().buffers()} == {"cpu"}
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_indices_and_single_numbers_may_come_from_the_cpu(there):
     assert values.tolist() == [5, 1, 2, 3]
 
 
-def test_numpy_sees_no_tensor_that_lies_there(there):
+def test_numpy_refuses_a_tensor_on_the_gpu(there):
     with pytest.raises(TypeError, match=r"Use Tensor\.cpu"):
         torch.ones(2).to("cuda").numpy()
     with pytest.raises(TypeError, match=r"Use Tensor\.cpu"):
@@ -105,7 +105,7 @@ def learnt(make, preset="recommended", **changes):
 
 @pytest.mark.parametrize("preset", ["recommended", "paper"])
 @pytest.mark.parametrize("make", [ogfr, vit_baseline])
-def test_a_method_learns_there_what_it_learns_here(make, preset):
+def test_a_method_trains_on_the_gpu_as_on_the_cpu(make, preset):
     here, log = learnt(make, preset)
     with stand_in_gpu.stand_in():
         there, other = learnt(make, preset)
@@ -114,7 +114,7 @@ def test_a_method_learns_there_what_it_learns_here(make, preset):
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_half_precision_learns_there_nearly_the_same(precision):
+def test_half_precision_trains_on_the_gpu_nearly_as_on_the_cpu(precision):
     here, _ = learnt(ogfr, precision=precision)
     with stand_in_gpu.stand_in():
         there, log = learnt(ogfr, precision=precision)
@@ -124,7 +124,7 @@ def test_half_precision_learns_there_nearly_the_same(precision):
     assert off < 1e-3
 
 
-def test_a_run_that_was_stopped_there_goes_on(tmp_path, there):
+def test_a_stopped_run_resumes_on_the_gpu(tmp_path, there):
     whole, log = learnt(ogfr)
     plan = toy.schedule(epochs=2, attention="math")
 
@@ -146,7 +146,7 @@ def test_a_run_that_was_stopped_there_goes_on(tmp_path, there):
 
 
 @pytest.mark.parametrize("pad", [0, 3, 40])
-def test_views_are_made_there_byte_for_byte_as_here(pad):
+def test_views_are_made_on_the_gpu_byte_for_byte_as_on_the_cpu(pad):
     pictures = replace(
         toy.people(), image=np.random.default_rng(0).integers(0, 256, (16, *toy.SIZE, 3), np.uint8)
     )
@@ -161,9 +161,9 @@ def test_views_are_made_there_byte_for_byte_as_here(pad):
     with stand_in_gpu.stand_in():
         there = gpu.image_set_on_gpu(pictures, distributed.local_device()).training_batch(rows, chances)
     pairs = list(zip(tensors(here), tensors(there), strict=True))
-    assert len(pairs) == 9 and all(stand_in_gpu.is_on_gpu(found) for _, found in pairs)
-    for wanted, found in pairs:
-        assert wanted.dtype == found.dtype and torch.equal(wanted, found)
+    assert len(pairs) == 9 and all(stand_in_gpu.is_on_gpu(tensor) for _, tensor in pairs)
+    for wanted, tensor in pairs:
+        assert wanted.dtype == tensor.dtype and torch.equal(wanted, tensor)
 
 
 def tensors(batch):
@@ -171,7 +171,7 @@ def tensors(batch):
     return [*sum(views, ()), batch.covered, batch.camid, batch.pid]
 
 
-def test_a_set_that_is_too_large_for_the_gpu_stays_here(there, monkeypatch):
+def test_a_set_that_is_too_large_for_the_gpu_stays_on_the_cpu(there, monkeypatch):
     pictures = toy.people()
     assert gpu.image_set_on_gpu(pictures, torch.device("cpu")) is None
     for free, fits in ((pictures.image.nbytes * 5, False), (pictures.image.nbytes * 6, True)):
@@ -179,21 +179,21 @@ def test_a_set_that_is_too_large_for_the_gpu_stays_here(there, monkeypatch):
         assert (gpu.image_set_on_gpu(pictures, CUDA) is not None) == fits
 
 
-def test_auto_stands_for_pytorchs_kernel_and_bfloat16_there(there):
+def test_auto_stands_for_pytorchs_kernel_and_bfloat16_on_the_gpu(there):
     assert compute.attention_kernel("auto", CUDA) == "sdpa"
     assert compute.dtype("auto", CUDA) == torch.bfloat16
 
 
-def test_layers_are_compiled_there_where_triton_supports_the_gpu(there, monkeypatch):
+def test_layers_are_compiled_where_triton_supports_the_gpu(there, monkeypatch):
     assert compute.should_compile("auto", CUDA)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (6, 1))
     assert not compute.should_compile("auto", CUDA)
 
 
-# ------------------------------------------------------------------ seeing
+# ------------------------------------------------------------------ embedding
 
 
-def seen(device, precision):
+def extract(device, precision):
     stream = eval_batches(toy.people(), 5)
     encoder, model = plain_vit(toy.encoder(), toy.SIZE), toy.model()
     with compute.inference_mode(model, device, compute.Compute(precision, "default", "math")):
@@ -201,36 +201,36 @@ def seen(device, precision):
 
 
 @pytest.mark.parametrize(("precision", "off"), [("float32", 0), ("bfloat16", 0.01)])
-def test_test_images_are_embedded_there_as_here(precision, off):
+def test_test_images_are_embedded_on_the_gpu_as_on_the_cpu(precision, off):
     torch.manual_seed(0)
-    here = seen(torch.device("cpu"), "float32")
+    here = extract(torch.device("cpu"), "float32")
     torch.manual_seed(0)
     with stand_in_gpu.stand_in():
-        there = seen(distributed.local_device(), precision)
+        there = extract(distributed.local_device(), precision)
     assert here.keys() == there.keys()
-    told = ["model", "encoder", "z_unknown"]  # what z the model guesses may hang on a rounding
-    assert max(np.abs(here[f"{name}/part"] - there[f"{name}/part"]).max() for name in told) <= off
+    systems = ["model", "encoder", "z_unknown"]  # what z the model guesses may hang on a rounding
+    assert max(np.abs(here[f"{name}/part"] - there[f"{name}/part"]).max() for name in systems) <= off
 
 
 @pytest.mark.parametrize("guess", [False, True])
-def test_a_trained_model_sees_pictures_there_as_here(tmp_path, guess):
+def test_a_trained_model_embeds_pictures_on_the_gpu_as_on_the_cpu(tmp_path, guess):
     folder = toy.trained(tmp_path)
     pictures = list(toy.people().image[:5])
     here = api.load(folder, batch=3).embed(pictures, guess=guess)
     with stand_in_gpu.stand_in():
-        found = api.load(folder, "cuda", batch=3).embed(pictures, guess=guess)
-    assert found.parts.device.type == "cpu"
-    torch.testing.assert_close(found.parts, here.parts, atol=1e-5, rtol=1e-5)  # by another kernel, maybe
-    assert torch.equal(found.visibility, here.visibility)
+        there = api.load(folder, "cuda", batch=3).embed(pictures, guess=guess)
+    assert there.parts.device.type == "cpu"
+    torch.testing.assert_close(there.parts, here.parts, atol=1e-5, rtol=1e-5)  # by another kernel, maybe
+    assert torch.equal(there.visibility, here.visibility)
 
 
-def test_parsers_find_there_what_they_find_here():
+def test_parsers_give_on_the_gpu_what_they_give_on_the_cpu():
     crops = [training_picture(11, i).image for i in range(3)]
-    given = [
+    parsers = [
         (pose.load, test_pose.PARAMS, test_pose.EMBEDDED),
         (segmentation.load, test_segmentation.SURE, test_segmentation.EMBEDDED),
     ]
-    for load, settings, weights in given:
+    for load, settings, weights in parsers:
         here = load(settings, weights)(crops)
         with stand_in_gpu.stand_in():
             there = load(replace(settings, device="cuda"), weights)(crops)
@@ -253,7 +253,7 @@ def drawn(count, seed, gated=False):
 
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("metric", ["euclidean", "squared", "cosine"])
-def test_a_gallery_is_ranked_there_as_here(metric, gated):
+def test_a_gallery_is_ranked_on_the_gpu_as_on_the_cpu(metric, gated):
     query, gallery = drawn(20, 1, gated), drawn(70, 2)
     here = ranking.rank(query, gallery, metric, top=10)
     with stand_in_gpu.stand_in():
@@ -263,7 +263,7 @@ def test_a_gallery_is_ranked_there_as_here(metric, gated):
     np.testing.assert_allclose(there.top_distance, here.top_distance, atol=1e-6)
 
 
-def test_shortlists_are_ranked_again_there_as_here():
+def test_shortlists_are_reranked_on_the_gpu_as_on_the_cpu():
     query, gallery = drawn(20, 1), drawn(70, 2)
     plain = ranking.rank(query, gallery, top=30)
     options = ranking.Rerank(depth=30, k1=5, k2=3, original=0.3)

@@ -1,4 +1,4 @@
-"""The stage `train`: what it refuses before it begins, and what its record tells of a run."""
+"""The stage `train`: what it refuses before it begins, and what its record of a run holds."""
 
 import json
 import platform
@@ -81,7 +81,7 @@ def trained(held_out=0, seed=1):
     return json.loads(Path("model/record.json").read_text())
 
 
-def test_a_record_tells_cutouts_apart_by_what_they_show(folder):
+def test_a_record_tells_cutouts_apart_by_their_content(folder):
     first, again = trained(), trained()
     pole("red", (0, 0, 200, 255))
     other = trained()
@@ -103,13 +103,13 @@ def test_a_killed_run_does_not_go_on_with_other_cutouts(folder, monkeypatch):
     assert len([path for path in Path(".scratch").iterdir() if path.is_dir()]) == 2
 
 
-def test_a_record_tells_the_versions_of_all_that_draws(folder):
-    found = trained()["versions"]
-    assert found["python"] == platform.python_version()
-    assert all(found[name] == version(name) for name in ("opencv-python-headless", "pillow", "torch"))
+def test_a_record_holds_the_versions_of_the_libraries_that_draw(folder):
+    versions = trained()["versions"]
+    assert versions["python"] == platform.python_version()
+    assert all(versions[name] == version(name) for name in ("opencv-python-headless", "pillow", "torch"))
 
 
-def test_a_record_tells_the_cameras_that_the_model_was_trained_with(folder):
+def test_a_record_holds_the_cameras_that_the_model_was_trained_with(folder):
     assert trained()["data_spec"]["trained_cameras"] == [0, 1, 3]
     seed = next(n for n in range(99) if np.random.default_rng(n).permutation(5)[0] == 2)
     assert trained(held_out=1, seed=seed)["data_spec"]["trained_cameras"] == [0, 1]

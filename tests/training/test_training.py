@@ -1,4 +1,4 @@
-"""The loop: a step at each yield, equal seeds equal weights, and no silent nonsense."""
+"""The loop: a step at each yield, equal seeds equal weights, and no loss that is not finite."""
 
 import json
 import math
@@ -30,21 +30,21 @@ from tests import toy
 class Duel(Method):
     """Two numbers: the second objective records what the first step left."""
 
-    def __init__(self, poison=math.inf):
+    def __init__(self, nan_after=math.inf):
         super().__init__()
         self.a, self.b = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
-        self.seen, self.epochs, self.poison = [], [], poison
+        self.weights, self.epochs, self.nan_after = [], [], nan_after
 
     def param_groups(self):
         return {"one": ParamGroup([self.a]), "two": ParamGroup([self.b], "sgd", 0.5)}
 
     def objectives(self, batch):
-        self.seen.append(self.a.item())
+        self.weights.append(self.a.item())
         yield Objective("one", {"first": (3 * self.a).sum(), "small": self.a.sum()}, {"small": 2.0})
-        self.seen.append(self.a.item())
-        bad = float("nan") if len(self.seen) > self.poison else 1.0
+        self.weights.append(self.a.item())
+        bad = float("nan") if len(self.weights) > self.nan_after else 1.0
         yield Objective("two", {"second": (self.a * self.b * bad).sum()}, metrics={"figure": self.b.detach()})
-        self.seen.append(self.b.item())
+        self.weights.append(self.b.item())
 
     def begin_epoch(self, epoch, batches):
         self.epochs.append((epoch, sum(len(b.pid) for b in batches())))
@@ -60,16 +60,16 @@ def loop(duel, **changes):
 def test_a_step_is_taken_at_each_yield_and_the_next_objective_sees_it():
     duel = Duel()
     loop(duel).step(toy.batch(), 0.0)
-    assert duel.seen == pytest.approx([1.0, 1.0 - 0.1 * 5, 1.0 - 0.5 * 0.5])
+    assert duel.weights == pytest.approx([1.0, 1.0 - 0.1 * 5, 1.0 - 0.5 * 0.5])
 
 
-def test_an_objective_moves_its_player_alone():
+def test_an_objective_moves_its_param_group_alone():
     duel = Duel()
     loop(duel).step(toy.batch(), 0.0)
     assert duel.a.item() == pytest.approx(0.5)  # a stands in the second loss too
 
 
-def test_gradients_are_clipped_per_player():
+def test_gradients_are_clipped_per_param_group():
     duel = Duel()
     loop(duel, clip=1.0).step(toy.batch(), 0.0)
     assert duel.a.item() == pytest.approx(0.9)
@@ -106,7 +106,7 @@ def test_the_log_has_every_raw_term_the_rate_and_the_methods_figures():
 
 
 def test_a_loss_that_is_no_number_stops_and_names_the_term_the_step_and_the_images():
-    duel = Duel(poison=4)
+    duel = Duel(nan_after=4)
     running = loop(duel)
     running.step(toy.batch(), 0.0)
     left = duel.b.item()
@@ -155,7 +155,7 @@ def test_the_rate_follows_a_cosine_under_a_linear_warm_up(at, share):
 
 
 @pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
-def test_a_player_without_wishes_has_the_schedules_optimiser(name, kind):
+def test_a_param_group_without_settings_has_the_schedules_optimiser(name, kind):
     running = loop(Duel(), optimiser=name, decay=0.25)
     (group,) = running.optimisers["one"].param_groups
     assert (
@@ -224,7 +224,7 @@ def test_a_gradient_that_overflows_float16_at_any_scale_stops_the_run():
         running.step(toy.batch(), 0.0)
 
 
-# ------------------------------------------------------------------ found by name, resolved, recorded
+# ------------------------------------------------------------------ methods by name, presets, the record
 
 
 def test_a_method_is_found_by_its_name_and_an_unknown_one_lists_them():
@@ -256,16 +256,16 @@ def test_a_folder_without_a_model_or_with_a_damaged_record_is_an_error(tmp_path)
         load_trained(tmp_path)
 
 
-def test_a_record_is_plain_json_and_tells_all_that_a_run_depends_on():
+def test_a_record_is_plain_json_and_holds_all_that_a_run_depends_on():
     plan, people = toy.schedule(), toy.people()
-    made = [run_record(toy.model(people, seed), plan, 1, {"index": "abc"}) for seed in (0, 0, 1)]
-    found = json.loads(json.dumps(made[0]))
-    assert found["train"]["lr"] == plan.lr and found["seed"] == 1 and found["data"] == {"index": "abc"}
-    assert found["machine"]["device"] == "cpu" and torch.__version__.startswith(found["versions"]["torch"])
-    assert made[0] == made[1] and made[0]["start"] != made[2]["start"]
+    records = [run_record(toy.model(people, seed), plan, 1, {"index": "abc"}) for seed in (0, 0, 1)]
+    parsed = json.loads(json.dumps(records[0]))
+    assert parsed["train"]["lr"] == plan.lr and parsed["seed"] == 1 and parsed["data"] == {"index": "abc"}
+    assert parsed["machine"]["device"] == "cpu" and torch.__version__.startswith(parsed["versions"]["torch"])
+    assert records[0] == records[1] and records[0]["start"] != records[2]["start"]
 
 
-# ------------------------------------------------------------------ killed, and gone on with
+# ------------------------------------------------------------------ killed, and resumed
 
 
 def run(folder, preset, every=0.0, precision="float32", held_out=False):
@@ -274,17 +274,17 @@ def run(folder, preset, every=0.0, precision="float32", held_out=False):
     torch.manual_seed(99)  # what another process may have drawn before does not matter
     people = toy.people()
     plan = toy.schedule(preset, epochs=3, lr=1e-3, precision=precision)
-    model, judges = toy.model(people, preset=preset), toy.people(seed=3) if held_out else None
-    log = train_model(model, people, plan, 5, None, judges, checkpoint.Checkpoints(folder, every))
+    model, held_out_people = toy.model(people, preset=preset), toy.people(seed=3) if held_out else None
+    log = train_model(model, people, plan, 5, None, held_out_people, checkpoint.Checkpoints(folder, every))
     torch.save(model.state_dict(), folder / "end.pt")
     log.drop(columns=[*TIMES]).to_csv(folder / "end.csv")
 
 
-def in_a_process(folder, given, until=None, stop=signal.SIGKILL):
+def in_a_process(folder, arguments, until=None, stop=signal.SIGKILL):
     """Call `run` in a process of its own, and stop that when its log has so many lines."""
     context = multiprocessing.get_context("forkserver")  # no fork of this process, which may have threads
     context.set_forkserver_preload([__name__])
-    child = context.Process(target=run, args=(folder, *given))
+    child = context.Process(target=run, args=(folder, *arguments))
     child.start()
     rows = folder / "log.jsonl"
     while until and child.is_alive() and len(rows.read_text().split("\n") if rows.exists() else []) <= until:
@@ -297,7 +297,7 @@ def in_a_process(folder, given, until=None, stop=signal.SIGKILL):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("stop", "given"),
+    ("stop", "arguments"),
     [
         (signal.SIGKILL, ("recommended", 0.0)),
         (signal.SIGTERM, ("paper", 0.3)),
@@ -306,16 +306,16 @@ def in_a_process(folder, given, until=None, stop=signal.SIGKILL):
     ],
 )
 def test_a_run_that_was_killed_again_and_again_ends_with_the_weights_of_one_that_was_not(
-    tmp_path, stop, given, seed
+    tmp_path, stop, arguments, seed
 ):
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     whole.mkdir()
     torn.mkdir()
-    assert in_a_process(whole, given) == 0
+    assert in_a_process(whole, arguments) == 0
     rng = np.random.default_rng(seed)
     for step in sorted(rng.integers(1, 9, 3)):
-        assert in_a_process(torn, given, step, stop) == -stop
-    assert in_a_process(torn, given) == 0
+        assert in_a_process(torn, arguments, step, stop) == -stop
+    assert in_a_process(torn, arguments) == 0
     ends = [torch.load(folder / "end.pt", weights_only=True) for folder in (whole, torn)]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     assert (whole / "end.csv").read_text() == (torn / "end.csv").read_text()
@@ -431,8 +431,8 @@ class Forgetful(Duel):
 
     def embed(self, batch):
         image = batch.holistic.image.float().flatten(1)[:, None]
-        seen = image if len(self.epochs) == 1 else torch.ones_like(image)
-        return Embedding(seen, torch.ones(len(image), 1))
+        features = image if len(self.epochs) == 1 else torch.ones_like(image)
+        return Embedding(features, torch.ones(len(image), 1))
 
 
 def test_the_epoch_that_ranks_held_out_people_best_is_kept():
