@@ -5,7 +5,7 @@ import numpy as np
 from pipeline.synthetic.canvas import BELONGING, Canvas, Cloth
 from pipeline.synthetic.people import BAG_COLOURS, Person
 from pipeline.synthetic.skeleton import Joints, View
-from pipeline.synthetic.textures import darker
+from pipeline.synthetic.textures import scaled
 
 TORSO = 4
 
@@ -21,7 +21,7 @@ def paint(canvas: Canvas, person: Person, view: View, joints: Joints, front: boo
 
 
 def _cloth(person: Person, share: float = 1.0) -> Cloth:
-    return Cloth(darker(BAG_COLOURS[person.bag_colour], share), folds=2, depth=0.8)
+    return Cloth(scaled(BAG_COLOURS[person.bag_colour], share), folds=2, depth=0.8)
 
 
 def _box(view: View, centre: np.ndarray, across: float, forward: float, up: float) -> np.ndarray:

@@ -7,14 +7,14 @@ from pipeline.synthetic.canvas import Canvas, Cloth
 from pipeline.synthetic.limbs import lay_limb, paint_arm, paint_leg
 from pipeline.synthetic.people import SKINS, Person
 from pipeline.synthetic.skeleton import Joints, Pose, View
-from pipeline.synthetic.textures import darker
+from pipeline.synthetic.textures import scaled
 from pipeline.synthetic.trunks import paint_skirts, paint_torso
 
 
 def _paint_neck(canvas: Canvas, person: Person, view: View, joints: Joints) -> None:
     path = view.project(np.stack([joints["neck"] - (0, 0.01, 0), joints["head"] - (0, 0.035, 0.008)]))[:, :2]
     radius = 0.029 * view.scale_x * person.width**0.5
-    cloth = Cloth(darker(SKINS[person.skin], 0.9))
+    cloth = Cloth(scaled(SKINS[person.skin], 0.9))
     lay_limb(canvas, path, np.array([radius * 1.1, radius]), cloth, heads.LABEL)
 
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from pipeline.synthetic.people import SECOND_COLOURS, SKINS, UPPER_COLOURS, Person
-from pipeline.synthetic.textures import darker
+from pipeline.synthetic.textures import scaled
 
 SHIFT = 4  # cv2's fixed-point bits
 Places = list[tuple[float, float]]
@@ -49,7 +49,7 @@ def draw_details(albedo: np.ndarray, origin: tuple[int, int], person: Person, tr
 
 def _edge(person: Person, share: float = 0.62):
     base = UPPER_COLOURS[person.upper_colour]
-    return darker(base, share) if sum(base) > 170 else tuple(channel + 34 for channel in base)
+    return scaled(base, share) if sum(base) > 170 else tuple(channel + 34 for channel in base)
 
 
 def _yoke(surface: Surface, person: Person) -> None:
@@ -76,7 +76,7 @@ def _print(surface: Surface, person: Person) -> None:
         surface.fill(
             [(0.23, back - 0.5), (0.23, back + 0.5), (0.13, back + 0.35), (0.13, back - 0.35)], colour
         )
-        surface.fill([(0.2, back - 0.2), (0.2, back + 0.2), (0.16, back)], darker(colour, 0.5))
+        surface.fill([(0.2, back - 0.2), (0.2, back + 0.2), (0.16, back)], scaled(colour, 0.5))
 
 
 def _round_neck(surface: Surface, person: Person) -> None:
@@ -89,11 +89,11 @@ def _buttons(surface: Surface, person: Person) -> None:
     surface.line([(0.27, 0.0), (-0.03, 0.0)], _edge(person, 0.8), 0.004)
     for side in (-1, 1):
         collar = [(0.322, side * 0.7), (0.272, 0.0), (0.268, side * 0.45), (0.3, side * 1.1)]
-        surface.fill(collar, darker(UPPER_COLOURS[person.upper_colour], 1.18))
+        surface.fill(collar, scaled(UPPER_COLOURS[person.upper_colour], 1.18))
 
 
 def _hood(surface: Surface, person: Person) -> None:
-    shade = darker(UPPER_COLOURS[person.upper_colour], 0.8)
+    shade = scaled(UPPER_COLOURS[person.upper_colour], 0.8)
     down = ((0.325, -1.2), (0.25, -0.7), (0.225, 0.0), (0.25, 0.7), (0.325, 1.2))
     surface.fill([(height, np.pi + angle) for height, angle in down], shade)
     surface.fill([(0.325, -1.1), (0.29, 0.0), (0.325, 1.1)], shade)

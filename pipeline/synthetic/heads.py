@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.synthetic.canvas import Canvas, Cloth
 from pipeline.synthetic.people import HAIR_COLOURS, SECOND_COLOURS, SKINS, Person
 from pipeline.synthetic.skeleton import HEAD, Joints, View
-from pipeline.synthetic.textures import darker
+from pipeline.synthetic.textures import scaled
 
 LABEL = 1
 
@@ -127,7 +127,7 @@ def _paint_hair(canvas: Canvas, person: Person, surface, light, inside, window) 
 
 
 def _peak(canvas: Canvas, person: Person, view: View, joints: Joints, yaw: float) -> None:
-    colour = darker(SECOND_COLOURS[person.second_colour], 0.85)
+    colour = scaled(SECOND_COLOURS[person.second_colour], 0.85)
     across, up, forward = HEAD * person.head
     turn = yaw - view.yaw
     points = []

@@ -7,7 +7,7 @@ import numpy as np
 from pipeline.synthetic.canvas import Canvas, Cloth
 from pipeline.synthetic.people import LOWER_COLOURS, SECOND_COLOURS, SHOE_COLOURS, SKINS, Person
 from pipeline.synthetic.skeleton import Joints, View
-from pipeline.synthetic.textures import darker, upper_tile
+from pipeline.synthetic.textures import scaled, upper_tile
 
 ARM, LEG, FOOT = {"left": 2, "right": 3}, {"left": 5, "right": 6}, {"left": 7, "right": 8}
 FOOT_FROM = 0.87  # share of the shin's length from the knee at which the part "foot" begins
@@ -79,7 +79,7 @@ def _paint_foot(canvas, person: Person, view: View, joints: Joints, side: str, p
     sole = view.project(np.stack([joints[f"{side}_{name}"] for name in ("heel", "ball", "toe")]))[:, :2]
     colour = SHOE_COLOURS[person.shoes]
     size = view.scale_x * np.array([0.019, 0.020, 0.013])
-    rim = Cloth(darker(colour, 0.6) if person.shoes != "black" else (96, 94, 92))
+    rim = Cloth(scaled(colour, 0.6) if person.shoes != "black" else (96, 94, 92))
     lower = sole + np.array([0.0, view.scale_y * 0.005])
     lay_limb(canvas, lower, size, rim, FOOT[side], roundness=0.5)
     ankle = view.project(joints[f"{side}_ankle"][None])[:, :2]

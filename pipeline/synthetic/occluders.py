@@ -5,7 +5,8 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool
 
-from pipeline.synthetic.overlay import Layer, Overlay, centre_column, sample_paint, scaled, share_boundary
+from pipeline.synthetic.overlay import Layer, Overlay, centre_column, sample_paint, share_boundary
+from pipeline.synthetic.textures import scaled
 from pipeline.synthetic.vehicles import bicycle, car
 
 

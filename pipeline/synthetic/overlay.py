@@ -77,12 +77,6 @@ def sample_paint(rng: np.random.Generator) -> tuple[int, int, int]:
     return int(values[0]), int(values[1]), int(values[2])
 
 
-def scaled(colour, share: float) -> tuple[int, int, int]:
-    """The colour scaled in brightness."""
-    red, green, blue = (int(min(255, channel * share)) for channel in colour)
-    return red, green, blue
-
-
 def centre_column(person: Bool[np.ndarray, "H W"]) -> float:
     """Mean of the columns that show the person."""
     columns = np.nonzero(person.any(0))[0]

@@ -80,7 +80,7 @@ def sample(
     )
 
 
-def darker(colour: Colour, share: float = 0.75) -> Colour:
+def scaled(colour: Colour, share: float) -> Colour:
     """The colour scaled in brightness."""
     red, green, blue = (min(255, int(channel * share)) for channel in colour)
     return red, green, blue

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from pipeline.synthetic.overlay import Overlay, centre_column, sample_paint, scaled, share_boundary
+from pipeline.synthetic.overlay import Overlay, centre_column, sample_paint, share_boundary
+from pipeline.synthetic.textures import scaled
 
 WHEEL_DARK = (26, 26, 28)
 
