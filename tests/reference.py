@@ -94,7 +94,7 @@ def patches(height, width, stride, patch):
 
 def project(image, kernel, bias, stride):
     """P_s: patches in reading order, each weighed pixel by pixel."""
-    size, found = len(kernel[0][0]), []
+    size, tokens = len(kernel[0][0]), []
     for top in range(0, len(image[0]) - size + 1, stride):
         for left in range(0, len(image[0][0]) - size + 1, stride):
             token = []
@@ -105,8 +105,8 @@ def project(image, kernel, bias, stride):
                         for x in range(size):
                             total = total + plane[y][x] * image[colour][top + y][left + x]
                 token.append(total)
-            found.append(token)
-    return found
+            tokens.append(token)
+    return tokens
 
 
 def sequence(cls, part, patch, position, pattern, camera, gamma_1, gamma_2):
@@ -162,13 +162,13 @@ def policy_gradient(states, actions, rewards, weight, bias=0.0):
 
     pi(a | s) is m where a = 1 and 1 - m where a = 0, and d log pi / d (I G^T) is a - m.
     """
-    gradient, own = [0.0] * len(weight), 0.0
+    gradient, bias_gradient = [0.0] * len(weight), 0.0
     for state, action, total in zip(states, actions, rewards, strict=True):  # b = 1 ... B
         for row, kept, m in zip(state, action, keep(state, weight, bias), strict=True):  # t = 1 ... N
             for k, similarity in enumerate(row):
                 gradient[k] += (int(kept) - m) * similarity * total / len(states)
-            own += (int(kept) - m) * total / len(states)
-    return gradient, own
+            bias_gradient += (int(kept) - m) * total / len(states)
+    return gradient, bias_gradient
 
 
 # ------------------------------------------------------------------ 3.2.2 feature purification
@@ -179,14 +179,14 @@ def erase(patch, action, erased, position=None):
 
     `erased` has a token for each place; with `position` it has one token for all places.
     """
-    found = []
+    features = []
     for n, (token, kept) in enumerate(zip(patch, action, strict=True)):
         if position is None:
             other = erased[n]
         else:
             other = [e + p for e, p in zip(erased[0], position[n], strict=True)]
-        found.append(token if kept else other)
-    return found
+        features.append(token if kept else other)
+    return features
 
 
 def attention(tokens, w, heads, fixed):
@@ -194,10 +194,10 @@ def attention(tokens, w, heads, fixed):
     width = len(tokens[0]) // heads
     joined = [[] for _ in tokens]
     for head in range(heads):
-        own = slice(head * width, (head + 1) * width)
-        queries = [linear(t, w["W_q"][own], w["b_q"][own]) for t in tokens[fixed:]]  # Eq. 13
-        keys = [linear(t, w["W_k"][own], w["b_k"][own]) for t in tokens]
-        values = [linear(t, w["W_v"][own], w["b_v"][own]) for t in tokens]
+        channels = slice(head * width, (head + 1) * width)
+        queries = [linear(t, w["W_q"][channels], w["b_q"][channels]) for t in tokens[fixed:]]  # Eq. 13
+        keys = [linear(t, w["W_k"][channels], w["b_k"][channels]) for t in tokens]
+        values = [linear(t, w["W_v"][channels], w["b_v"][channels]) for t in tokens]
         for i in range(len(tokens)):
             if i < fixed:
                 joined[i] += values[i]  # Eq. 15
@@ -302,9 +302,9 @@ def patch_mask(state, parsing, patch, stride, temperature=1.0, average=False):
     lefts = range(0, len(parsing[0]) - patch + 1, stride)
     total = 0.0
     for row, (top, left) in zip(state, [(y, x) for y in tops for x in lefts], strict=True):
-        seen = [int(parsing[top + y][left + x]) for y in range(patch) for x in range(patch)]
+        pixels = [int(parsing[top + y][left + x]) for y in range(patch) for x in range(patch)]
         for k, probability in enumerate(softmax(row, temperature)):
-            total = total - seen.count(k) / len(seen) * probability.log()
+            total = total - pixels.count(k) / len(pixels) * probability.log()
     return total / len(state) if average else total
 
 
