@@ -22,8 +22,7 @@ from pipeline.core.workers import progress_bar
 from pipeline.data import parts
 from pipeline.labels import occlusion, parsing
 from pipeline.labels.quality import statistics
-
-LABELS = len(parts.SWAPPED)
+from pipeline.labels.quality.statistics import LABELS
 
 
 @dataclass(frozen=True, config=STRICT)

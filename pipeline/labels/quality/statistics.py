@@ -18,7 +18,7 @@ from pipeline.core.workers import progress_bar
 from pipeline.data import parts
 from pipeline.data.index import Crop, Images
 
-LABELS = len(parts.SWAPPED)
+LABELS = len(parts.SWAPPED)  # background and the K parts
 SAMPLE = 200  # images in the colour fit
 FIT_SIZE = (64, 32)  # height, width of images in the colour fit
 SHUFFLE = 0  # seed of the choice of images, here and on every sheet of pictures
