@@ -14,7 +14,8 @@ class Heads(nn.Module):
 
     All branches share the classifiers; each branch has a neck of its own, with its own batch statistics, as
     occluded and holistic features differ.  `gain` is a factor on the logits.
-    Departs: OGFR does not describe its heads; this is the neck that re-identification commonly has (BNNeck).
+    Assumed: OGFR does not describe its heads.  This is the neck that re-identification commonly has (BNNeck);
+    classifiers are shared because Eq. 19 compares the branches' class probabilities.
     """
 
     def __init__(self, features: int, width: int, identities: int, gain: float, branches: int = 1):

@@ -51,11 +51,17 @@ def identity(logits: Float[Tensor, "B *P I"], pid: Int[Tensor, "B"]) -> Float[Te
 
 
 def kl_divergence(teacher: Float[Tensor, "B *P I"], student: Float[Tensor, "B *P I"]) -> Float[Tensor, "*P"]:
-    """KL(teacher || student) of Eq. 19: sum over classes, mean over images; the teacher is detached."""
+    """KL(teacher || student) of Eq. 19: sum over classes, mean over images.
+
+    Departs: the teacher is detached, or it would learn from its student; the paper does not say.
+    """
     target, prediction = teacher.detach().float().log_softmax(-1), student.float().log_softmax(-1)
     return (target.exp() * (target - prediction)).sum(-1).mean(0)
 
 
 def cosine(teacher: Float[Tensor, "B P D"], student: Float[Tensor, "B P D"]) -> Float[Tensor, ""]:
-    """L_cos of Eq. 18: one minus the cosine of f_hp^i and f_op^i, the mean over i and images."""
+    """L_cos of Eq. 18: one minus the cosine of f_hp^i and f_op^i, the mean over i and images.
+
+    Departs: the teacher is detached, as in `kl_divergence`.
+    """
     return (1 - F.cosine_similarity(teacher.detach().float(), student.float(), dim=-1)).mean()

@@ -150,7 +150,6 @@ def test_the_papers_baseline_is_a_cumulative_mean_refreshed_every_ten_epochs():
     scores = []
     for scale in (0.0, 30.0):
         torch.nn.init.normal_(other.heads.weight, std=scale)
-        h = other.encoder(BATCH.holistic.image, BATCH.holistic.hidden, BATCH.camid)
         whole = eval_batch(PEOPLE)
         h = other.encoder(whole.holistic.image, whole.holistic.hidden, whole.camid)
         with torch.no_grad():

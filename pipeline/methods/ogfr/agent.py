@@ -151,7 +151,10 @@ class Agent(nn.Module):
         return self.params.baseline == "paper" and epoch % self.params.baseline_epochs == 0
 
     def refresh_baseline(self, score: Float[Tensor, ""]) -> None:
-        """Let p^b_new, the mean score without mask, enter the cumulative mean p^b, Eq. 9."""
+        """Let p^b_new, the mean score without mask, enter the cumulative mean p^b, Eq. 9.
+
+        Assumed: the "average accuracy" of the text is the mean probability of the true identity, as p^m is.
+        """
         self.baseline.copy_((self.baseline * self.refreshed + score) / (self.refreshed + 1))
         self.refreshed += 1
 
