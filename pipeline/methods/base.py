@@ -125,7 +125,15 @@ def load_trained(folder: str | Path) -> Method:
     """
     record, file = read_record(folder), Path(folder) / "model.safetensors"
     module = load_method(record["method"])
-    settings = params.validate(record["params"], module.Params, f"{folder}/record.json: ", record["method"])
+    try:
+        settings = params.validate(
+            record["params"], module.Params, f"{folder}/record.json: ", record["method"]
+        )
+    except BadInput as error:
+        raise BadInput(
+            f"{error}\nAnother version of this project trained the model. Train again, or add to record.json "
+            "what is missing."
+        ) from None
     model = module.build(settings, trained_data_spec(folder), untrained_vit(record["vit"]))
     weights.load_strict(model, weights.read(file), file, "Run `dvc checkout`, or train again.")
     return model.eval()
