@@ -80,7 +80,8 @@ def read(path, section, schema):
     """
     values = load(path)
     if section is not None and section not in values:
-        raise BadInput(f"{path}: {_unknown(section, values)}".replace("is not a parameter", "is missing"))
+        near = get_close_matches(section, [str(key) for key in values], n=1)
+        raise BadInput(f"{path}: {section} is missing" + (f"; rename '{near[0]}'?" if near else "."))
     value = values if section is None else values[section]
     return validate(value, schema, f"{path}: ", section)
 

@@ -88,7 +88,7 @@ def parse_market_name(path: str) -> PidCamid | str:
     """Identity and camera of `0002_c1s1_000451_03.jpg` or `0002_c1_f0046182.jpg`, or an error."""
     match = MARKET_NAME.match(PurePosixPath(path).name)
     if match is None:
-        return "the name does not parse; 0002_c1s1_000451_03.jpg would"
+        return "the name does not parse; 0002_c1s1_000451_03.jpg would (cameras count from 1)"
     return int(match[1]), int(match[2]) - 1
 
 

@@ -120,7 +120,7 @@ def test_a_count_is_a_whole_number_of_python_or_numpy(value):
 
 
 def test_a_missing_section_suggests_the_nearest(tmp_path):
-    with pytest.raises(BadInput, match=r"lambda is missing; did you mean 'lamda'"):
+    with pytest.raises(BadInput, match=r"lambda is missing; rename 'lamda'"):
         read(tmp_path, "lamda: 5", "lambda", float)
 
 
