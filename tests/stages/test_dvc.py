@@ -146,6 +146,17 @@ def test_dvc_sees_code_alone_below_the_chapters(tmp_path):
     assert visible == set(kept)
 
 
+def test_the_committed_lock_is_of_these_stages_and_of_code_that_exists(tmp_path):
+    lock = YAML(typ="safe").load((ROOT / "dvc.lock").read_text())["stages"]
+    stages = stages_with(tmp_path)
+    assert set(lock) == set(stages)
+    for name, stage in lock.items():
+        (declared,) = stages[name].values()
+        assert sorted(d["path"] for d in stage["deps"]) == sorted(names_of(declared["deps"]))
+        code = [d["path"] for d in stage["deps"] if d["path"].startswith(("stages/", "pipeline/"))]
+        assert not [path for path in code if not (ROOT / path).exists()]
+
+
 def test_training_depends_on_the_params_of_the_chosen_method_alone():
     assert set(METHODS) <= set(PARAMS)
     for method in METHODS:
