@@ -34,8 +34,8 @@ def run_parser(
     key = index_hash(table)
     make = partial(load_rows, parser.load, settings, weights, Images(images, key))
     content = fingerprint(parser.weights_file(settings, weights))
-    network = parser.load(replace(settings, device="cpu"), weights)
-    attrs = {"index": key, "weights": content, "params": asdict(settings), **network.attrs}
+    network_attrs = parser.load(replace(settings, device="cpu"), weights).attrs  # frees the network at once
+    attrs = {"index": key, "weights": content, "params": asdict(settings), **network_attrs}
     libraries = parser.libraries(settings)
     with distributed.shard_group() as group:
         compute_rows(out, parser.KIND, len(table), settings.batch, make, attrs, workers, libraries, group)
