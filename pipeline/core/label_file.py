@@ -152,7 +152,7 @@ class LabelFile:
         if not Path(self.path).is_file():
             raise BadInput(f"{self.path}: no such file. Run `dvc repro`, or `dvc pull` to fetch it.")
         try:
-            file = h5py.File(self.path, "r", locking="best-effort")
+            file = h5py.File(self.path, "r", locking=False)  # it is replaced whole, never changed in place
         except OSError as error:
             raise BadInput(f"{self.path}: {_damage(error)}") from None
         self._file, self._pid = file, os.getpid()

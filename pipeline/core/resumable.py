@@ -241,7 +241,7 @@ def _merge_shards(
     path: str | Path, kind: str, count: int, shards: list[Path], attrs: dict, libraries: Any
 ) -> None:
     with create_file(path) as file, ExitStack() as stack:
-        parts = [stack.enter_context(h5py.File(shard)) for shard in shards]
+        parts = [stack.enter_context(h5py.File(shard, locking=False)) for shard in shards]
         for name in sorted(set(parts[0]) - {".rows"}):
             source = parts[0][name]
             target, row = create_dataset(file, name, (count, *source.shape[1:]), source.dtype), 0

@@ -1,5 +1,6 @@
 """Label files: reproducible bytes, rows read one by one, errors for damage and for files of another index."""
 
+import fcntl
 import hashlib
 import multiprocessing
 import pickle
@@ -77,6 +78,13 @@ def test_a_text_file_is_no_label_file(tmp_path):
     (tmp_path / "a.h5").write_text("hello")
     with pytest.raises(BadInput, match=r"a\.h5: cannot be read"):
         LabelFile(tmp_path / "a.h5")
+
+
+def test_a_file_that_another_program_has_locked_is_read(tmp_path):
+    write_label_file(tmp_path / "a.h5", "maps", random_rows(5), ATTRS)
+    with open(tmp_path / "a.h5", "rb+") as viewer:  # such as a notebook that opened it with h5py to write
+        fcntl.flock(viewer, fcntl.LOCK_EX)
+        assert (LabelFile(tmp_path / "a.h5")["number"][:] == range(5)).all()
 
 
 @pytest.mark.parametrize("name", ["map", "part"])
