@@ -63,6 +63,8 @@ def load(path: str | Path) -> dict[str, Any]:
         raise BadInput(f"{path}: no such file. Run from the project's root, or name the file.") from None
     except YAMLError as error:
         raise BadInput(f"{path}: not readable as YAML ({' '.join(str(error).split())}).") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not in UTF-8 ({error}). Save it in UTF-8.") from None
     if not isinstance(values, dict):
         raise BadInput(f"{path}: holds no parameters. Restore it with `git checkout {path}`.")
     return values

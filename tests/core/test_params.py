@@ -27,6 +27,13 @@ def read(tmp_path, text, section="train", schema=Train):
     return params.read(tmp_path / "params.yaml", section, schema)
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_file_in_another_encoding_than_utf_8_is_refused_by_name(tmp_path, encoding):
+    (tmp_path / "params.yaml").write_text("seed: 1  # für alle\n", encoding=encoding)
+    with pytest.raises(BadInput, match=r"params\.yaml: not in UTF-8 .* Save it in UTF-8"):
+        params.load(tmp_path / "params.yaml")
+
+
 def test_a_section_becomes_a_frozen_dataclass(tmp_path):
     train = read(tmp_path, f"train: {GOOD}")
     assert train == Train(epochs=3, rate=0.001, size=(256, 128), rule="cosine")
