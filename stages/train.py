@@ -40,7 +40,7 @@ from pipeline.training import selection
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.loop import TIMES
 from pipeline.training.record import LIBRARIES, run_record
-from pipeline.training.run import train_model
+from pipeline.training.run import seed_generators, train_model
 from pipeline.training.schedule import Schedule
 
 
@@ -74,11 +74,13 @@ def train(
     names = table["key"][training_rows(table)].tolist()
     image_set, names, held_out = selection.hold_out(image_set, names, schedule.held_out, seed)
 
+    seed_generators(seed)
     vit = pretrained_encoder(settings.vit, settings.weights, embedded)
     spec = data_spec(image_set)
     torch.manual_seed(seed)
     model = module.build(settings, spec, vit)
-    files = {path: sha256(path) for path in (index, images, parsing, labels)}
+    start = embedded if settings.vit == "embedded" else settings.weights
+    files = {path: sha256(path) for path in (index, images, parsing, labels, start) if path}
     if cutouts := schedule.obstacles.cutouts:
         files[cutouts] = obstacles.digest(cutouts)
     record = describe(name, settings, spec, architecture(vit)) | run_record(model, schedule, seed, files)

@@ -1,16 +1,21 @@
 """Network weights: files of plain tensors, loaded strictly.
 
 Unusual here:
-- A file must fit its network exactly: a missing, unexpected or mis-shaped tensor is an error.
+- A file must fit its network exactly: a missing, unexpected or mis-shaped tensor is an error, and so are
+  integers where the network has floats, and numbers that are not finite.
+- A prefix that all names share (`module.` of a network in DataParallel) is stripped if exactly that makes
+  them the network's names; one line says so.
 - Files written here hold half-precision tensors, which are widened when loaded.
 - A downloaded file is hashed at every use; torch.hub checks it only during the download.
 """
 
+import argparse
 import hashlib
 import json
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -21,17 +26,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from pipeline.core.distributed import rank
 from pipeline.core.files import atomic_write, sha256
-from pipeline.core.params import BadInput, shorten
+from pipeline.core.params import BadInput, plural, shorten
 
+NESTED = ("model", "state_dict", "teacher", "student")  # keys of a checkpoint that hold a state dict
+NAMED = 3  # tensors of a kind that a message names
 FETCH = "Fetch it again with `git checkout`, `dvc checkout` or `dvc pull`"
 
 
 def read(path: str | Path) -> dict[str, Tensor]:
     """The tensors by name of a `.safetensors` file, or of a state dict that `torch.save` wrote.
 
-    The state dict may lie under the key `model` or `state_dict`.  No code in the file is run.  Raises
-    `BadInput` for a missing, empty or damaged file and for a pickle that holds anything but tensors.
+    The state dict may lie under one of the keys `NESTED`, the first that there is.  No code in the file is
+    run.  Raises `BadInput` for a missing, empty or damaged file and for a pickle that holds anything but
+    tensors (beside them, the arguments of a training script may lie there).
     """
     path = Path(path)
     if not path.is_file():
@@ -49,14 +58,17 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(
+            [argparse.Namespace]
+        ):  # plain values, as DINO and MAE save them
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise BadInput(
             f"{path}: no checkpoint of plain tensors ({_line(error)}). Give a .safetensors file, or a state "
             "dict saved by torch.save; other pickles are refused because loading one runs its code."
         ) from None
     if isinstance(content, Mapping):
-        nested = (content.get(key) for key in ("model", "state_dict"))
+        nested = (content.get(key) for key in NESTED)
         content = next((value for value in nested if isinstance(value, Mapping)), content)
     if (
         not isinstance(content, Mapping)
@@ -72,29 +84,71 @@ def load_strict(network: nn.Module, tensors: Mapping[str, Tensor], path: str | P
 
     Raises `BadInput` that names `path`, the first tensors that do not fit, and `remedy`.
     """
-    check_shapes(network.state_dict(), tensors, path, remedy)
+    expected = network.state_dict()
+    tensors = strip_prefix(tensors, expected, path)
+    check_shapes(expected, tensors, path, remedy)
     network.load_state_dict(tensors)
+
+
+def strip_prefix(
+    tensors: Mapping[str, Tensor], expected: Iterable[str], path: str | Path
+) -> Mapping[str, Tensor]:
+    """`tensors` without the prefix of all their names, if exactly that makes them the `expected` names."""
+    names = set(expected)
+    for prefix in prefixes(tensors, min(names, default="")):
+        if {f"{prefix}{name}" for name in names} == set(tensors):
+            report(path, prefix)
+            return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def prefixes(tensors: Iterable[str], name: str) -> list[str]:
+    """What stands before `name` and its dot in the names of tensors, a student's after all others."""
+    before = (tensor.removesuffix(name) for tensor in tensors if tensor.endswith(f".{name}"))
+    return sorted(before, key=lambda prefix: ("student" in prefix, len(prefix)))
+
+
+def report(path: str | Path, prefix: str, left_out: Iterable[str] = (), *more: str) -> None:
+    """Print in one line how a file's tensors became a network's: prefix, tensors left out, and `more`.
+
+    One process of a run prints it, and nothing is printed if the file is the network's as it is.
+    """
+    names = list(left_out)
+    facts = [f"prefix '{prefix}' stripped"] if prefix else []
+    facts += (
+        [f"{plural(len(names), 'tensor')} left out ({', '.join(shorten(names, NAMED))})"] if names else []
+    )
+    if (facts := [*facts, *more]) and rank() == 0 and parent_process() is None:
+        print(f"{path}: {'; '.join(facts)}", flush=True)
 
 
 def check_shapes(
     expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str | Path, remedy: str
 ) -> None:
-    """Raise `BadInput` unless both hold the same names with the same shapes."""
-    shapes = [
-        f"{n} {tuple(tensors[n].shape)} instead of {tuple(expected[n].shape)}"
-        for n in expected
-        if n in tensors and tensors[n].shape != expected[n].shape
+    """Raise `BadInput` unless both hold the same names with the same shapes, and finite floats where due."""
+    both = [name for name in expected if name in tensors]
+    mis_shaped = [name for name in both if tensors[name].shape != expected[name].shape]
+    mis_typed = [
+        name for name in both if tensors[name].is_floating_point() != expected[name].is_floating_point()
     ]
     faults = {
-        "missing": [n for n in expected if n not in tensors],
-        "unexpected": [n for n in tensors if n not in expected],
-        "mis-shaped": shapes,
+        "missing": [name for name in expected if name not in tensors],
+        "unexpected": [name for name in tensors if name not in expected],
+        "mis-shaped": [
+            f"{n} {tuple(tensors[n].shape)} instead of {tuple(expected[n].shape)}" for n in mis_shaped
+        ],
+        "mis-typed": [f"{n} {tensors[n].dtype} instead of {expected[n].dtype}" for n in mis_typed],
     }
     messages = [
-        f"{len(names)} {kind} ({', '.join(shorten(names))})" for kind, names in faults.items() if names
+        f"{len(names)} {kind} ({', '.join(shorten(names, NAMED))})" for kind, names in faults.items() if names
     ]
     if messages:
         raise BadInput(f"{path}: made for another network: {'; '.join(messages)}. {remedy}")
+    if broken := [name for name in both if not tensors[name].isfinite().all()]:
+        raise BadInput(
+            f"{path}: damaged: {plural(len(broken), 'tensor')} with numbers that are not finite "
+            f"({', '.join(shorten(broken, NAMED))}). {remedy}"
+        )
 
 
 def _line(error: BaseException) -> str:

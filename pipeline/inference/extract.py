@@ -26,7 +26,7 @@ from pipeline.batches.views import Batch, View
 from pipeline.core.params import STRICT, BadInput
 from pipeline.core.workers import progress_bar
 from pipeline.methods.base import Embedding, Method, read_record
-from pipeline.model.backbones import pretrained_encoder
+from pipeline.model.backbones import architecture, pretrained_encoder
 from pipeline.model.compute import Attention, Matmul, Precision
 from pipeline.model.vit import OcclusionAwareViT, class_tokens, plain_vit
 
@@ -96,11 +96,18 @@ def model_cameras(index: pd.DataFrame, record: dict[str, Any], index_sha256: str
 def untrained_encoder(folder: str | Path, embedded: str) -> OcclusionAwareViT:
     """The encoder that the trained model in a folder started from, for images of that model's size.
 
-    `embedded` is the file of the embedded ViT's weights.
+    `embedded` is the file of the embedded ViT's weights.  Raises `BadInput` if the weights are not those of
+    which the record has the hash.
     """
     record = read_record(folder)
     height, width = record["data_spec"]["size"]
     encoder = pretrained_encoder(record["params"]["vit"], record["params"]["weights"], embedded)
+    start, actual = record["vit"], architecture(encoder)
+    if start.get("weights", actual["weights"]) != actual["weights"]:
+        raise BadInput(
+            f"{folder}/record.json: training started from {start['name']} with weights of the hash "
+            f"{start['weights'][:8]}, not {actual['weights'][:8]} as here. Restore the file, or train again."
+        )
     return plain_vit(encoder, (height, width))
 
 

@@ -1,21 +1,28 @@
 """Where encoders come from: timm, or the small ViT that this project pre-trained."""
 
 import hashlib
+import re
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import timm
 import torch
 from safetensors import SafetensorError
 from timm.layers import Attention, PatchEmbed
-from timm.models.vision_transformer import Block, VisionTransformer
-from torch import nn
+from timm.models import load_pretrained
+from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
+from torch import Tensor, nn
 
 from pipeline.core.params import BadInput
-from pipeline.core.weights import load_strict, read, write
+from pipeline.core.weights import check_shapes, load_strict, prefixes, read, report, write
 
 ARCHITECTURE = ("img_size", "patch_size", "embed_dim", "depth", "num_heads")  # timm's words
+# beside an encoder's tensors: classifiers, projection heads, and the decoder of a masked autoencoder
+LEFT_OUT = re.compile(r"(head|head_dist|heads|fc|classifier|pre_logits)\.|decoder_|mask_token$")
+POSITION = re.compile(r"pos_embed|positional_embedding")
 
 
 def small_vit(**architecture: Any) -> VisionTransformer:
@@ -27,7 +34,7 @@ def small_vit(**architecture: Any) -> VisionTransformer:
 
 
 def architecture(model: VisionTransformer) -> dict[str, Any]:
-    """The name and sizes from which `untrained_vit` builds this ViT."""
+    """The name and sizes from which `untrained_vit` builds this ViT, and its weights' hash if it has any."""
     return cast(Any, model).architecture
 
 
@@ -52,30 +59,83 @@ def load_vit(path: str | Path) -> VisionTransformer:
     height, width, *rest = tensors.pop("architecture").tolist()
     model = small_vit(**dict(zip(ARCHITECTURE, [(height, width), *rest], strict=True)))
     load_strict(model, tensors, path, f"Restore it: `git checkout {path}`.")
+    _set_architecture(model, {**architecture(model), "weights": _weights_hash(model)})
     return model
 
 
 def timm_vit(name: str, file: str = "") -> VisionTransformer:
     """A ViT of timm with its pre-trained weights: from `file`, or downloaded under its tag.
 
+    Every tensor is accounted for.  What surrounds an encoder is left out: whatever lies outside the prefix
+    that its names share in the file, and heads (`LEFT_OUT`); one line says so.  A position embedding of
+    another, square size is resampled as timm does.
     Its tag says how its training images were normalised; its first layer is changed to take ours
     (`views.normalise`).
-    Raises `BadInput` if timm knows no such ViT, or the weights are out of reach or of another shape.
+    Raises `BadInput` if timm knows no such ViT, or if the weights are out of reach or do not fit.
     """
-    untrained_vit({"name": name})  # before any download: is it one that we can use?
-    try:
-        overlay = {"file": file} if file else None
-        model: Any = timm.create_model(name, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:160]
-        place = file or f"models/pretrained/{name}.safetensors"
-        raise BadInput(
-            f"{place}: no weights of {name} there, or none that fit ({reason}). Put the model.safetensors of "
-            f"https://huggingface.co/timm/{name} at {place} and set the method's weights to it."
-        ) from None
+    model = _create(name)  # before any download: is it one that we can use?
+    place = file or f"models/pretrained/{name}.safetensors"
+    remedy = (
+        f"Put the model.safetensors of https://huggingface.co/timm/{name} at {place} and set the method's "
+        "weights to it, or the method's vit to the ViT that the file is of."
+    )
+    if file and not Path(file).is_file():
+        raise BadInput(f"{place}: no weights of {name} there. {remedy}")
+    tensors = read(file) if file else _published(model, f"{place}: no weights of {name} there", remedy)
+    candidates = [_fit(tensors, model, prefix) for prefix in ["", *prefixes(tensors, "cls_token")]]
+    expected = model.state_dict()
+    fit = max(candidates, key=lambda fit: len(fit.tensors.keys() & expected.keys()))
+    check_shapes(expected, fit.tensors, place, remedy)
+    model.load_state_dict(fit.tensors)
+    report(place, fit.prefix, fit.left_out, *fit.resampled)
     _set_architecture(model, {"name": name, "weights": _weights_hash(model)})
     _adapt_normalisation(model)
     return model
+
+
+class Fit(NamedTuple):
+    """A file's tensors by timm's names, as far as they lie behind a prefix."""
+
+    prefix: str
+    tensors: dict[str, Tensor]
+    left_out: list[str]  # by their names in the file
+    resampled: list[str]  # what was, in words
+
+
+def _fit(tensors: Mapping[str, Tensor], model: VisionTransformer, prefix: str) -> Fit:
+    inside = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    kept = {n: t for n, t in _rename(inside, model).items() if not LEFT_OUT.match(n)}
+    storages = {t.untyped_storage().data_ptr() for t in kept.values()}
+    rest = {n: t for n, t in tensors.items() if t.untyped_storage().data_ptr() not in storages}
+    resampled = {n: t for n, t in rest.items() if n.startswith(prefix) and POSITION.fullmatch(n, len(prefix))}
+    new = tuple(kept["pos_embed"].shape) if resampled else ()
+    words = [f"{n} resampled from {tuple(t.shape)} to {new}" for n, t in resampled.items()]
+    return Fit(prefix, kept, [n for n in rest if n not in resampled], words)
+
+
+def _rename(tensors: dict[str, Tensor], model: VisionTransformer) -> dict[str, Tensor]:
+    """Tensors by timm's names, its position embedding resampled, if timm knows how; else as they are."""
+    patch = model.patch_embed.proj.weight.shape[2:]
+    if any(t.ndim == 4 and t.shape[2:] != patch for t in tensors.values()):  # timm would resample that, too
+        return tensors
+    try:
+        return checkpoint_filter_fn(dict(tensors), model, adapt_layer_scale=True)
+    except (RuntimeError, KeyError, AttributeError):  # a position embedding that is not of a square
+        return tensors
+
+
+def _published(model: VisionTransformer, fault: str, remedy: str) -> dict[str, Tensor]:
+    """The tensors that timm downloads for a model and loads into it, without its classifier."""
+    tensors: dict[str, Tensor] = {}
+    hook = model.register_load_state_dict_pre_hook(lambda _, loaded, *rest: tensors.update(loaded))
+    try:
+        load_pretrained(model, num_classes=0, filter_fn=partial(checkpoint_filter_fn, adapt_layer_scale=True))
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise BadInput(f"{fault}, or none that fit ({reason}). {remedy}") from None
+    finally:
+        hook.remove()
+    return tensors
 
 
 @torch.no_grad()
@@ -112,6 +172,14 @@ def untrained_vit(architecture: dict[str, Any]) -> VisionTransformer:
     name = architecture["name"]
     if name == "embedded":
         return small_vit(**{key: architecture[key] for key in ARCHITECTURE})
+    model = _create(name)
+    _with_bias(model.patch_embed.proj)
+    _set_architecture(model, dict(architecture))
+    return model
+
+
+def _create(name: str) -> VisionTransformer:
+    """A ViT of timm with random weights.  Raises `BadInput` if timm has none of that name that we can use."""
     if not timm.is_model(name.split(".")[0]):
         raise BadInput(f"params.yaml: vit = {name}: timm has no such model. Try vit_small_patch16_224.")
     try:
@@ -122,8 +190,6 @@ def untrained_vit(architecture: dict[str, Any]) -> VisionTransformer:
         raise BadInput(
             f"params.yaml: vit = {name}: not a plain ViT with one class token. Choose another one."
         )
-    _with_bias(model.patch_embed.proj)
-    _set_architecture(model, dict(architecture))
     return model
 
 

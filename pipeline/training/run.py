@@ -8,6 +8,7 @@ Unusual here: a run that was killed, at whatever moment, resumes from its last c
 with the weights of a run that was not.
 """
 
+import random
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
@@ -90,6 +91,13 @@ def train_model(
         method.load_state_dict(best.weights)
     method.eval().cpu()
     return pd.DataFrame(loop.log)
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the global generators of Python, numpy and torch, before anything is drawn."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def _check_batch_size(schedule: Schedule) -> None:

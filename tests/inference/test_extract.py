@@ -20,7 +20,7 @@ from pipeline.inference import histogram
 from pipeline.inference.extract import extract_features, model_cameras, rows_to_embed, untrained_encoder
 from pipeline.methods.base import Embedding, Method, data_spec
 from pipeline.model import compute
-from pipeline.model.backbones import save_vit
+from pipeline.model.backbones import load_vit, save_vit
 from pipeline.model.vit import plain_vit
 from pipeline.training import selection
 from tests import toy
@@ -318,11 +318,18 @@ def test_the_encoder_before_training_is_the_one_the_record_names(tmp_path):
     encoder = toy.encoder()
     save_vit(tmp_path / "vit.safetensors", encoder, {})
     record = {"data_spec": {"size": [64, 32]}, "params": {"vit": "embedded", "weights": ""}}
+    record["vit"] = {
+        "name": "embedded",
+        "weights": load_vit(tmp_path / "vit.safetensors").architecture["weights"],
+    }
     (tmp_path / "record.json").write_text(json.dumps(record))
     (tmp_path / "model.safetensors").touch()
     untrained = untrained_encoder(tmp_path, str(tmp_path / "vit.safetensors"))
     assert untrained.size == (64, 32)
     torch.testing.assert_close(untrained.position, encoder.pos_embed, atol=1e-3, rtol=1e-2)
+    save_vit(tmp_path / "vit.safetensors", toy.encoder(), {})  # another one, since the training
+    with pytest.raises(BadInput, match=r"started from embedded with weights of the hash .*Restore the file"):
+        untrained_encoder(tmp_path, str(tmp_path / "vit.safetensors"))
     record["params"]["vit"] = "no_such_vit"
     (tmp_path / "record.json").write_text(json.dumps(record))
     with pytest.raises(BadInput, match="no_such_vit"):

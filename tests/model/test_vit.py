@@ -1,9 +1,12 @@
 """The occlusion-aware encoder: Eq. 3-5, and where its weights come from."""
 
+import argparse
+
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models import _builder
 
 from pipeline.batches.views import normalise
 from pipeline.core.params import BadInput
@@ -159,7 +162,12 @@ def test_a_small_vit_is_saved_with_its_architecture_and_read_again(tmp_path):
     model = toy.encoder()
     save_vit(tmp_path / "vit.safetensors", model, {"seed": 1})
     again = load_vit(tmp_path / "vit.safetensors")
-    assert again.architecture == model.architecture and (tmp_path / "vit.json").is_file()
+    sizes = {name: value for name, value in again.architecture.items() if name != "weights"}
+    assert (
+        sizes == model.architecture
+        and len(again.architecture["weights"]) == 64
+        and (tmp_path / "vit.json").is_file()
+    )
     for name, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], value.half().float())
 
@@ -192,9 +200,149 @@ def test_the_record_of_a_timm_vit_tells_its_weights_from_others(tmp_path):
     assert untrained_vit(records[0]).architecture == records[0]
 
 
+TINY = "vit_tiny_patch16_224"
+THEIRS = timm.create_model(TINY, num_classes=3).state_dict()
+BODY = {n: t for n, t in THEIRS.items() if not n.startswith("head.")}
+HEAD = {n: t for n, t in THEIRS.items() if n.startswith("head.")}
+
+
+def named(prefix, tensors=BODY):
+    return {f"{prefix}{n}": t for n, t in tensors.items()}
+
+
+NECK = {"classifier.weight": torch.zeros(5, 192), "bottleneck.weight": torch.zeros(192)}
+# a file that authors of this field share: its content, and the line that says what became of it
+ACCEPTED = {
+    "timm's own": (THEIRS, "2 tensors left out (head.weight, head.bias)"),
+    "without a classifier": (BODY, ""),
+    "in DataParallel": (
+        named("module.", THEIRS),
+        "prefix 'module.' stripped; 2 tensors left out (module.head",
+    ),
+    "TransReID": (
+        {**named("base."), **named("base.fc.", {"weight": torch.zeros(9, 192)}), **NECK},
+        "prefix 'base.' stripped; 3 tensors left out (base.fc.weight, classifier.weight, bottleneck.weight)",
+    ),
+    "Lightning": ({"state_dict": named("model.backbone.")}, "prefix 'model.backbone.' stripped"),
+    "DINO": (
+        {
+            "student": named("module.backbone.", {n: t + 1 for n, t in BODY.items()}),
+            "teacher": named("backbone.") | {"head.mlp.0.weight": torch.zeros(4, 192)},
+            "args": argparse.Namespace(arch="vit_tiny"),
+        },
+        "prefix 'backbone.' stripped; 1 tensor left out (head.mlp.0.weight)",
+    ),
+    "MAE": (
+        {"model": BODY | {"mask_token": torch.zeros(1, 1, 8), "decoder_embed.weight": torch.zeros(8, 192)}},
+        "2 tensors left out (mask_token, decoder_embed.weight)",
+    ),
+    "pictures of 384": (
+        BODY | {"pos_embed": torch.zeros(1, 577, 192)},
+        "pos_embed resampled from (1, 577, 192) to (1, 197, 192)",
+    ),
+    "an older timm's": (
+        BODY | {"pre_logits.fc.weight": torch.zeros(192, 192)},
+        "1 tensor left out (pre_logits.fc.weight)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ACCEPTED)
+def test_an_encoders_file_is_taken_under_its_names_and_what_is_left_out_is_said(tmp_path, capsys, case):
+    content, line = ACCEPTED[case]
+    path = tmp_path / "encoder.pth"
+    torch.save(content, path)
+    state = timm_vit(TINY, str(path)).state_dict()
+    assert all(torch.equal(state[n], t) for n, t in BODY.items() if not n.startswith(("pos", "patch")))
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == bool(line) and line in printed
+
+
+def openai_names(tensors):
+    # those of OpenAI's CLIP, for the tests' few tensors
+    swaps = {"attn.qkv.": "attn.in_proj_", "attn.proj": "attn.out_proj", "mlp.fc1": "mlp.c_fc"}
+    swaps |= {"mlp.fc2": "mlp.c_proj", "norm1": "ln_1", "norm2": "ln_2", "blocks.": "transformer.resblocks."}
+    swaps |= {"norm_pre": "ln_pre", "patch_embed.proj": "conv1"}
+    renamed = {}
+    for name, tensor in tensors.items():
+        for ours, theirs in swaps.items():
+            name = name.replace(ours, theirs)
+        renamed[f"visual.{name}"] = tensor
+    renamed["visual.class_embedding"] = renamed.pop("visual.cls_token")[0, 0]
+    renamed["visual.positional_embedding"] = renamed.pop("visual.pos_embed")[0]
+    renamed["visual.ln_post.weight"] = renamed.pop("visual.norm.weight")
+    renamed["visual.ln_post.bias"] = renamed.pop("visual.norm.bias")
+    return renamed
+
+
+def test_clips_names_are_understood_and_its_text_is_left_out(tmp_path, capsys):
+    name = "vit_xsmall_patch16_clip_224.tinyclip_yfcc15m"
+    theirs = timm.create_model(name, num_classes=0).state_dict()
+    text = {"token_embedding.weight": torch.zeros(7, 8), "logit_scale": torch.zeros(())}
+    save_file(
+        {n: t.contiguous() for n, t in (openai_names(theirs) | text).items()}, tmp_path / "clip.safetensors"
+    )
+    ours = timm_vit(name, str(tmp_path / "clip.safetensors"))
+    assert torch.equal(ours.blocks[3].attn.qkv.weight, theirs["blocks.3.attn.qkv.weight"])
+    assert "2 tensors left out (logit_scale, token_embedding.weight)" in capsys.readouterr().out
+
+
+SMALL = {n: t[..., :96] if t.ndim > 1 else t for n, t in BODY.items()}
+REFUSED = {
+    "one tensor": ({"a": torch.zeros(1)}, r"150 missing \(cls_token, pos_embed, patch.*1 unexpected \(a\)"),
+    "half of it": ({n: t for n, t in BODY.items() if "blocks.1" not in n}, r"36 missing \(blocks\.1\.norm1"),
+    "deeper": (
+        BODY | {"blocks.12.norm1.bias": torch.zeros(192)},
+        r"1 unexpected \(blocks\.12\.norm1\.bias\)",
+    ),
+    "with cameras inside": (
+        named("base.") | {"base.sie_embed": torch.zeros(6, 1, 192)},
+        r"1 unexpected \(sie_embed\)",
+    ),
+    "narrower": (SMALL, r"mis-shaped \(cls_token \(1, 1, 96\) instead of \(1, 1, 192\)"),
+    "other patches": (
+        BODY | {"patch_embed.proj.weight": torch.zeros(192, 3, 32, 32)},
+        r"mis-shaped \(patch_embed\.proj\.weight \(192, 3, 32, 32\) instead of \(192, 3, 16, 16\)\)",
+    ),
+    "of 256 x 128": (
+        BODY | {"pos_embed": torch.zeros(1, 129, 192)},
+        r"mis-shaped \(pos_embed \(1, 129, 192\) instead of \(1, 197, 192\)\)",
+    ),
+    "a mean of patches": (
+        {n.replace("norm.", "fc_norm.") if n.startswith("norm.") else n: t for n, t in BODY.items()},
+        r"2 missing \(norm\.weight, norm\.bias\); 2 unexpected \(fc_norm\.weight",
+    ),
+    "not finite": (BODY | {"norm.bias": torch.full((192,), torch.inf)}, r"damaged: 1 tensor.*norm\.bias"),
+    "quantised": (
+        BODY | {"norm.bias": torch.zeros(192, dtype=torch.int8)},
+        r"mis-typed \(norm\.bias torch\.int8",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_file_that_is_not_the_encoders_is_refused_by_its_tensors(tmp_path, case):
+    content, message = REFUSED[case]
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(BadInput, match=rf"other\.pth: .*{message}.*the method's vit to the ViT") as error:
+        timm_vit(TINY, str(tmp_path / "other.pth"))
+    assert error.value.args[0].count("\n") == 0
+
+
+@pytest.mark.parametrize("content", [BODY, {n: t for n, t in BODY.items() if n != "norm.bias"}])
+def test_what_timm_downloads_is_loaded_whole_or_refused(monkeypatch, content):
+    monkeypatch.setattr(_builder, "load_state_dict_from_hf", lambda *_, **__: dict(content) | HEAD)
+    if len(content) == len(BODY):
+        ours = timm_vit(TINY)
+        assert torch.equal(ours.blocks[3].mlp.fc1.weight, BODY["blocks.3.mlp.fc1.weight"])
+        return
+    with pytest.raises(BadInput, match=r"made for another network: 1 missing \(norm\.bias\)"):
+        timm_vit(TINY)
+
+
 def test_weights_out_of_reach_name_the_file_to_bring(tmp_path):
     with pytest.raises(BadInput, match=r"missing\.safetensors: no weights of vit_tiny.*the method's weights"):
-        timm_vit("vit_tiny_patch16_224", str(tmp_path / "missing.safetensors"))
+        timm_vit(TINY, str(tmp_path / "missing.safetensors"))
 
 
 @pytest.mark.parametrize(

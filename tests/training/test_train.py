@@ -2,6 +2,7 @@
 
 import json
 import platform
+import random
 from importlib.metadata import version
 from pathlib import Path
 
@@ -9,9 +10,13 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import timm
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from pipeline.core import distributed, params
+from pipeline.core.files import sha256
 from pipeline.core.label_file import LabelFile, write_label_file, write_packed
 from pipeline.core.params import BadInput
 from pipeline.data.index import COLUMNS, index_hash, read_index
@@ -22,6 +27,7 @@ from pipeline.training.run import train_model
 from stages import train
 from tests import toy
 
+TINY = "vit_tiny_patch16_224"
 WORDS = ("index.parquet", "images.h5", "parsing.h5", "occlusion.h5", "vit.safetensors", "model", "log.csv")
 OBSTACLES = {
     "probability": 1,
@@ -71,14 +77,59 @@ def pole(name, colour):
     Image.fromarray(np.full((8, 4, 4), colour, np.uint8)).save(f"poles/{name}.png")
 
 
-def trained(held_out=0, seed=1):
-    """The record of a run."""
+def trained(held_out=0, seed=1, **changes):
+    """The record of a run; `changes` are params of the method."""
     values = params.load("params.yaml")
     values["train"] |= {"held_out": held_out}
     values["seed"] = seed
+    values["vit_baseline"] |= changes
     Path("params.yaml").write_text(json.dumps(values))
     train.main(*WORDS, "params.yaml")
     return json.loads(Path("model/record.json").read_text())
+
+
+def test_a_record_has_the_hash_of_the_encoders_file_and_of_its_weights(folder):
+    record = trained()
+    assert (
+        record["data"]["vit.safetensors"] == sha256("vit.safetensors") and len(record["vit"]["weights"]) == 64
+    )
+    save_vit("vit.safetensors", toy.encoder(), {})
+    other = trained()
+    assert other["data"]["vit.safetensors"] != record["data"]["vit.safetensors"]
+    assert other["vit"]["weights"] != record["vit"]["weights"]
+
+
+def test_two_trainings_from_a_vit_of_timm_start_from_equal_bytes(folder):
+    save_file(timm.create_model(TINY).state_dict(), "tiny.safetensors")
+    records = []
+    for start in (1, 2):
+        torch.manual_seed(start)  # what was drawn before does not matter
+        records.append(trained(vit=TINY, weights="tiny.safetensors"))
+    assert records[0] == records[1] and records[0]["data"]["tiny.safetensors"] == sha256("tiny.safetensors")
+
+
+def test_nothing_is_drawn_before_the_seeds_are_set(folder, monkeypatch):
+    drawn = []
+
+    def encoder(*words):
+        drawn.append((torch.rand(()).item(), np.random.rand(), random.random()))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "pretrained_encoder", encoder)
+    for start in (1, 2):
+        torch.manual_seed(start), np.random.seed(start), random.seed(start)
+        with pytest.raises(KeyboardInterrupt):
+            trained()
+    assert drawn[0] == drawn[1]
+
+
+def test_a_file_that_is_not_the_encoders_trains_nothing(folder):
+    save_file({"a": torch.zeros(1)}, "a.safetensors")
+    with pytest.raises(
+        BadInput, match=r"a\.safetensors: made for another network: 150 missing.*unexpected \(a\)"
+    ):
+        trained(vit=TINY, weights="a.safetensors")
+    assert not Path("model").exists()
 
 
 def test_a_record_tells_cutouts_apart_by_their_content(folder):
