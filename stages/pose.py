@@ -13,16 +13,18 @@ Params: parsers, pose, workers, processes.pose.  torchrun may start the processe
 """
 
 import sys
+from dataclasses import replace
 
 from pipeline.core import distributed, params
 from pipeline.core.cli import run_stage
-from pipeline.labels import pose
+from pipeline.labels import pose, pose_params
 from pipeline.labels.parsers import run_parser
 
 
 def main(index: str, images: str, weights: str, out: str, config: str = "params.yaml") -> None:
-    settings = params.read(config, "pose", pose.Pose)
-    settings = pose.select_network(settings, params.read(config, "parsers", str))
+    settings = params.read(config, "pose", pose_params.Pose)
+    settings = pose_params.select_network(settings, params.read(config, "parsers", str))
+    settings = replace(settings, weights=weights)  # the path that `out` records
     workers = params.read(config, "workers", params.Count)
     processes = params.read(config, "processes", distributed.Processes).pose
     words = (index, images, weights, out, "--config", config)

@@ -13,6 +13,7 @@ Params: parsers, segment, workers, processes.segment.  torchrun may start the pr
 """
 
 import sys
+from dataclasses import replace
 
 from pipeline.core import distributed, params
 from pipeline.core.cli import run_stage
@@ -23,6 +24,7 @@ from pipeline.labels.parsers import run_parser
 def main(index: str, images: str, weights: str, out: str, config: str = "params.yaml") -> None:
     settings = params.read(config, "segment", segmentation.Segment)
     settings = segmentation.select_network(settings, params.read(config, "parsers", str))
+    settings = replace(settings, weights=weights)  # the path that `out` records
     workers = params.read(config, "workers", params.Count)
     processes = params.read(config, "processes", distributed.Processes).segment
     words = (index, images, weights, out, "--config", config)

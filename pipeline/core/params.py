@@ -95,9 +95,30 @@ def validate(value: Any, schema: Any, source: str, section: str | None = None) -
 def validate(value, schema, source, section=None):
     """`value` as `schema`.  Raises `BadInput` with a line for each fault: `source`, dotted name, reason."""
     try:  # by way of JSON: lists may become tuples and dates strings, and nothing else is converted
-        return TypeAdapter(schema).validate_json(json.dumps(value, default=str), strict=True)
+        text = json.dumps(_with_text_keys(value), default=str)
+        return TypeAdapter(schema).validate_json(text, strict=True)
     except ValidationError as error:
         raise BadInput("\n".join(source + _fault(e, section, schema) for e in error.errors())) from None
+
+
+def _with_text_keys(value: Any) -> Any:
+    # JSON has no key that is a date
+    if isinstance(value, Mapping):
+        return {str(key): _with_text_keys(item) for key, item in value.items()}
+    return [_with_text_keys(item) for item in value] if isinstance(value, list) else value
+
+
+def section_faults(values: Mapping[str, Any], schemas: Mapping[str, Any], source: str) -> list[str]:
+    """The faults of all values of a parameter file, a line each, among them keys that `schemas` lacks."""
+    faults = [source + _unknown(str(key), schemas) for key in values if key not in schemas]
+    for section, schema in schemas.items():
+        try:
+            if section not in values:
+                raise BadInput(f"{source}{section} is missing.")
+            validate(values[section], schema, source, section)
+        except BadInput as error:
+            faults += str(error).splitlines()
+    return faults
 
 
 def _fault(error: Mapping[str, Any], section: str | None, schema: Any) -> str:
@@ -107,6 +128,8 @@ def _fault(error: Mapping[str, Any], section: str | None, schema: Any) -> str:
         return _unknown(name, getattr(schema, "__dataclass_fields__", {}))
     if error["type"] in ("missing", "missing_argument"):
         return f"{name} is missing."
+    if error["type"] == "value_error":  # raised by a check of ours, which names the parameters
+        return str(error["ctx"]["error"])
     return f"{name} = {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}."
 
 

@@ -13,21 +13,19 @@ import pickle
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from pipeline.core import distributed, weights
-from pipeline.core.params import STRICT, BadInput
+from pipeline.core.params import BadInput
 from pipeline.data.index import Crop, resize_crops
+from pipeline.labels.pose_params import Pose
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # openpifpaf 0.13 uses deprecated parts of torch
@@ -35,7 +33,6 @@ with warnings.catch_warnings():
     from openpifpaf.network import basenetworks, model_migration
 
 KIND = "fields"  # of the label file
-COCO_NETWORK = "shufflenetv2k16:cocokp"  # what `parsers: coco` means
 SMALL = "small"  # our own: the first three stages of openpifpaf's resnet18, fields at stride 8
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of openpifpaf's networks, RGB in [0, 1]
 KEYPOINTS, LIMBS = 17, 19
@@ -44,30 +41,12 @@ ALLOWED_PACKAGES = ("openpifpaf.", "torch.nn.modules.", "torchvision.models.", "
 Shell = Any  # a network of openpifpaf: an nn.Module with `base_net` and `head_metas`
 
 
-@dataclass(frozen=True, config=STRICT)
-class Pose:
-    """Which network, and how crops reach it."""
-
-    # `small` (ours), or one of openpifpaf's base networks, with its published weights as in
-    # shufflenetv2k16:cocokp
-    network: str
-    weights: str  # the file that dvc.yaml hands to the stage; not read if the network names published weights
-    device: Literal["cpu", "cuda"]
-    size: tuple[int, int]  # height, width in pixels to which every crop is resized
-    batch: int = Field(ge=1)  # crops
-
-
 class Grid(NamedTuple):
     """Cell (r, c) of a field lies at y = r stride - top, x = c stride - left of the resized crop."""
 
     stride: int  # pixels
     size: tuple[int, int]  # height, width of the resized crop in pixels
     pad: tuple[int, int, int, int]  # pixels left, top, right, bottom
-
-
-def select_network(params: Pose, parsers: str) -> Pose:
-    """`params` with COCO's network if the param `parsers` is `coco`."""
-    return replace(params, network=weights.choose_network(params.network, parsers, COCO_NETWORK))
 
 
 def weights_file(params: Pose, path: str) -> Path:

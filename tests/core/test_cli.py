@@ -110,11 +110,13 @@ def test_every_argument_of_a_command_is_described(name):
 def test_the_help_of_a_stage_names_the_params_that_dvc_tracks(name):
     stage = DAG[name].get("do", DAG[name])
     text = command_parser(importlib.import_module(f"stages.{name}").main).epilog
-    tracked = {re.match(r"[a-z_]+", param)[0] for param in stage["params"] if not param.startswith("$")}
+    tracked = {
+        re.match(r"[a-z_]+", param)[0] for param in stage.get("params", []) if not param.startswith("$")
+    }
     assert tracked <= set(re.findall("[a-z_]+", text))
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", sorted({*MODULES} - {"stages.check"}))  # which needs none
 def test_a_call_without_words_names_every_argument(name, capsys):
     main = importlib.import_module(name).main
     with pytest.raises(SystemExit) as error:

@@ -40,9 +40,11 @@ from stages import index as stage
 
 ROOT = Path(__file__).parents[2]
 OCCLUDE = {"datasets": [], "seed": 1, "area": [0.1, 0.4], "aspect": [0.3, 3.3], "cutouts": ""}
-INDEX = {"junk": "drop", "validation": "train", "counts": "refuse", "occlude": OCCLUDE}
+INDEX = {"junk": "drop", "validation": "train", "counts": "refuse", "others": "refuse"}
+INDEX |= {"contradictions": "refuse", "range": {}, "occlude": OCCLUDE}
 CONFIG = (
-    f"workers: 1\ndatasets: {{mine: {{}}}}\nparse_on: [mine]\nlabels_from: {{}}\nindex: {json.dumps(INDEX)}\n"
+    f"workers: 1\ndatasets: {{}}\nindex: {json.dumps(INDEX)}\n"
+    "train_on: other\ntest_on: [other]\ntrain: {identities: 2, held_out: 0}\n"
 )
 
 
@@ -134,7 +136,7 @@ def test_a_row_holds_identity_camera_split_and_size(tmp_path, config):
 def test_junk_is_dropped_or_kept_as_asked_and_other_files_are_counted(tmp_path):
     path = zipped(tmp_path / "a.zip", people())
     dropped, kept = build(path, "drop"), build(path, "keep")
-    assert (dropped.dropped, dropped.ignored, len(dropped.index)) == (1, 3, 5)
+    assert (dropped.dropped, len(dropped.left_out), len(dropped.index)) == (1, 3, 5)
     assert (kept.dropped, len(kept.index), kept.index["pid"].min()) == (0, 6, -1)
 
 
@@ -273,7 +275,7 @@ def test_a_key_that_occurs_twice_is_named(tmp_path):
     with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(path, "a") as target:
         target.writestr("set/query/0001_c1s1_000001_00.jpg", picture(8))
     with pytest.raises(
-        BadInput, match=r"query/0001_c1s1_000001_00\.jpg: 2 images of a split have this name \(set/query"
+        BadInput, match=r"1 name in it stand for more than one file each, .*: set/query/0001_c1s1_000001_00\.jpg\. Unpack"
     ):
         build(path)
 
@@ -297,7 +299,7 @@ def test_an_empty_dataset_has_none_of_its_folders(tmp_path):
 
 def test_macos_side_files_are_no_images(tmp_path):
     files = people() | {"__MACOSX/set/query/._0001_c1s1_000001_00.jpg": b"x", "set/query/._a.jpg": b"x"}
-    assert build(zipped(tmp_path / "a.zip", files)).ignored == 5
+    assert len(build(zipped(tmp_path / "a.zip", files)).left_out) == 5
 
 
 def test_a_member_with_a_wrong_checksum_is_named(tmp_path):
@@ -382,7 +384,7 @@ def unpack(folder, files):
 
 def test_packing_gives_equal_bytes_for_equal_folders(tmp_path):
     one, two = unpack(tmp_path / "one", people()), unpack(tmp_path / "two", dict(reversed(people().items())))
-    assert pack(one, tmp_path / "a.zip") == pack(two, tmp_path / "b.zip") == len(people())
+    assert pack(one, tmp_path / "a.zip") == pack(two, tmp_path / "b.zip") == (len(people()), {})
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
@@ -403,12 +405,6 @@ def test_the_command_unpacks_the_indexed_bytes_under_their_keys(tmp_path, config
     assert [str(path.relative_to(tmp_path / "out")) for path in files] == sorted(read_index(index)["key"])
     query = tmp_path / "out/query/0001_c1s1_000001_00.jpg"
     assert query.read_bytes() == people()["set/query/0001_c1s1_000001_00.jpg"]
-
-
-def test_a_dataset_without_labels_is_reported_before_its_archive_is_read(tmp_path):
-    (tmp_path / "params.yaml").write_text(CONFIG.replace("parse_on: [mine]", "parse_on: []"))
-    with pytest.raises(BadInput, match=r"mine of datasets stands in neither parse_on nor labels_from"):
-        run(tmp_path, str(tmp_path / "params.yaml"), tmp_path / "none.zip", name="mine")
 
 
 def test_the_stage_index_loads_no_torch():

@@ -134,11 +134,3 @@ def test_the_stage_occludes_the_datasets_that_params_name(tmp_path, occlude):
     grouped = report.query_groups(index, LabelFile(tmp_path / "occlusion.h5"), truth, 5.0)
     assert grouped.occluded.tolist() == ([False, False, True, True] if occlude else [False, False])
     assert ("pasted upon" in grouped.source) == occlude and grouped.copies == occlude
-
-
-def test_an_unknown_dataset_is_named(tmp_path):
-    (tmp_path / "params.yaml").write_text(CONFIG.replace('"datasets": []', '"datasets": ["market"]'))
-    with pytest.raises(
-        BadInput, match=r"index\.occlude\.datasets = market: no such dataset. There are: mine"
-    ):
-        stage.main("folders", "a.zip", "i", "m", "t", config=str(tmp_path / "params.yaml"))

@@ -11,7 +11,7 @@ from pipeline.core import params, resumable
 from pipeline.core.label_file import LabelFile, write_label_file
 from pipeline.core.params import BadInput
 from pipeline.labels import parsers, segmentation
-from pipeline.labels.pose import Pose
+from pipeline.labels.pose_params import Pose
 from pipeline.training.schedule import Schedule
 from stages.index import main as index_stage
 from tests.indexing.test_build import people, zipped

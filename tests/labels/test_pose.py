@@ -20,14 +20,14 @@ from pipeline.core import params, weights
 from pipeline.core.files import sha256
 from pipeline.core.params import BadInput
 from pipeline.data import parts
-from pipeline.labels import pose
+from pipeline.labels import pose, pose_params
 from pipeline.labels.parsers import load_rows
 from pipeline.pretraining import pifpaf as pretraining
 from pipeline.synthetic.pictures import training_picture
 
 ROOT = Path(__file__).parents[2]
 EMBEDDED = str(ROOT / "models/embedded/pose.safetensors")
-PARAMS = params.read(ROOT / "params.yaml", "pose", pose.Pose)
+PARAMS = params.read(ROOT / "params.yaml", "pose", pose_params.Pose)
 NOSE, TORSO = 0, (21, 22, 23, 24)  # channels: a keypoint; limbs between hips and shoulders
 
 
@@ -242,8 +242,8 @@ def test_a_published_name_fetches_its_checkpoint(publish, network, monkeypatch):
 
 
 def test_one_param_puts_the_coco_network_in_place_of_the_named_one():
-    assert pose.select_network(PARAMS, "") == PARAMS
-    assert pose.select_network(PARAMS, "coco").network == "shufflenetv2k16:cocokp"
+    assert pose_params.select_network(PARAMS, "") == PARAMS
+    assert pose_params.select_network(PARAMS, "coco").network == "shufflenetv2k16:cocokp"
 
 
 class Evil:

@@ -13,7 +13,7 @@ from pipeline.core import params
 from pipeline.core.cli import run_stage
 from pipeline.core.params import BadInput
 from pipeline.data import parts
-from pipeline.labels import pose, segmentation
+from pipeline.labels import pose, pose_params, segmentation
 from pipeline.model.backbones import load_vit
 from pipeline.pretraining import annotations
 from pipeline.pretraining import garments_vit as vit_training
@@ -160,7 +160,7 @@ def test_a_short_training_of_pifpaf_writes_weights_that_fit():
     pose_training.train(settings, "new.safetensors")
     record = json.loads(Path("new.json").read_text())
     assert 0 <= record["history"][-1]["keypoints_found"] <= 1 and len(record["sha256"]) == 64
-    given = params.read(ROOT / "params.yaml", "pose", pose.Pose)
+    given = params.read(ROOT / "params.yaml", "pose", pose_params.Pose)
     pose.load(given, "new.safetensors")([annotations.annotated_scene(5, 0, 2).image])
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -22,8 +23,9 @@ from tests.indexing.test_build import INDEX
 CONFIG = f"""
 workers: 1
 datasets: {{}}
-parse_on: []
-labels_from: {{}}
+train_on: other
+test_on: [other]
+train: {{identities: 2, held_out: 0}}
 index: {json.dumps(INDEX | {"junk": "keep"})}
 evaluate: {{metric: euclidean, ap: rectangular, memory: 64, group_lambda: 5, depth: 4, top: 3,
            rerank: {{depth: 0, k1: 2, k2: 1, original: 0.3}}}}
@@ -31,7 +33,8 @@ draw: {{queries: 2, nearest: 3, seed: 1, dpi: 40}}
 """
 PARTS = ["head", "arms", "torso", "legs"]
 FILES = ("index.parquet", "images.h5", "truth.h5")
-OUTS = ("metrics.json", "encoder.json", "histogram.json", "report.json", "queries.parquet", "cmc.csv")
+JSON = ("metrics.json", "encoder.json", "histogram.json", "report.json")
+OUTS = (*JSON, "scores.csv", "rankings.csv", "queries.parquet", "cmc.csv")
 
 
 def picture(pid):
@@ -71,7 +74,11 @@ def angles(pids, exact):
 @pytest.fixture
 def world(indexed, tmp_path):
     """Features in which the model is always right and the others see no difference, and cached labels."""
-    index = read_index(indexed / "index.parquet")
+    write_world(tmp_path, read_index(indexed / "index.parquet"))
+    return tmp_path
+
+
+def write_world(folder, index):
     key = {"index": index_hash(index)}
     rows = np.flatnonzero(index["split"] != "train")
     pids = index["pid"].to_numpy()[rows]
@@ -81,22 +88,21 @@ def world(indexed, tmp_path):
         arrays[f"{system}/visibility"] = np.ones((len(rows), 1), np.float32)
     attrs = key | {"systems": ["model", "encoder", "histogram"]}
     attrs |= {"model_cameras": "those of the training images", "model_cameras_unknown": 0}
-    write_label_file(tmp_path / "features.h5", "features", arrays, attrs)
+    write_label_file(folder / "features.h5", "features", arrays, attrs)
     occluded = np.zeros((len(index), 4), np.uint8)
     occluded[1, 3] = 1  # the first query, by the cached labels
     labels = {"occluded": occluded, "pixels": np.full((len(index), 4), 9, np.int32)}
-    write_label_file(tmp_path / "occlusion.h5", "occlusion", labels, key | {"parts": PARTS})
+    write_label_file(folder / "occlusion.h5", "occlusion", labels, key | {"parts": PARTS})
     maps = np.zeros((len(index), 4, 2), np.uint8)
     maps[:, 1:, 1] = 4
-    write_label_file(tmp_path / "parsing.h5", "parsing", {"map": maps}, key)
+    write_label_file(folder / "parsing.h5", "parsing", {"map": maps}, key)
     visible = np.full((len(index), 8), 9, np.int32)
     visible[2, 4:] = 1  # the second query's legs and feet: four pixels in all
     visible[3, 0] = 4
     occluder = np.zeros(len(index), np.uint8)
     occluder[2:4] = 1
     truth = {"visible": visible, "occluder": occluder}
-    write_label_file(tmp_path / "truth.h5", "truth", truth, key | {"truth": 1})
-    return tmp_path
+    write_label_file(folder / "truth.h5", "truth", truth, key | {"truth": 1})
 
 
 def run(indexed, world, truth=None, config=None):
@@ -119,9 +125,10 @@ def run(indexed, world, truth=None, config=None):
 def test_every_system_is_scored_on_all_occluded_and_holistic_queries(indexed, world):
     metrics, _, _ = run(indexed, world)
     perfect = {"rank1": 100.0, "rank5": 100.0, "rank10": 100.0, "mAP": 100.0, "mINP": 100.0}
-    assert metrics["all"] == {"queries": 3, **perfect}
-    assert metrics["occluded"] == {"queries": 2, **perfect}
-    assert metrics["holistic"] == {"queries": 1, **perfect}
+    skipped = {"unidentified": 0, "camera_unknown": 0, "infinitely_far": 0}
+    assert metrics["all"] == {"queries": 3, "without_match": 1, **skipped, **perfect}
+    assert metrics["occluded"] == {"queries": 2, "without_match": 0, **skipped, **perfect}
+    assert metrics["holistic"] == {"queries": 1, "without_match": 1, **skipped, **perfect}
     # all alike: the gallery's order decides, 0000 0001 0002 0003, so ranks 2, 3 and 4
     for system in ("encoder", "histogram"):
         table = metrics["baselines"][system]
@@ -141,19 +148,22 @@ def test_rank_1_and_map_of_model_and_baselines_are_also_written_for_dvc_to_print
 
 def test_reranked_scores_stand_beside_the_plain_ones_which_stay(indexed, world, capsys):
     plain, queries, curves = run(indexed, world)
+    listed = pd.read_csv(world / "rankings.csv")
     assert "reranked" not in plain and plain["protocol"]["rerank"] == "none"
     config = world / "params.yaml"
     config.write_text((indexed / "params.yaml").read_text().replace("{depth: 0, k1", "{depth: 4, k1"))
     metrics, after, reranked_curves = run(indexed, world, config=config)
-    assert "model reranked" in capsys.readouterr().out
+    assert "model_reranked" in capsys.readouterr().out
     reranked, protocol = metrics.pop("reranked"), metrics.pop("protocol")
     assert protocol["rerank"] == "depth 4, k1 2, k2 1, original 0.3"
     assert metrics == {name: table for name, table in plain.items() if name != "protocol"}
     assert set(reranked) == {"model", "encoder", "histogram"}
     assert reranked["model"]["all"] == metrics["all"] and reranked["model"]["by_z"] == metrics["by_z"]
     pd.testing.assert_frame_equal(after[queries.columns], queries)
-    assert {"model_reranked_ap", "model_reranked_first", "model_reranked_top"} <= set(after)
-    assert all(len(top) == 3 for top in after["model_reranked_top"])
+    assert {"model_reranked_ap", "model_reranked_first"} <= set(after)
+    table = pd.read_csv(world / "rankings.csv").set_index("system")
+    pd.testing.assert_frame_equal(table.drop("model_reranked"), listed.set_index("system"))
+    assert table.index.value_counts().to_dict() == {"model": 12, "model_reranked": 12, "histogram": 12}
     assert set(reranked_curves) - set(curves) == {f"{system}_reranked" for system in reranked}
 
 
@@ -218,7 +228,7 @@ def test_queries_without_a_match_are_counted_and_named(indexed, world):
 def test_of_many_queries_without_a_match_the_first_twenty_are_named(count, more):
     index = pd.DataFrame({"key": [f"q{n}" for n in range(count)], "split": "query", "pid": 1, "camid": 0})
     nobody, whole = Embedded.of(np.ones((1, 2)), [2], [1]), np.zeros(count, np.int64)
-    ranked = rank(Embedded.of(np.ones((count, 2)), whole + 1, whole), nobody)
+    ranked = rank(Embedded.of(np.ones((count, 2)), whole + 1, whole), nobody, top=2)
     grouped = report.QueryGroups(np.arange(count), whole > 0, whole, PARTS)
     options = params.validate(YAML(typ="safe").load(CONFIG)["evaluate"], report.Evaluate, "")
     index.loc[count] = ["g", "gallery", 2, 1]
@@ -233,6 +243,7 @@ def test_the_protocol_is_written_beside_the_scores(indexed, world):
     assert counts == {
         "queries": 4,
         "queries_without_match": 1,
+        "queries_unidentified": 0,
         "gallery": 5,
         "gallery_junk": 1,
         "gallery_distractors": 1,
@@ -240,16 +251,44 @@ def test_the_protocol_is_written_beside_the_scores(indexed, world):
         "model_cameras_unknown": 0,
     }
     assert protocol["model_cameras"] == "those of the training images"
+    assert protocol["cameras"] == "images by a query's own camera are left out"
 
 
-def test_every_query_has_one_row_with_its_nearest_images(indexed, world):
+def test_every_query_has_one_row(indexed, world):
     _, queries, curves = run(indexed, world)
     index = read_index(indexed / "index.parquet")
     assert queries["key"].tolist() == index["key"][index["split"] == "query"].tolist()
     assert queries["model_first"].tolist() == [1, 1, 1, 0] and queries["matches"].tolist() == [1, 1, 1, 0]
-    nearest = [index["pid"][top[0]] for top in queries["model_top"]]
-    assert nearest[:3] == [1, 2, 3]
     assert curves["rank"].tolist() == [1, 2, 3, 4] and curves["encoder"].tolist() == [0, 33.333, 66.667, 100]
+
+
+RANKINGS = """system,query,query_pid,query_camid,ap,rank,image,pid,camid,distance,match
+model,query/0001_c1s1_000001_00.png,1,0,1.0,1,gallery/0001_c2s1_000001_00.png,1,1,0.0,yes
+model,query/0001_c1s1_000001_00.png,1,0,1.0,2,gallery/0000_c2s1_000001_00.png,0,1,0.298876,no
+"""
+
+
+def test_rankings_are_read_without_joining_anything(indexed, world):
+    run(indexed, world)
+    text = (world / "rankings.csv").read_text()
+    assert text.startswith(RANKINGS)
+    table = pd.read_csv(world / "rankings.csv", index_col=["system", "query"])
+    assert set(table.index.get_level_values(0)) == {"model", "histogram"}
+    model = table.loc["model"]
+    assert model["rank"].tolist() == [1, 2, 3] * 4 and (model["pid"] >= 0).all()  # no junk
+    assert (model["match"] == "yes").tolist() == [True, False, False] * 3 + [False] * 3
+    nobody = model.loc["query/0004_c1s1_000001_00.png"]
+    assert nobody["ap"].isna().all() and nobody["pid"].tolist()[0] == 3
+
+
+def test_scores_of_all_systems_stand_in_one_table(indexed, world):
+    metrics, _, _ = run(indexed, world)
+    table = pd.read_csv(world / "scores.csv", index_col=["system", "group"])
+    groups = ["all", "occluded", "holistic", "hidden none", "hidden head", "hidden legs"]
+    assert table.index.tolist() == [(s, g) for s in ("model", "encoder", "histogram") for g in groups]
+    for system, scores in {"model": metrics, **metrics["baselines"]}.items():
+        assert table.loc[system].loc["occluded"].to_dict() == scores["occluded"]
+        assert table.loc[system].loc["hidden legs"].dropna().to_dict() == scores["by_z"]["legs"]
 
 
 def test_the_table_names_every_system_and_type(indexed, world, capsys):
@@ -273,6 +312,100 @@ def test_features_of_other_rows_are_refused(indexed, world):
         run(indexed, world)
 
 
+def test_an_image_whose_features_cannot_be_compared_is_named_with_its_system(indexed, world):
+    rows = LabelFile(world / "features.h5")
+    names = [f"{system}/{array}" for system in rows.attrs["systems"] for array in ("part", "visibility")]
+    arrays = {name: rows[name][:] for name in ("row", *names)}
+    arrays["encoder/part"][6] = 0
+    attrs = {"index": rows.attrs["index"], "systems": rows.attrs["systems"]}
+    write_label_file(world / "features.h5", "features", arrays, attrs)
+    named = r"system encoder: gallery features: .* zeros .* looked at: gallery/0001_c2s1_000001_00\.png\. "
+    with pytest.raises(BadInput, match=named):
+        run(indexed, world)
+
+
+@pytest.fixture
+def changed(indexed, tmp_path):
+    """Evaluates the world with other columns in its index."""
+
+    def evaluated(name, **columns):
+        folder = tmp_path / name
+        folder.mkdir()
+        shutil.copy(indexed / "params.yaml", folder)
+        index = read_index(indexed / "index.parquet")
+        index = index.assign(**{column: value(index) for column, value in columns.items()})
+        index.to_parquet(folder / "index.parquet", index=False)
+        write_world(folder, index)
+        return run(folder, folder)[0]
+
+    return evaluated
+
+
+def unknown_in(*sides):
+    return {"camid": lambda index: index["camid"].where(~index["split"].isin(sides), -1)}
+
+
+ONE_SIDED = {"query": "gallery", "gallery": "query"}  # cameras unknown in, known in
+
+
+@pytest.mark.parametrize("side", ONE_SIDED)
+def test_cameras_that_one_side_alone_knows_leave_nothing_out_and_that_is_said(changed, side, capsys):
+    neither = changed("neither", **unknown_in("query", "gallery"))
+    assert neither["protocol"]["cameras"] == "unknown, so no image is left out as its query's own"
+    capsys.readouterr()
+    one = changed("one", **unknown_in(side))
+    said = f"known of {ONE_SIDED[side]} alone, so no image is left out as its query's own"
+    assert one["protocol"]["cameras"] == said
+    assert (
+        f"3 queries with a match that may be by the same camera; cameras: {said}" in capsys.readouterr().out
+    )
+    for group in ("all", "by_z"):
+        assert one[group] == neither[group]
+    assert one["all"]["camera_unknown"] == 3
+
+
+def test_a_query_of_identity_zero_is_counted_and_named(changed, capsys):
+    metrics = changed("zero", pid=lambda index: index["pid"].where(index["row"] != 2, 0))
+    assert (metrics["all"]["queries"], metrics["all"]["unidentified"]) == (2, 1)
+    assert metrics["protocol"]["queries_unidentified"] == 1
+    assert "1 query of identity 0 or below, skipped as well" in capsys.readouterr().out
+
+
+def test_systems_to_which_the_nearest_images_are_alike_are_named(indexed, world, capsys):
+    metrics, _, _ = run(indexed, world)
+    assert metrics["ties"] == 0 and metrics["baselines"]["encoder"]["ties"] == 4
+    said = capsys.readouterr().out
+    assert "encoder: two nearest images equally near for 4 queries" in said and "model: two" not in said
+
+
+# ------------------------------------------------------------------ cameras
+
+
+def test_a_camera_an_image_leaves_a_short_report(monkeypatch):
+    """Three queries of one person, by cameras 0 to 2, and three images of her, by cameras 3 to 5."""
+    split = ["query"] * 3 + ["gallery"] * 3
+    index = pd.DataFrame({"split": split, "camid": range(6)})
+    pid = np.ones(3, np.int64)
+    query = Embedded.of(np.eye(3), pid, [0, 1, 2])
+    ranked = rank(query, Embedded.of(np.eye(3)[[0, 0, 1]], pid, [3, 4, 5]))
+    whole = report.camera_scores(ranked, index)
+    assert list(whole) == [f"{a}-{b}" for a in range(3) for b in range(3, 6)]
+    monkeypatch.setattr(report, "MAX_PAIRS", 4)
+    short = report.camera_scores(ranked, index)
+    assert list(short) == [*list(whole)[:4], "others"]
+    assert all(short[pair] == whole[pair] for pair in list(whole)[:4])
+    rest = [whole[pair] for pair in list(whole)[4:]]
+    assert short["others"] == {
+        "pairs": 5,
+        "matches": 5,
+        "mAP": pytest.approx(np.mean([row["mAP"] for row in rest]), abs=0.01),
+        "rank10": 100.0,
+    }
+    busy = rank(query, Embedded.of(np.eye(3)[[0, 0, 1, 1]], [1] * 4, [3, 4, 5, 5]))
+    index.loc[6] = ["gallery", 5]
+    assert list(report.camera_scores(busy, index)) == ["0-3", "0-5", "1-5", "2-5", "others"]
+
+
 def test_pictures_compare_the_systems_and_what_reranking_made_of_the_model():
     columns = ("key", "model_ap", "encoder_ap", "model_reranked_ap", "encoder_reranked_ap", "model_top")
     assert figures.drawn_systems(pd.DataFrame(columns=columns)) == ["model", "encoder", "model_reranked"]
@@ -294,6 +427,7 @@ def drawn(indexed, world, out="figures"):
         str(indexed / "images.h5"),
         str(world / "parsing.h5"),
         str(world / "queries.parquet"),
+        str(world / "rankings.csv"),
         str(world / out),
         config=str(indexed / "params.yaml"),
     )
@@ -343,7 +477,8 @@ def test_right_answers_are_framed_green_and_wrong_ones_red(indexed, world):
     _, table, _ = run(indexed, world)
     index = read_index(indexed / "index.parquet")
     images, parsing = Images(indexed / "images.h5"), LabelFile(world / "parsing.h5")
-    sheet = figures.ranking_sheet(table.iloc[:1], index, images, parsing, 3)
+    rankings = pd.read_csv(world / "rankings.csv")
+    sheet = figures.ranking_sheet(table.iloc[:1], rankings, index, images, parsing, 3)
     frames = [p.get_edgecolor() for axes in sheet.axes for p in axes.patches]
     right = [figures.matplotlib.colors.to_rgba(figures.RIGHT) == colour for colour in frames]
     assert right == [True, False, False, False, True, False]  # the model's three, the histogram's three

@@ -72,7 +72,7 @@ def names_of(entries: list) -> list[str]:
 def code_deps(name: str, method: str) -> list[str]:
     """Files and folders of code that a stage declares."""
     deps = [fill(d, method=method) for d in names_of(STAGES[name]["deps"])]
-    return [d for d in deps if d.startswith(("stages/", "pipeline/"))]
+    return [d for d in deps if lies_in(d, "stages") or lies_in(d, "pipeline")]
 
 
 def code_used(name: str, method: str) -> set[str]:
@@ -111,7 +111,7 @@ def edit_table() -> dict[str, set[str]]:
     for line in itertools.takewhile(lambda line: line.startswith("|"), lines[start:]):
         path, stages = (cell.strip() for cell in line.strip("|").split("|"))
         names = {"all": set(STAGES), "none": set()}.get(stages, set(re.findall(r"`(\w+)`", stages)))
-        rows[path.strip("`")] = names
+        rows[path.strip("`")] = names | {"check"}  # which every edit runs, as the page says
     return rows
 
 
@@ -122,6 +122,11 @@ def runs_after_edit(path: str) -> set[str]:
     return {name for name in STAGES if any(lies_in(path, d) or lies_in(d, path) for d in deps[name])}
 
 
+def test_every_edit_of_code_runs_the_check_which_the_table_leaves_out():
+    assert all("check" in runs_after_edit(f"pipeline/{chapter}") for chapter in CHAPTERS)
+    assert "`check` runs after every edit" in (ROOT / "stages" / "README.md").read_text().replace("\n", " ")
+
+
 def test_the_stages_page_says_what_runs_after_an_edit():
     table = edit_table()
     assert table == {path: runs_after_edit(path) for path in table}
@@ -129,6 +134,30 @@ def test_the_stages_page_says_what_runs_after_an_edit():
     listed = {Path(path).parts[1] for path in table}
     assert listed == set(CHAPTERS) - {"data"}  # read by all but `render`, as the page says
     assert runs_after_edit("pipeline/data") == set(STAGES) - {"render"}
+
+
+def test_every_stage_waits_for_the_check():
+    """Else DVC may run it first, and a name that no dataset has ends it in an error of DVC."""
+    for name in set(STAGES) - {"check"}:
+        deps = names_of(STAGES[name]["deps"])
+        over = DAG["stages"][name].get("foreach", "none")
+        same = [stage for other, stage in STAGES.items() if DAG["stages"][other].get("foreach") == over]
+        made = {out for stage in same for out in names_of(stage.get("outs"))}
+        assert "data/checked.txt" in deps or set(deps) & made, name
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_paths_with_a_value_of_params_are_quoted_for_the_shell(name):
+    for word in re.findall(r'"[^"]*"|\S+', STAGES[name]["cmd"]):
+        assert ("${" in word) == (word[0] == word[-1] == '"'), word
+
+
+@pytest.mark.parametrize("weights", ["", None, "segmentation.safetensors", "../mine.safetensors"])
+def test_weights_that_are_not_read_may_be_left_empty(tmp_path, weights):
+    """DVC knows no empty path: it ends every command in an error without a reason."""
+    changed = {"segment": PARAMS["segment"] | {"weights": weights}}
+    stage = stages_with(tmp_path, **changed)["segment@embedded"]["segment@embedded"]
+    assert f"models/embedded/{weights}" in [dep for dep in stage["deps"] if dep.startswith("models/")]
 
 
 def test_dvc_sees_code_alone_below_the_chapters(tmp_path):
@@ -169,7 +198,8 @@ def test_the_words_of_a_command_are_its_data_dependencies_then_its_outputs(name)
     stage = STAGES[name]
     words = shlex.split(stage["cmd"])
     assert words[:3] == ["python", "-m", f"stages.{name}"]  # -m: an experiment's copy imports itself
-    data = [d for d in names_of(stage["deps"]) if not d.startswith(("stages/", "pipeline/"))]
+    unread = ("stages/", "pipeline", "data/checked.txt", "params.yaml")
+    data = [d for d in names_of(stage["deps"]) if not d.startswith(unread)]
     outs = names_of(stage.get("metrics")) + names_of(stage.get("outs"))
     paths = [word for word in words[3:] if "/" in word or word.startswith("${")]
     paths = [path for path in paths if path != "${item.layout}"]
@@ -211,7 +241,7 @@ def test_every_output_is_a_named_artifact():
 
 
 def test_only_labels_and_what_follows_depend_on_lambda():
-    assert {name for name, stage in STAGES.items() if "lambda" in stage["params"]} == {"label", "score"}
+    assert {n for n, stage in STAGES.items() if "lambda" in stage.get("params", [])} == {"label", "score"}
 
 
 @pytest.mark.parametrize("name", ["segment", "pose"])

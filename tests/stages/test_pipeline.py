@@ -100,7 +100,7 @@ def restore(project: Path) -> None:
 
 
 def test_one_repro_runs_every_stage_and_ends_with_metrics(first):
-    assert len(stages_run(first.output)) == 11
+    assert len(stages_run(first.output)) == 12
     embedded = first.project / "data/embedded"
     reduced.check(embedded / "report.json", embedded / "labels/report.json")
 

@@ -41,7 +41,7 @@ class Segment:
     # maskrcnn_resnet50_fpn_v2:COCO_V1.  detectron2: a config of its model zoo, with its published weights
     # as in COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x:zoo
     network: str
-    weights: str  # the file that dvc.yaml hands to the stage; not read if the network names published weights
+    weights: str  # a file below models/embedded/; not read if the network names published weights
     device: Literal["cpu", "cuda"]
     size: tuple[int, int]  # height, width in pixels to which every crop is resized
     batch: int = Field(ge=1)  # crops
