@@ -7,6 +7,8 @@ Reads:
 Writes:
     target     pack: .zip archive; unpack: folder of the images, named by their keys
 
+Hidden files are packed as well.  Links to folders, broken links and what is no file are not, and are named.
+
     python -m pipeline.indexing pack market1501 data/raw/market1501.zip
     python -m pipeline.indexing unpack data/market1501 images
 """
@@ -16,15 +18,18 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.core.cli import run_stage
-from pipeline.core.params import plural
+from pipeline.core.params import plural, shorten
 from pipeline.indexing import archive, unpacking
 
 
 def main(command: Literal["pack", "unpack"], source: str, target: str) -> None:
     """Pack or unpack, and print how many files."""
     if command == "pack":
-        count = archive.pack(source, target)
+        count, others = archive.pack(source, target)
         print(f"{target}: {plural(count, 'file')} of {source}, {Path(target).stat().st_size / 1e6:.1f} MB")
+        if others:
+            names = [f"{name} ({reason})" for name, reason in others.items()]
+            print(f"not packed: {', '.join(shorten(names))}")
     else:
         print(f"{target}: {plural(unpacking.unpack(source, target), 'image')} of {source}")
 

@@ -9,24 +9,35 @@ import os
 import re
 import shlex
 import shutil
+import stat
 import tarfile
 import tempfile
+import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from pipeline.core.files import atomic_write
-from pipeline.core.params import BadInput, plural
+from pipeline.core.params import BadInput, plural, shorten
 from pipeline.core.workers import progress_bar
 
 GZIP, ZIP = b"\x1f\x8b", b"PK"
 # signatures of formats that need another program
-UNSUPPORTED = {b"Rar!": "RAR", b"7z\xbc\xaf": "7-Zip"}
+UNSUPPORTED = {
+    b"Rar!": "RAR",
+    b"7z\xbc\xaf": "7-Zip",
+    b"BZh": "bzip2",
+    b"\xfd7zX": "xz",
+    b"\x28\xb5\x2f\xfd": "Zstandard",
+}
+NESTED_SUFFIXES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".rar", ".7z"}
 ARCHIVE_SUFFIX = re.compile(r"(\.(zip|tar|tar\.gz|gz|tgz|rar|7z))?$", re.IGNORECASE)  # of file names
 TAR_BLOCK = 512  # bytes; a tar ends with blocks of zeros
+UTF8_FLAG = 0x800  # of a zip's entry: its name is UTF-8
 READ_ERRORS = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -34,31 +45,41 @@ READ_ERRORS = (
     EOFError,
     OSError,
     RuntimeError,  # zipfile: encrypted, or of a compression it does not know
+    KeyError,  # tarfile: a hard link to a file that is not in the archive
+    UnicodeDecodeError,  # zipfile: a name that is not UTF-8 as its flag says
 )
+# of the names in zips that do not record it; beside UTF-8, which is recognised
+ENCODINGS = ("gbk", "gb18030", "big5", "shift_jis", "euc_kr", "cp1251", "cp866", "cp1252", "cp850")
 
 
 class Archive:
     """The files of a zip, tar or tar.gz, read by name in any order.
 
-    Raises `BadInput` if the archive is missing, a folder, damaged or of another format, or if a name in it
-    would lead out of the folder that it is unpacked to.
+    `encoding` is that of names whose encoding the archive does not record; None: UTF-8, or in a zip cp437.
+
+    Raises `BadInput` if the archive is missing, a folder, damaged or of another format, if a name in it would
+    lead out of the folder that it is unpacked to or stands twice, or if names are not of this encoding.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, encoding: str | None = None):
         self.path = str(path)
         self._stack = ExitStack()
         self._check_path()
         try:
-            self._members, self.folders = self._open()
+            self._file = self._stack.enter_context(_open_archive(self.path, encoding))
+            members, self.folders, self.links = self._list()
         except READ_ERRORS as error:
             self.close()
             raise BadInput(
                 f"{path}: damaged, or no zip, tar or tar.gz ({error}). Download it again, or pack its "
                 f"folder: {pack_command(path)}."
             ) from None
-        self.names = [name for name, _ in self._members]
+        except BaseException:
+            self.close()
+            raise
+        self.names = [name for name, _ in members]
+        self._by_name = dict(members)
         self._check_names()
-        self._by_name = dict(self._members)
 
     def _check_path(self) -> None:
         path = Path(self.path)
@@ -74,7 +95,8 @@ class Archive:
                 f"or pack its folder: {pack_command(path)}."
             )
         with open(path, "rb") as file:
-            unsupported = UNSUPPORTED.get(file.read(4))
+            head = file.read(4)
+        unsupported = next((form for start, form in UNSUPPORTED.items() if head.startswith(start)), None)
         if unsupported:
             raise BadInput(
                 f"{path}: a {unsupported} archive, which is not read here. "
@@ -82,39 +104,80 @@ class Archive:
             )
 
     def _check_names(self) -> None:
-        traversals = [name for name in self.names if is_path_traversal(name)]
+        traversals = [name for name in [*self.names, *self.links] if is_path_traversal(name)]
+        twice = [name for name, number in Counter(self.names).items() if number > 1 or name in self.folders]
+        fault = ""
         if traversals:
-            self.close()
-            raise BadInput(
-                f"{self.path}: {plural(len(traversals), 'name')} in it would lead out of the folder that it "
-                f"is unpacked to, such as {traversals[0]}. Unpack what you trust, and pack that folder: "
-                f"{pack_command(self.path)}."
+            fault = (
+                f"{plural(len(traversals), 'name')} in it would lead out of the folder that it is unpacked "
+                f"to, such as {traversals[0]}. Unpack what you trust"
             )
+        elif twice:
+            fault = (
+                f"{plural(len(twice), 'name')} in it stand for more than one file each, of which unpacking "
+                f"would keep the last: {', '.join(shorten(twice))}. Unpack it, see which files you mean"
+            )
+        if fault:
+            self.close()
+            raise BadInput(f"{self.path}: {fault}, and pack that folder: {pack_command(self.path)}.")
 
-    def _open(self) -> tuple[list, set[str]]:
-        self._file = self._stack.enter_context(_open_archive(self.path))
-        entries: list[tuple[str, Any, bool]]  # name, member, whether it is a folder
+    def _list(self) -> tuple[list[tuple[str, Any]], set[str], set[str]]:
+        # files with their names; the names of folders; those of links and devices
+        entries: list[tuple[str, Any, bool, bool]]  # name, member, whether a folder, whether a regular file
         if isinstance(self._file, zipfile.ZipFile):
-            entries = [(_normalise_name(m.filename), m, m.is_dir()) for m in self._file.infolist()]
-        else:
             entries = [
-                (_normalise_name(m.name), m, m.isdir())
-                for m in self._file
-                if m.isdir() or _is_regular_file(m)
+                (_normalise_name(m.filename), m, m.is_dir(), not stat.S_ISLNK(m.external_attr >> 16))
+                for m in self._file.infolist()
             ]
-        members = [(name, member) for name, member, is_folder in entries if not is_folder]
-        folders = {name for name, _, is_folder in entries if is_folder}
-        return members, folders | {str(parent) for name, _ in members for parent in Path(name).parents}
+        else:
+            entries = [(_normalise_name(m.name), m, m.isdir(), m.isreg() or m.islnk()) for m in self._file]
+        members = [(name, member) for name, member, folder, regular in entries if regular and not folder]
+        folders = {name for name, _, folder, _ in entries if folder}
+        links = {name for name, _, folder, regular in entries if not (folder or regular)}
+        folders |= {str(parent) for name in links.union(dict(members)) for parent in Path(name).parents}
+        return members, folders, links
 
-    def read(self, name: str) -> bytes:
-        """The bytes of a file; raises `BadInput` if the archive is damaged there."""
+    def read(self, name: str, size: int = -1) -> bytes:
+        """The bytes of a file, or the first `size`; raises `BadInput` if the archive is damaged there."""
         try:
             if isinstance(self._file, zipfile.ZipFile):
-                return self._file.read(self._by_name[name])
+                with self._file.open(self._by_name[name]) as member:
+                    return member.read(size)
             with self._file.extractfile(self._by_name[name]) as file:
-                return file.read()
+                return file.read(size)
         except READ_ERRORS as error:
             raise BadInput(f"{self.path}: {name} cannot be read from the archive ({error}).") from None
+
+    def undeclared(self, encoding: str = "cp437") -> list[str]:
+        """The names in a zip whose encoding it does not record, decoded as this one; [] if one cannot be."""
+        if not isinstance(self._file, zipfile.ZipFile) or getattr(self._file, "metadata_encoding", None):
+            return []
+        names = [
+            m.orig_filename.encode("cp437")
+            for m in self._file.infolist()
+            if not m.flag_bits & UTF8_FLAG and not m.orig_filename.isascii()
+        ]
+        try:
+            return [_normalise_name(name.decode(encoding)) for name in names]
+        except UnicodeDecodeError:
+            return []
+
+    def encoding_hint(self, wanted: Collection[str] = ()) -> str:
+        """What to do about names of no recorded encoding, if there are any; `wanted` are names to find."""
+        names = self.undeclared()
+        if not names:
+            return ""
+        targets = {unicodedata.normalize("NFC", name) for name in wanted}
+        hits = {
+            encoding: len(targets & {unicodedata.normalize("NFC", n) for n in self.undeclared(encoding)})
+            for encoding in ENCODINGS
+        }
+        best = max(hits, key=lambda encoding: hits[encoding])
+        example = f"`names: {best}`, which finds {hits[best]} of them" if hits[best] else "`names: gbk`"
+        return (
+            f"the zip does not record in which encoding {plural(len(names), 'name')} in it are, such as "
+            f"{names[0]}: state it in params.yaml, beside the archive's path, as {example}"
+        )
 
     def close(self) -> None:
         self._stack.close()
@@ -127,11 +190,12 @@ class Archive:
 
 
 @contextmanager
-def _open_archive(path: str) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
+def _open_archive(path: str, encoding: str | None) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
+    _check_encoding(path, encoding)
     with open(path, "rb") as file:
         head = file.read(2)
     if head == ZIP:
-        with zipfile.ZipFile(path) as archive:
+        with _open_zip(path, encoding) as archive:
             yield archive
     else:
         with _uncompressed(path, head) as file:
@@ -139,8 +203,30 @@ def _open_archive(path: str) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
             if any(file.read()):
                 raise tarfile.ReadError("its end is missing")  # tarfile would not notice missing members
             file.seek(0)
-            with tarfile.open(fileobj=file) as archive:
+            with tarfile.open(fileobj=file, encoding=encoding or "utf-8") as archive:
                 yield archive
+
+
+def _check_encoding(path: str, encoding: str | None) -> None:
+    try:
+        "a".encode(encoding or "utf-8")
+    except (LookupError, ValueError):
+        raise BadInput(
+            f"{path}: names = {encoding!r}: no such encoding. Choose one of Python's, such as "
+            f"{', '.join(ENCODINGS)} or utf-8."
+        ) from None
+
+
+def _open_zip(path: str, encoding: str | None) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path, metadata_encoding=encoding or "utf-8")
+    except UnicodeDecodeError as error:
+        if encoding is None:
+            return zipfile.ZipFile(path)
+        raise BadInput(
+            f"{path}: names = {encoding!r}: {error.object!r} is no name in it. Choose another encoding, such "
+            f"as {', '.join(ENCODINGS)}."
+        ) from None
 
 
 @contextmanager
@@ -157,16 +243,14 @@ def _uncompressed(path: str, head: bytes) -> Iterator[IO[bytes]]:
 
 
 def _normalise_name(name: str) -> str:
-    return name.replace("\\", "/").removeprefix("./").rstrip("/")
+    # a\\b, ./a/b, a//b -> a/b
+    path = name.replace("\\", "/")
+    return path[: path.startswith("/")] + "/".join(part for part in path.split("/") if part not in ("", "."))
 
 
 def is_path_traversal(name: str) -> bool:
     """Whether a relative path may lead out of the folder that it starts from."""
     return name.startswith("/") or ".." in name.split("/")
-
-
-def _is_regular_file(member: tarfile.TarInfo) -> bool:
-    return member.isreg() or member.islnk()
 
 
 def pack_command(path: str | Path, folder: str | Path = "FOLDER") -> str:
@@ -179,23 +263,73 @@ def pack_command(path: str | Path, folder: str | Path = "FOLDER") -> str:
     return command if target == str(path) else f"{command} and name {target} in params.yaml"
 
 
-def pack(folder: str | Path, path: str | Path) -> int:
-    """Pack every file below `folder` into the zip `path` and return their number.
+def walk(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
+    """The files below a folder, and why each other entry is none, both by their paths in it.
+
+    A link to a file is that file.  Links to folders are not followed.  Raises `BadInput` if a folder in it
+    cannot be read.
+    """
+    files: dict[str, Path] = {}
+    others: dict[str, str] = {}
+    try:
+        for parent, folders, names in os.walk(folder, onerror=_raise_unreadable):
+            for path in (Path(parent, name) for name in [*folders, *names]):
+                title = path.relative_to(folder).as_posix()
+                if path.is_file():
+                    files[title] = path
+                elif path.is_symlink():
+                    others[title] = "a link to a folder" if path.is_dir() else "a broken link"
+                elif not path.is_dir():
+                    others[title] = "no regular file"
+    except PermissionError as error:  # a folder that may be listed, but not entered
+        _raise_unreadable(error)
+    return dict(sorted(files.items())), dict(sorted(others.items()))
+
+
+def _raise_unreadable(error: OSError) -> None:
+    raise BadInput(f"{error.filename}: cannot be read ({error.strerror}). Allow it, or take it out.")
+
+
+def pack(folder: str | Path, path: str | Path) -> tuple[int, dict[str, str]]:
+    """Pack every file below `folder` into the zip `path`: their number, and why other entries are left out.
 
     Files are stored uncompressed, ordered by name, with one constant date: equal files give equal bytes.
-    Raises `BadInput` if the folder does not exist or holds no file.
+    Hidden files are packed, too.  Raises `BadInput` if the folder does not exist, holds no file, or holds one
+    that cannot be read.
     """
-    folder = Path(folder)
+    folder, path = Path(folder), Path(path)
+    if folder.is_file():
+        raise BadInput(f"{folder}: a file, no folder. Name an archive in params.yaml as it is, or unpack it.")
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder. Name the folder that holds the dataset.")
-    files = sorted((p.relative_to(folder).as_posix(), p) for p in folder.rglob("*") if p.is_file())
+    if path.suffix != ".zip":
+        raise BadInput(f"{path}: packing writes a zip. Choose a name that ends in .zip.")
+    files, others = walk(folder)
+    for name in [name for name, file in files.items() if _is_target(file, path)]:
+        del files[name]
+        others[name] = "the zip that is written, or a part of it"
     if not files:
         raise BadInput(f"{folder}: holds no file. Name the folder that holds the dataset.")
-    if Path(path).suffix != ".zip":
-        raise BadInput(f"{path}: packing writes a zip. Choose a name that ends in .zip.")
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as target:
-        for name, file in progress_bar(iterable=files, desc=Path(path).name, unit="file"):
+        for name, file in progress_bar(iterable=files.items(), desc=path.name, unit="file"):
             entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             entry.create_system, entry.external_attr = 3, 0o644 << 16
-            target.writestr(entry, file.read_bytes())
-    return len(files)
+            target.writestr(entry, read_file(file))
+    return len(files), others
+
+
+def _is_target(file: Path, path: Path) -> bool:
+    # x.zip, or .x.zip.host.1.part of a run that is killed or still at work
+    unfinished = file.name.startswith(f".{path.name}.") and file.suffix == ".part"
+    return (file.name == path.name or unfinished) and file.parent.resolve() == path.parent.resolve()
+
+
+def read_file(file: Path) -> bytes:
+    """The bytes of a file.  Raises `BadInput` if it cannot be read, or if its name is not UTF-8."""
+    try:
+        str(file).encode()
+        return file.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{file}: cannot be read ({error.strerror}). Allow it, or take it out.") from None
+    except UnicodeEncodeError:
+        raise BadInput(f"{str(file)!a}: the name is not UTF-8. Rename it.") from None

@@ -13,11 +13,12 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from pipeline.core.params import plural, shorten
+from pipeline.indexing import kinds
 from pipeline.indexing.archive import Archive
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
 MARKET_NAME = re.compile(r"(-1|\d{1,9})_c([1-9]\d{0,3})(?=[s_])")
 NUMBERED_NAME = re.compile(r"(\d{1,8})(?=[_.])")
+RENAME = "Rename it, or list the images in a table (`layout: table`)"
 OCCLUDED_PREFIX = "query/occluded/"  # of the keys of queries' occluded copies
 
 PidCamid = tuple[int, int]
@@ -67,18 +68,22 @@ class Listing:
 
     images: list[ImageEntry] = dataclasses.field(default_factory=list)
     problems: list[Problem] = dataclasses.field(default_factory=list)
-    ignored: int = 0  # files that are no images of the dataset
+    left_out: list[kinds.LeftOut] = dataclasses.field(default_factory=list)
 
+    def leave_out(
+        self,
+        archive: Archive,
+        read: Collection[str],
+        unlisted: str,
+        is_in_split: Callable[[str], bool] = lambda name: False,
+    ) -> None:
+        """List every file and link of the archive but those that were `read`, with the reason.
 
-def is_image(name: str) -> bool:
-    """Whether a file's name is that of an image; hidden files and macOS's side files are none."""
-    return has_suffix(name, IMAGE_SUFFIXES)
-
-
-def has_suffix(name: str, suffixes: Collection[str]) -> bool:
-    """Whether a file has one of these suffixes and is neither hidden nor a side file of macOS."""
-    path = PurePosixPath(name)
-    return path.suffix.lower() in suffixes and not path.name.startswith(".") and path.parts[0] != "__MACOSX"
+        `unlisted` is the reason for pictures; `is_in_split` says whether a split's images lie there.
+        """
+        for name in sorted({*archive.names, *archive.links}.difference(read)):
+            reason = kinds.why_left_out(archive, name) or unlisted
+            self.left_out.append(kinds.LeftOut(name, reason, is_in_split(name)))
 
 
 # ------------------------------------------------------------------ identity and camera from a file name
@@ -86,17 +91,35 @@ def has_suffix(name: str, suffixes: Collection[str]) -> bool:
 
 def parse_market_name(path: str) -> PidCamid | str:
     """Identity and camera of `0002_c1s1_000451_03.jpg` or `0002_c1_f0046182.jpg`, or an error."""
-    match = MARKET_NAME.match(PurePosixPath(path).name)
+    name = PurePosixPath(path).name
+    match = MARKET_NAME.match(name)
     if match is None:
-        return "the name does not parse; 0002_c1s1_000451_03.jpg would (cameras count from 1)"
+        return f"the name does not parse: {_market_fault(name)}; 0002_c1s1_000451_03.jpg would. {RENAME}"
     return int(match[1]), int(match[2]) - 1
+
+
+def _market_fault(name: str) -> str:
+    # the first piece of a name that is not as in Market-1501; the details in brackets
+    identity = re.match(r"(-1|\d{1,9})(?!\d)", name)
+    if identity is None:
+        return "it does not begin with an identity (a number of up to 9 digits, or -1)"
+    rest = name[identity.end() :]
+    camera = re.match(r"_c(\d*)", rest)
+    if camera is None:
+        return f"`_c` and a camera must follow the identity ({rest!r} does)"
+    if not re.fullmatch(r"[1-9]\d{0,3}", camera[1]):
+        return f"a camera is a number from 1 to 9999 without zeros before it ({rest!r} has none)"
+    return f"`s` or `_` must follow the camera ({rest[camera.end() :]!r} does)"
 
 
 def parse_numbered_name(path: str) -> PidCamid | str:
     """Identity of `001_01.tif` or `001.jpg`, with an unknown camera, or an error."""
     match = NUMBERED_NAME.match(PurePosixPath(path).name)
     if match is None:
-        return "the name does not parse; 001_01.jpg would"
+        return (
+            "the name does not parse: it does not begin with a number and `_` or `.` (up to 8 digits); "
+            f"001_01.jpg would. {RENAME}"
+        )
     return int(match[1]), -1
 
 
@@ -104,19 +127,23 @@ def parse_numbered_name(path: str) -> PidCamid | str:
 
 
 def list_folders(archive: Archive, folders: Mapping[str, str], parse: NameParser) -> Listing:
-    """List every image in these folders (last names of their paths -> split), which may lie below others.
-
-    Files outside these folders, and files that are no images (Thumbs.db), are counted as ignored.
-    """
+    """List every image in these folders (last names of their paths -> split), which may lie below others."""
     listing = Listing()
     parents: dict[str, set[str]] = {}  # of each folder
+    pictures = set()
     for name in archive.names:
         parent, folder, path = _split_path(name, folders)
-        if not folder or not is_image(name):
-            listing.ignored += 1
-            continue
-        parents.setdefault(folder, set()).add(parent)
-        _add_image(listing, name, folders[folder], _path_in_split(folder, folders, path), parse(path))
+        if folder and not kinds.why_left_out(archive, name):
+            pictures.add(name)
+            parents.setdefault(folder, set()).add(parent)
+            _add_image(listing, name, folders[folder], _path_in_split(folder, folders, path), parse(path))
+    # `x/` for x: a link may stand for the folder itself
+    listing.leave_out(
+        archive,
+        pictures,
+        f"outside {', '.join(f'{folder}/' for folder in folders)}",
+        lambda name: _split_path(f"{name}/" if name in archive.links else name, folders)[1] != "",
+    )
     for folder in folders:
         _check_folder(listing, archive, folder, parents.get(folder, set()))
     return listing
@@ -159,7 +186,10 @@ def _check_folder(listing: Listing, archive: Archive, folder: str, parents: set[
     elif not parents and any(f"/{name}".endswith(f"/{folder}") for name in archive.folders):
         listing.problems.append(Problem("", f"{folder}/ holds no image"))
     elif not parents:
-        listing.problems.append(Problem("", f"no folder {folder}/"))
+        last = PurePosixPath(folder).name.casefold()
+        near = sorted(n for n in archive.folders if PurePosixPath(n).name.strip().casefold() == last)
+        hint = f" (there is {', '.join(shorten([f'{name}/' for name in near]))}; rename it)" if near else ""
+        listing.problems.append(Problem("", f"no folder {folder}/{hint}"))
 
 
 def missing_images(list_name: str, names: list[str]) -> Problem:

@@ -14,6 +14,7 @@ identity 0 means a distractor.
 import re
 from pathlib import PurePosixPath
 
+from pipeline.indexing import kinds
 from pipeline.indexing.archive import Archive
 from pipeline.indexing.layout import ImageEntry, Listing, Problem, PublishedCount, missing_images
 
@@ -37,6 +38,7 @@ CAMERA = re.compile(r"[^_]+_[^_]+_0*([1-9]\d{0,2})_")
 def list_images(archive: Archive) -> Listing:
     """List the images that the four lists name."""
     listing, names = Listing(), set(archive.names)
+    lists, splits = set(), set()  # files; folders
     for split, (title, side, offset) in LISTS.items():
         home = _parent(archive, title)
         if home is None:
@@ -49,8 +51,13 @@ def list_images(archive: Archive) -> Listing:
             listing.problems.append(Problem("", message))
             continue
         _read_list(listing, archive, home / title, folder, split, offset, names)
+        lists.add(str(home / title))
+        splits.add(f"{folder}/")
     listed = {image.name for image in listing.images}
-    listing.ignored = sum(name not in listed for name in archive.names)
+    whole = not listing.problems  # else the pictures of a faulty list would be faults as well
+    listing.leave_out(
+        archive, listed | lists, kinds.UNLISTED, lambda name: whole and name.startswith(tuple(splits))
+    )
     return listing
 
 

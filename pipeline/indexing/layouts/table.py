@@ -8,13 +8,14 @@ The table is the archive's only .csv or .parquet file.  Its columns:
 `pid` is a whole number, 0 for a distractor and -1 for junk, both in the gallery only;
 `camid` counts from 0, and -1, an empty cell or a missing column mean that the camera is unknown;
 `split` is train, query or gallery.
-Other columns, and images that the table does not name, are ignored.
+Other columns are ignored.  Pictures that the table does not name are left out and counted.
 """
 
 import csv
 import io
+import posixpath
 import unicodedata
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -24,10 +25,12 @@ import pyarrow
 from pipeline.core.params import shorten
 from pipeline.data.index import SPLITS
 from pipeline.indexing.archive import Archive
-from pipeline.indexing.layout import ImageEntry, Listing, Problem, PublishedCount, has_suffix, missing_images
+from pipeline.indexing.kinds import is_hidden
+from pipeline.indexing.layout import ImageEntry, Listing, Problem, PublishedCount, missing_images
 
 COUNTS: dict[str, PublishedCount] = {}
 SUFFIXES = {".csv", ".parquet"}
+OTHER_TABLES = {".tsv", ".xls", ".xlsx", ".ods", ".json", ".feather"}
 REQUIRED = ("path", "pid", "split")
 RANGES = {  # largest value of a column, and the remedy
     "pid": (2**31 - 1, "number the identities 1, 2, ..."),
@@ -39,19 +42,27 @@ Row = dict[Hashable, Any]  # cells by column
 
 def list_images(archive: Archive) -> Listing:
     """List the images that the table names, and the problems of its rows."""
-    tables = [name for name in archive.names if has_suffix(name, SUFFIXES)]
+    tables = _with_suffix(archive, SUFFIXES)
     if len(tables) != 1:
-        present, suffixes = ", ".join(tables) or "none", " or ".join(sorted(SUFFIXES))
-        message = f"needs one table ({suffixes}) with the columns {', '.join(REQUIRED)}; found: {present}"
+        present, suffixes = ", ".join(shorten(tables)) or "none", " or ".join(sorted(SUFFIXES))
+        others = ", ".join(shorten(_with_suffix(archive, OTHER_TABLES)))
+        remedy = "; keep one" if tables else f"; save {others} as CSV" if others else ""
+        message = (
+            f"needs one table ({suffixes}) with the columns {', '.join(REQUIRED)}; found: {present}{remedy}"
+        )
         return Listing(problems=[Problem("", message)])
     title = tables[0]
     try:
         rows = _read_table(archive, title)
     except Unreadable as error:
         return Listing(problems=[Problem(title, str(error))])
-    listing = _list_rows(rows, title, archive.names)
-    listing.ignored = len(archive.names) - len({image.name for image in listing.images})
+    listing = _list_rows(rows, title, archive)
+    listing.leave_out(archive, {title, *(i.name for i in listing.images)}, f"not named in {title}")
     return listing
+
+
+def _with_suffix(archive: Archive, suffixes: set[str]) -> list[str]:
+    return [n for n in archive.names if PurePosixPath(n).suffix.lower() in suffixes and not is_hidden(n)]
 
 
 class Unreadable(ValueError):
@@ -109,11 +120,11 @@ def _simplified(text: object) -> str:
 # ------------------------------------------------------------------ the rows
 
 
-def _list_rows(rows: dict[int, Row], title: str, archive_names: list[str]) -> Listing:
-    names = {unicodedata.normalize("NFC", name): name for name in archive_names}
-    similar = {_simplified(name): name for name in archive_names}
+def _list_rows(rows: dict[int, Row], title: str, archive: Archive) -> Listing:
+    names = {unicodedata.normalize("NFC", name): name for name in archive.names}
     home = PurePosixPath(title).parent
-    listing, missing = Listing(), []
+    listing = Listing()
+    missing: dict[int, str] = {}  # by row
     row_numbers: dict[tuple[str, str], list[int]] = {}  # by split and file
     for number, row in rows.items():
         path = str(PurePosixPath(str(row["path"]).replace("\\", "/")))
@@ -123,8 +134,7 @@ def _list_rows(rows: dict[int, Row], title: str, archive_names: list[str]) -> Li
             cell, message = error
             listing.problems.append(Problem(f"{title}, row {number}, {cell}", message))
         elif name is None:
-            near = similar.get(_simplified(home / path))
-            missing.append(f"{path} (row {number}{f'; there is {near}' if near else ''})")
+            missing[number] = path
         else:
             numbers = row_numbers.setdefault((row["split"], name), [])
             numbers.append(number)
@@ -137,8 +147,34 @@ def _list_rows(rows: dict[int, Row], title: str, archive_names: list[str]) -> Li
             lines = ", ".join(shorten([str(number) for number in numbers]))
             listing.problems.append(Problem(f"{title}, rows {lines}, {name}", f"more than once in {split}"))
     if missing:
-        listing.problems.append(missing_images(title, missing))
+        hints = _nearest(archive, [str(home / path) for path in missing.values()])
+        named = [f"{p} (row {n}{hint})" for (n, p), hint in zip(missing.items(), hints, strict=True)]
+        listing.problems.append(missing_images(title, named))
+        encoding = archive.encoding_hint([str(home / path) for path in missing.values()])
+        if encoding:
+            listing.problems.append(Problem("", encoding))
     return listing
+
+
+def _nearest(archive: Archive, paths: list[str]) -> list[str]:
+    # what the archive holds in place of each path: other case, another suffix, another folder, or a link
+    forms: tuple[Callable[[str], str], ...] = (_simplified, _without_suffix, _last_name)
+    similar = [{form(name): name for name in archive.names} for form in forms]
+    hints = []
+    for path in paths:
+        matches = (known.get(form(path)) for form, known in zip(forms, similar, strict=True))
+        near = next(filter(None, matches), "")
+        link = "; it is a link: put the file itself there" if path in archive.links else ""
+        hints.append(link or (f"; there is {near}" if near else ""))
+    return hints
+
+
+def _without_suffix(path: str) -> str:
+    return _simplified(posixpath.splitext(path)[0])
+
+
+def _last_name(path: str) -> str:
+    return _simplified(PurePosixPath(path).name)
 
 
 def _integer(value: Any) -> int | None:

@@ -1,0 +1,124 @@
+"""What a file of a dataset is, by its name and its first bytes: a picture, or why it is left out.
+
+A picture is what Pillow reads, by its suffix (`x.webp`, `x.JFIF`) or by its content (a JPEG named `x` or
+`x.dat`).  Nothing else is read as an image of a split.
+"""
+
+import functools
+import io
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from PIL import Image
+
+from pipeline.core.params import plural, shorten
+from pipeline.data.index import DECODE_ERRORS
+from pipeline.indexing.archive import NESTED_SUFFIXES, Archive
+
+# formats of Pillow that are no crops: measurements, films, icons, and drawings that other programs render
+NO_CROPS = {"BUFR", "CUR", "EPS", "FITS", "GRIB", "HDF5", "ICNS", "ICO", "IPTC", "MPEG", "WMF"}
+# pictures that Pillow does not read, and camera raw files, of which it reads a thumbnail
+UNREAD_SUFFIXES = {
+    *(".heic", ".heif", ".hif", ".jxl", ".svg", ".eps"),
+    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".raw", ".rw2"),
+}
+HEIF_BRANDS = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1")  # bytes 4 to 12
+SIDE_FOLDERS = {"__MACOSX", "@eaDir"}  # of macOS and of Synology's disks
+NAMED = 3  # files that a line names
+
+HIDDEN, HIDDEN_PICTURE = "hidden", "a hidden picture"
+UNREAD = "a picture of a format that Pillow lacks"
+NESTED = "an archive in the archive"
+LINK = "a link or device"
+NO_PICTURE = "no picture"
+UNLISTED = "a picture that no list names"
+REMEDIES = {  # of what may be an image of a split
+    HIDDEN_PICTURE: "rename it, or remove it",
+    UNREAD: "save it as PNG or JPEG",
+    NESTED: "unpack it before you pack the folder",
+    LINK: "put the file itself there (`tar --dereference`)",
+    UNLISTED: "add it to a list, or remove it",
+}
+
+
+class LeftOut(NamedTuple):
+    """A file that is not read, with the reason."""
+
+    name: str
+    reason: str
+    in_split: bool = False  # whether it lies where a split's images lie
+
+    @property
+    def missed(self) -> bool:
+        """Whether it may be an image of a split."""
+        return self.in_split and self.reason in REMEDIES
+
+
+@functools.cache
+def picture_suffixes() -> frozenset[str]:
+    """The suffixes of pictures, in lower case."""
+    Image.preinit()  # the usual formats stay those that Pillow tries first
+    formats = Image.registered_extensions()
+    return frozenset(s for s, name in formats.items() if name in Image.OPEN and name not in NO_CROPS)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file is hidden, lies in a hidden folder, or is a side file of a system."""
+    parts = PurePosixPath(name).parts
+    return any(part.startswith(".") for part in parts) or not SIDE_FOLDERS.isdisjoint(parts)
+
+
+def why_left_out(archive: Archive, name: str) -> str:
+    """Why a file or link of an archive is no image to read; "" for a picture."""
+    suffix = PurePosixPath(name).suffix.lower()
+    if name in archive.links:
+        return LINK
+    if is_hidden(name):
+        return HIDDEN_PICTURE if _has_picture(archive, name) else HIDDEN
+    if suffix in UNREAD_SUFFIXES:
+        return UNREAD
+    if suffix in picture_suffixes():
+        return ""
+    if suffix in NESTED_SUFFIXES:
+        return NESTED
+    if archive.read(name, 12)[4:] in HEIF_BRANDS:
+        return UNREAD
+    return "" if _has_picture(archive, name) else NO_PICTURE
+
+
+def _has_picture(archive: Archive, name: str) -> bool:
+    picture_suffixes()  # registers the formats
+    head = archive.read(name, 16).ljust(16, b"\0")
+    formats = [
+        form
+        for form, (_, accepts) in Image.OPEN.items()
+        if form not in NO_CROPS and accepts is not None and accepts(head)
+    ]
+    if not formats:
+        return False
+    try:
+        with Image.open(io.BytesIO(archive.read(name)), formats=formats):
+            return True
+    except DECODE_ERRORS:
+        return False
+
+
+def summarise(left_out: Sequence[LeftOut]) -> list[str]:
+    """A line for each reason: how many files of each ending, and the first names."""
+    by_reason: dict[str, list[str]] = {}
+    for item in left_out:
+        by_reason.setdefault(item.reason, []).append(item.name)
+    lines = []
+    for reason, names in by_reason.items():
+        endings = Counter(PurePosixPath(name).suffix or "without ending" for name in names)
+        counts = ", ".join(shorten([f"{number} {ending}" for ending, number in endings.most_common()]))
+        lines.append(f"  {reason}: {counts} ({', '.join(shorten(names, NAMED))})")
+    return lines
+
+
+def left_out_lines(left_out: Sequence[LeftOut]) -> list[str]:
+    """`2 other files left out`, then a line for each reason."""
+    head = f"{plural(len(left_out), 'other file')} left out"
+    return [f"{head}:", *summarise(left_out)] if left_out else [head]
