@@ -1,5 +1,7 @@
 """A trained model for users: pictures of people in, embeddings out, distances between them.
 
+Pictures are files, folders, patterns of file names, images of Pillow or arrays.
+
 The stage `embed` and this module prepare pictures alike: the same batch gives the same features to the bit,
 another batch size to the last digits.  Without parsing maps z, the parts that a picture hides, is unknown:
 
@@ -11,8 +13,9 @@ another batch size to the last digits.  Without parsing maps z, the parts that a
 The stage `evaluate` scores both (z_unknown, z_guessed).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import SupportsInt
 
@@ -21,12 +24,18 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
+from tqdm import tqdm
 
 from pipeline.batches.views import Batch, View, resize_image, resize_labels
 from pipeline.core import params
 from pipeline.core.distributed import parse_device
-from pipeline.core.params import BadInput, check_count, plural
-from pipeline.data.index import DECODE_ERRORS, decode, to_rgb
+from pipeline.core.files import sha256
+from pipeline.core.params import BadInput, check_count, plural, shorten
+from pipeline.core.workers import progress_bar
+from pipeline.data import pictures as picture_files
+from pipeline.data.index import DECODE_ERRORS, decode, error_detail, to_rgb
+from pipeline.inference import embedding_file
+from pipeline.inference.embedding_file import LeftOut
 from pipeline.inference.extract import with_z_guessed
 from pipeline.labels import occlusion
 from pipeline.methods.base import DataSpec, Embedding, Method, load_trained, trained_data_spec
@@ -34,9 +43,25 @@ from pipeline.model import distance
 from pipeline.model.compute import Compute, float32_matmul, inference_mode, resolve
 from pipeline.model.distance import Metric, check_embeddings
 
-# a file, an image of Pillow, or (height, width, 3) uint8, RGB; of any size
+# a file, folder or pattern, an image of Pillow, or (height, width, 3) uint8, RGB; of any size
 Picture = str | Path | Image.Image | np.ndarray
+Pictures = str | Path | Image.Image | Iterable[Picture]
 Map = np.ndarray  # (height, width) uint8, of any size: 0 background, 1..K the parts
+SHOWN_AFTER = 2  # seconds until progress is shown
+MOST_LISTED = 100  # faults in a message
+GOOD_PICTURES = "Give files, images of Pillow or (h, w, 3) bytes; `embed_to_file` leaves out what is none."
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is to be embedded, checked."""
+
+    pictures: list[Picture]  # N, no folders
+    cameras: list[int]
+    maps: list[Map] | None
+    threshold: float | None
+    strict: bool
+    guess: bool
 
 
 @dataclass(frozen=True)
@@ -48,44 +73,107 @@ class Trained:
     device: torch.device
     batch: int  # pictures at a time
     compute: Compute  # nothing in it is `auto`
+    weights: str  # SHA-256 of their file
 
     def embed(
         self,
-        pictures: Iterable[Picture],
+        pictures: Pictures,
         cameras: Iterable[SupportsInt] | None = None,
         maps: Iterable[Map] | None = None,
         threshold: float | None = None,
         guess: bool = False,
         strict: bool = True,
+        progress: bool = True,
     ) -> Embedding:
         """Embeddings of N pictures, on the CPU.
 
-        `cameras` are numbered as in the index of the training set, from 0; -1 is unknown.  `maps` are parsing
-        maps; a part with fewer than `threshold` (lambda) of a map's pixels is hidden, and unless `strict`
-        (`label.strict`) one with exactly as many, too.  Without maps, `guess` decides how z is known.  An
-        array is taken as its rows.  Raises `BadInput` that lists all pictures, cameras and maps that cannot
-        be used.
+        A folder or a pattern stands for the pictures that `find_pictures` lists.  `cameras` are numbered as
+        in the index of the training set, from 0; -1 is unknown.  `maps` are parsing maps; a part with fewer
+        than `threshold` (lambda) of a map's pixels is hidden, and unless `strict` (`label.strict`) one with
+        exactly as many, too.  Without maps, `guess` decides how z is known.  An array is taken as its rows.
+        Progress is shown from the third second on.  Raises `BadInput` that lists all pictures, cameras and
+        maps that cannot be used.
         """
-        pictures = list(pictures)
-        cameras = [-1] * len(pictures) if cameras is None else np.asarray(list(cameras)).tolist()
-        maps = None if maps is None else list(maps)
-        self._check(len(pictures), cameras, maps, threshold)
-        embeddings = []
-        for start in range(0, len(pictures), self.batch):
-            rows = slice(start, start + self.batch)
-            image = torch.from_numpy(_read_pictures(pictures[rows], start, self.spec.size))
-            batch_maps = None if maps is None else maps[rows]
-            parsing, hidden = self._parsing_and_z(batch_maps, threshold, strict, len(image))
-            camid = torch.tensor(cameras[rows], dtype=torch.int64)
-            view = View(image.permute(0, 3, 1, 2), parsing, hidden)
-            batch = Batch(view, camid, torch.zeros_like(camid)).to(self.device)
-            embeddings.append(self._embed_batch(batch, guess and maps is None))
+        request = self._request(pictures, cameras, maps, threshold, guess, strict)
+        faults: list[LeftOut] = []
+        embeddings: list[Embedding] = []
+        for batch in self._decoded_batches(request, faults, progress):
+            if not faults:  # else the rest is only looked at
+                embeddings.append(self._embed_batch(request, batch))
+        if faults:
+            lines = shorten([f"{name}: cannot be used ({reason})." for name, reason in faults], MOST_LISTED)
+            raise BadInput("\n".join([*lines, GOOD_PICTURES]))
         return _concatenate(embeddings)
 
-    def _embed_batch(self, batch: Batch, guess: bool) -> Embedding:
+    def embed_to_file(
+        self,
+        pictures: Pictures,
+        path: str | Path,
+        cameras: Iterable[SupportsInt] | None = None,
+        maps: Iterable[Map] | None = None,
+        threshold: float | None = None,
+        guess: bool = False,
+        strict: bool = True,
+        progress: bool = True,
+    ) -> list[LeftOut]:
+        """Embeddings of any number of pictures, written to an HDF5 file batch by batch, with their names.
+
+        The arguments are those of `embed`, and so are the rows, to the bit.  Pictures that cannot be used are
+        left out: they are returned, with the reason, and listed in the file.  The file appears when all is
+        done; `read_embeddings` reads it.  Raises `BadInput` if no picture can be used.
+        """
+        request = self._request(pictures, cameras, maps, threshold, guess, strict)
+        faults: list[LeftOut] = []
+        how = {name: getattr(self.compute, name) for name in ("precision", "matmul", "attention")}
+        z = {"maps": maps is not None, "guess": request.guess, "strict": strict}
+        attrs = {"model": self.weights, "batch": self.batch, "device": str(self.device), **z, **how}
+        attrs |= {} if threshold is None else {"threshold": threshold}
+        with embedding_file.create(path, attrs, faults) as append:
+            for batch in self._decoded_batches(request, faults, progress):
+                names = [_name(request.pictures[number], number) for number in batch]
+                append(names, _concatenate([self._embed_batch(request, batch)]))
+            if len(faults) == len(request.pictures):
+                name, reason = faults[0]
+                none = f"none of {plural(len(faults), 'picture')} can be used"
+                raise BadInput(f"pictures: {none}. The first is {name} ({reason}).")
+        return faults
+
+    def _request(
+        self,
+        pictures: Pictures,
+        cameras: Iterable[SupportsInt] | None,
+        maps: Iterable[Map] | None,
+        threshold: float | None,
+        guess: bool,
+        strict: bool,
+    ) -> _Request:
+        images, _ = find_pictures(pictures)
+        camids = [-1] * len(images) if cameras is None else np.asarray(list(cameras)).tolist()
+        maps = None if maps is None else list(maps)
+        self._check(len(images), camids, maps, threshold)
+        return _Request(images, camids, maps, threshold, strict, guess and maps is None)
+
+    def _decoded_batches(
+        self, request: _Request, faults: list[LeftOut], progress: bool
+    ) -> Iterator[dict[int, UInt8[np.ndarray, "H W 3"]]]:
+        """Pictures at the model's size by their number; those that cannot be used become `faults`."""
+        with progress_bar(
+            total=len(request.pictures), desc="embed", delay=SHOWN_AFTER, disable=not progress
+        ) as bar:
+            decoded = _decoded(request.pictures, self.spec.size, faults, bar)
+            while batch := dict(islice(decoded, self.batch)):
+                yield batch
+
+    def _embed_batch(self, request: _Request, images: dict[int, UInt8[np.ndarray, "H W 3"]]) -> Embedding:
+        image = torch.from_numpy(np.stack(list(images.values())))
+        maps = None if request.maps is None else [request.maps[number] for number in images]
+        parsing, hidden = self._parsing_and_z(maps, request.threshold, request.strict, len(image))
+        camid = torch.tensor([request.cameras[number] for number in images], dtype=torch.int64)
+        view = View(image.permute(0, 3, 1, 2), parsing, hidden)
+        batch = Batch(view, camid, torch.zeros_like(camid)).to(self.device)
         with inference_mode(self.model, self.device, self.compute):
             embedding = self.model.embed(batch)
-            return with_z_guessed(self.model, batch, embedding) if guess else embedding
+            return with_z_guessed(self.model, batch, embedding) if request.guess else embedding
 
     def _parsing_and_z(
         self, maps: list[Map] | None, threshold: float | None, strict: bool, count: int
@@ -137,7 +225,32 @@ def load(
     target = parse_device(device)
     choices = {"precision": precision, "matmul": matmul, "attention": attention}
     compute = resolve(params.validate(choices, Compute, "inference.load: "), target)
-    return Trained(load_trained(folder).to(target), trained_data_spec(folder), target, batch, compute)
+    model, spec = load_trained(folder).to(target), trained_data_spec(folder)
+    return Trained(model, spec, target, batch, compute, sha256(Path(folder) / "model.safetensors"))
+
+
+def find_pictures(pictures: Pictures) -> tuple[list[Picture], list[str]]:
+    """Pictures with all folders and patterns expanded, and the other files in these.
+
+    A folder stands for all pictures below it, a pattern (`*`, `?`, `[...]`, `**` for any folders) for all
+    that match it, in the order of their names.  A picture is what Pillow reads; hidden files are left out.
+    Raises `BadInput` if there is none in a folder or for a pattern.
+    """
+    if isinstance(pictures, str | Path | Image.Image):
+        pictures = [pictures]
+    images: list[Picture] = []
+    others: list[str] = []
+    for entry in pictures:
+        files = picture_files.expand(str(entry)) if isinstance(entry, str | Path) else None
+        if files is None:
+            images.append(entry)
+            continue
+        known = [file for file in files if picture_files.is_picture(file)]
+        if not known:
+            raise BadInput(f"{entry}: no picture among {plural(len(files), 'file')}. Name another place.")
+        images += known
+        others += sorted(set(files) - set(known))
+    return images, others
 
 
 def distances(
@@ -145,10 +258,11 @@ def distances(
 ) -> Float[Tensor, "Q G"]:
     """Distance of every query to every gallery picture, by which `evaluate` ranks (Eq. 25); 0 is equal.
 
-    Raises `BadInput` for another metric, other parts or channels, and features that are not finite.
+    Raises `BadInput` for another metric, other parts or channels, visibilities outside [0, 1], and visible
+    features that are not finite or nothing but zeros.
     """
     for name, embedding in (("query", query), ("gallery", gallery)):
-        check_embeddings(name, embedding.parts, embedding.visibility)
+        check_embeddings(name, embedding.parts, embedding.visibility, embedding.gate)
     with float32_matmul("default"):
         return distance.distances(
             query.parts, gallery.parts, query.visibility, gallery.visibility, metric, query.gate
@@ -174,25 +288,23 @@ def _check_maps(maps: list[Map], threshold: float | None, count: int) -> None:
         raise BadInput(f"threshold: {threshold}. Give a number of pixels, 0 or more, such as 5.")
 
 
-def _read_pictures(
-    pictures: list[Picture], first: int, size: tuple[int, int]
-) -> UInt8[np.ndarray, "N H W 3"]:
-    """Decoded pictures at the model's size; raises `BadInput` that lists all that cannot be used.
-
-    `first` is the number of the first picture.
-    """
-    images, faults = [], []
-    for number, picture in enumerate(pictures, first):
+def _decoded(
+    pictures: list[Picture], size: tuple[int, int], faults: list[LeftOut], bar: tqdm
+) -> Iterator[tuple[int, UInt8[np.ndarray, "H W 3"]]]:
+    """The number of each picture and its pixels at a size; what cannot be used becomes a fault instead."""
+    for number, picture in enumerate(pictures):
+        bar.update()
         try:
-            images.append(resize_image(_decode(picture), size))
+            image = resize_image(_decode(picture), size)
         except DECODE_ERRORS as error:
-            name = picture if isinstance(picture, str | Path) else f"picture {number}"
-            faults.append(
-                f"{name}: cannot be used ({error}). Give a file, an image of Pillow or (h, w, 3) bytes."
-            )
-    if faults:
-        raise BadInput("\n".join(faults))
-    return np.stack(images)
+            reason = error_detail(error).removeprefix(" (").removesuffix(")")
+            faults.append((_name(picture, number), reason or "no picture"))
+        else:
+            yield number, image
+
+
+def _name(picture: Picture, number: int) -> str:
+    return str(picture) if isinstance(picture, str | Path) else f"picture {number}"
 
 
 def _decode(picture: Picture) -> UInt8[np.ndarray, "h w 3"]:

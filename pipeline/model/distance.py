@@ -1,5 +1,6 @@
 """The distance between two sets of embeddings, the same for every method (OGFR's Eq. 25)."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -8,9 +9,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pipeline.core.params import BadInput, check_choice, plural
+from pipeline.core.params import BadInput, check_choice, plural, shorten
 
 Metric = Literal["euclidean", "squared", "cosine"]
+SHORTEST = 1e-12  # length of a feature that can be scaled to length 1: what `F.normalize` divides by at least
 
 
 def distances(
@@ -79,31 +81,71 @@ def check_same_parts(query: tuple[int, ...], gallery: tuple[int, ...]) -> None:
         )
 
 
-def check_embeddings(name: str, parts: Float[Tensor, "n P D"], visibility: Float[Tensor, "n P"]) -> None:
-    """Raises `BadInput` unless visibilities and the features of visible parts are finite."""
-    check_finite(f"{name} visibility", visibility)
-    check_finite(f"{name} features", _visible_features(parts, visibility))
-
-
-def check_finite(
-    name: str, values: Float[Tensor, "n *rest"], rows: Int[np.ndarray, "n"] | None = None
+def check_embeddings(
+    name: str,
+    parts: Float[Tensor, "n P D"],
+    visibility: Float[Tensor, "n P"],
+    gate: Float[Tensor, "n P D"] | None = None,
 ) -> None:
-    """Raises `BadInput` unless all values are finite; see `check_images`."""
-    finite = values.detach().flatten(1).sum(1).isfinite().cpu().numpy()
-    check_images(name, finite, "values that are NaN or infinite", rows)
+    """Raises `BadInput` for visibilities outside [0, 1], and see `check_lengths`; of a gate, too."""
+    check_visibility(f"{name} visibility", visibility)
+    check_lengths(f"{name} features", parts.float().norm(dim=2), visibility)
+    if gate is not None:
+        check_lengths(f"{name} gate", gate.float().norm(dim=2), visibility)
+
+
+def check_visibility(
+    name: str,
+    visibility: Float[Tensor, "n P"],
+    rows: Int[np.ndarray, "n"] | None = None,
+    keys: Sequence[str] | None = None,
+) -> None:
+    """Raises `BadInput` unless all values are in [0, 1]; see `check_images`."""
+    inside = ((visibility >= 0) & (visibility <= 1)).all(1)  # NaN is not
+    remedy = "Give the weight of each part, 0 where it is hidden."
+    check_images(name, inside.cpu().numpy(), "values that are not in [0, 1]", remedy, rows, keys)
+
+
+def check_lengths(
+    name: str,
+    lengths: Float[Tensor, "n P"],
+    visibility: Float[Tensor, "n P"],
+    rows: Int[np.ndarray, "n"] | None = None,
+    keys: Sequence[str] | None = None,
+) -> None:
+    """Raises `BadInput` unless each visible part has a finite length above `SHORTEST`; see `check_images`.
+
+    A part of zeros has no direction: it would be as far from a copy of itself as from a right angle.
+    """
+    shown = lengths.detach().masked_fill(visibility == 0, 1)
+    finite, long = (good.all(1).cpu().numpy() for good in (shown.isfinite(), ~(shown <= SHORTEST)))
+    leave_out = "Leave these out, or correct them"
+    remedy = f"{leave_out}; if a model made them, train it again with a smaller train.lr."
+    check_images(name, finite, "values that are NaN, infinite or beyond 1e19", remedy, rows, keys)
+    remedy = f"{leave_out}, or give such a part the visibility 0."
+    check_images(name, long, "nothing but zeros in a visible part", remedy, rows, keys)
 
 
 def check_images(
-    name: str, good: Bool[np.ndarray, "n"], fault: str, rows: Int[np.ndarray, "n"] | None = None
+    name: str,
+    good: Bool[np.ndarray, "n"],
+    fault: str,
+    remedy: str,
+    rows: Int[np.ndarray, "n"] | None = None,
+    keys: Sequence[str] | None = None,
 ) -> None:
-    """Raises `BadInput` that counts the faulty images and gives the number of the first, unless all are good.
+    """Raises `BadInput` that counts the faulty images and names the first, unless all are good.
 
-    `rows` are the numbers of the images, 0 to n - 1 if none are given.
+    `rows` are the numbers of the images, 0 to n - 1 if none are given; `keys` are the names of all images, by
+    number.
     """
-    faulty = (np.arange(len(good)) if rows is None else rows)[~good]
+    faulty = np.sort((np.arange(len(good)) if rows is None else rows)[~good])
     if len(faulty):
+        named = f", the first is image {faulty[0]}" if keys is None else f": {_join(keys, faulty)}"
         raise BadInput(
-            f"{name}: {fault} in {len(faulty)} of {plural(len(good), 'image')} looked at, the first is image "
-            f"{faulty.min()}. Leave these out, or correct them; if a model made them, train it again with a "
-            "smaller train.lr."
+            f"{name}: {fault} in {len(faulty)} of {plural(len(good), 'image')} looked at{named}. {remedy}"
         )
+
+
+def _join(keys: Sequence[str], numbers: Int[np.ndarray, "n"]) -> str:
+    return ", ".join(shorten([keys[number] for number in numbers.tolist()]))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.model import distance
 from pipeline.model.compute import float32_matmul
-from pipeline.model.distance import Metric, check_embeddings, check_finite
+from pipeline.model.distance import Metric, check_embeddings, check_lengths, check_visibility
 from pipeline.ranking import kernels
 from pipeline.ranking.embedded import Embedded, Features, Stored, take
 
@@ -27,15 +27,16 @@ MULTIPLE = 16  # of rows and columns of a product: the library prepares each siz
 def distances(query: Embedded, gallery: Embedded, metric: Metric | str = "euclidean") -> Float[Tensor, "Q G"]:
     """`model.distance.distances` of every query to every gallery image, in one matrix on the CPU.
 
-    Raises `BadInput` for another metric, other parts or channels, and features that are not finite.
+    Raises `BadInput` for another metric, other parts or channels, visibilities outside [0, 1], and visible
+    features that are not finite or nothing but zeros.
     """
     tensors = {}
     for name, images in (("query", query), ("gallery", gallery)):
         rows = np.arange(len(images))
-        tensors[name] = take(images.parts, rows), take(images.visibility, rows)
+        gate = None if images.gate is None else take(images.gate, rows)
+        tensors[name] = take(images.parts, rows), take(images.visibility, rows), gate
         check_embeddings(name, *tensors[name])
-    gate = None if query.gate is None else take(query.gate, np.arange(len(query)))
-    (q, q_visibility), (g, g_visibility) = tensors["query"], tensors["gallery"]
+    (q, q_visibility, gate), (g, g_visibility, _) = tensors["query"], tensors["gallery"]
     with float32_matmul("default"):
         return distance.distances(q, g, q_visibility, g_visibility, metric, gate)
 
@@ -68,7 +69,6 @@ class _Part:
 
     places: Int[Tensor, "n"]  # of the images in the block
     features: Float[Tensor, "n_padded D"]  # of length 1, times a query's gate; rows from n on are undefined
-    square: Float[Tensor, "n"]  # squared length, 0 or 1
     weights: Float[Tensor, "n"]  # visibility
     gate: Float[Tensor, "n D"] | None = None  # squared
 
@@ -92,7 +92,8 @@ class QueryBlock:
         parts, visibility = _visible_parts("query", query, rows)
         if query.gate is not None:
             gate = take(query.gate, rows)
-            check_finite("query gate", gate, rows)
+            lengths = gate.norm(dim=2)
+            check_lengths("query gate", lengths, visibility, rows, query.keys)
             parts = [_gated(part, gate[part.places, p]) for p, part in enumerate(parts)]
         self.parts = [_to(part, device) for part in parts]
         self.visibility = visibility.to(device)
@@ -103,18 +104,17 @@ def _visible_parts(
 ) -> tuple[list[_Part], Float[Tensor, "n P"]]:
     """The visible parts of these images, in `buffer` if there is one, and the visibility of all parts."""
     visibility = take(images.visibility, rows)
-    check_finite(f"{name} visibility", visibility, rows)
+    check_visibility(f"{name} visibility", visibility, rows, images.keys)
     source, source_rows = _in_memory(images.parts, rows, None if buffer is None else buffer.images)
     counts = [round_up(count) for count in (visibility != 0).sum(0).tolist()]
     units = _zeros(sum(counts), source.shape[2]) if buffer is None else buffer.units[: sum(counts)]
     lengths, start = torch.zeros(visibility.shape), np.cumsum([0, *counts[:-1]])
     kernels.unit(source.numpy(), source_rows, visibility.numpy(), start, units.numpy(), lengths.numpy())
-    check_finite(f"{name} features", lengths, rows)
+    check_lengths(f"{name} features", lengths, visibility, rows, images.keys)
     parts = []
     for p, features in enumerate(units.split(counts)):
         places = visibility[:, p].nonzero().flatten()
-        square = (lengths[places, p] > 0).float()
-        parts.append(_Part(places, features, square, visibility[places, p]))
+        parts.append(_Part(places, features, visibility[places, p]))
     return parts, visibility
 
 
@@ -172,8 +172,7 @@ def _add_part(total: Tensor, query: _Part, gallery: _Part, product: Tensor, metr
     weights = query.weights / 2 if metric == "cosine" else query.weights
     rooted = metric == "euclidean"
     if total.device.type == "cpu" and query.gate is None:
-        places, squares = (query.places, gallery.places), (query.square, gallery.square)
-        arguments = (*places, product, *squares, weights, gallery.weights)
+        arguments = (query.places, gallery.places, product, weights, gallery.weights)
         kernels.fold(total.numpy(), *(tensor.numpy() for tensor in arguments), rooted)
     else:
         fold(total, query, gallery, product[: len(query.places), : len(gallery.places)], weights, rooted)
@@ -188,12 +187,12 @@ def fold(
     rooted: bool,
 ) -> None:
     """`kernels.fold` in PyTorch, on any device; with a gate, the gallery's lengths differ for each query."""
-    square = gallery.square
+    squared_distance = 2 - 2 * product
     if query.gate is not None:
         lengths = (query.gate @ gallery.features[: len(gallery.places)].square().T).sqrt_()
-        square = (lengths > 0).float()
-        product = product / (lengths + (1 - square))
-    squared_distance = (query.square[:, None] + square - 2 * product).clamp_(min=0)
+        square = (lengths > 0).float()  # 0 where the gate hides all of a feature
+        squared_distance = 1 + square - 2 * product / (lengths + (1 - square))
+    squared_distance.clamp_(min=0)
     distances = squared_distance.sqrt_() if rooted else squared_distance
     spread = total.new_zeros(len(query.places), total.shape[1])
     spread[:, gallery.places] = distances.mul_(weights[:, None]).mul_(gallery.weights)

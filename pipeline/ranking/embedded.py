@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.core.label_file import Dataset
 from pipeline.core.params import BadInput
-from pipeline.model.distance import check_images
+from pipeline.model.distance import check_visibility
 
 Array: TypeAlias = Tensor | np.ndarray | pd.Series | pd.DataFrame | Sequence  # of numbers
 
@@ -61,6 +61,7 @@ class Embedded:
     pid: Int[np.ndarray, "n"]  # 0 a distractor, below 0 junk
     camid: Int[np.ndarray, "n"]  # below 0 unknown
     gate: Features | None = None
+    keys: Sequence[str] | None = None  # names of the images, for messages
 
     @classmethod
     def of(
@@ -74,13 +75,13 @@ class Embedded:
 
         Without `camid` all cameras are unknown, without `visibility` (n, P) all parts are visible.
         Raises `BadInput` for other shapes or numbers of images, identities and cameras that are not whole
-        numbers, and visibilities outside [0, 1].  Whether features are finite is checked when they are
-        compared.
+        numbers, and visibilities outside [0, 1].  Whether features are finite and not zero is checked when
+        they are compared.
         """
         parts = _features(features)
         visible = torch.ones(parts.shape[:2]) if visibility is None else _visibility(visibility)
-        identities = _whole_numbers("pid", pid)
-        cameras = np.full(len(parts), -1) if camid is None else _whole_numbers("camid", camid)
+        identities = whole_numbers("pid", pid)
+        cameras = np.full(len(parts), -1) if camid is None else whole_numbers("camid", camid)
         counts = {
             "features": len(parts),
             "pid": len(identities),
@@ -99,7 +100,8 @@ class Embedded:
 
     def __getitem__(self, rows: slice) -> "Embedded":
         gate = None if self.gate is None else self.gate[rows]
-        return Embedded(self.parts[rows], self.visibility[rows], self.pid[rows], self.camid[rows], gate)
+        keys = None if self.keys is None else self.keys[rows]
+        return Embedded(self.parts[rows], self.visibility[rows], self.pid[rows], self.camid[rows], gate, keys)
 
 
 def take(
@@ -118,7 +120,7 @@ def take(
 
 
 def _features(values: Array) -> Float32[Tensor, "n P D"]:
-    features = _float32(values)
+    features = _float32("features", values)
     if features.ndim not in (2, 3) or 0 in features.shape[1:]:
         raise BadInput(
             f"features of {tuple(features.shape)}: give (images, channels) or (images, parts, channels)."
@@ -127,21 +129,24 @@ def _features(values: Array) -> Float32[Tensor, "n P D"]:
 
 
 def _visibility(values: Array) -> Float32[Tensor, "n P"]:
-    visibility = _float32(values)
+    visibility = _float32("visibility", values)
     if visibility.ndim != 2:
         raise BadInput(f"visibility of {tuple(visibility.shape)}: give (images, parts).")
-    inside = ((visibility >= 0) & (visibility <= 1)).all(1)  # NaN is not
-    check_images("visibility", inside.numpy(), "values that are not in [0, 1]")
+    check_visibility("visibility", visibility)
     return visibility
 
 
-def _float32(values: Array) -> Float32[Tensor, "..."]:
-    if isinstance(values, Tensor):
-        return values.detach().float().cpu()
-    return torch.from_numpy(np.array(values, np.float32, order="C"))
+def _float32(name: str, values: Array) -> Float32[Tensor, "..."]:
+    array = values.detach().cpu() if isinstance(values, Tensor) else np.asarray(values)
+    if array.is_complex() if isinstance(array, Tensor) else array.dtype.kind not in "biuf":
+        raise BadInput(f"{name}: {array.dtype}. Give real numbers.")
+    if isinstance(array, Tensor):
+        return array.float()
+    return torch.from_numpy(np.array(array, np.float32, order="C"))
 
 
-def _whole_numbers(name: str, values: Array) -> Int64[np.ndarray, "n"]:
+def whole_numbers(name: str, values: Array) -> Int64[np.ndarray, "n"]:
+    """Identities or cameras as 64-bit integers.  Raises `BadInput` for fractions, text and other shapes."""
     numbers = values.cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if numbers.ndim != 1 or (numbers.dtype.kind not in "iu" and len(numbers)):
         raise BadInput(
@@ -149,4 +154,6 @@ def _whole_numbers(name: str, values: Array) -> Int64[np.ndarray, "n"]:
             f"{'below 0 where the camera is unknown' if name == 'camid' else '0 for a distractor'}. Number "
             "text by numpy.unique(ids, return_inverse=True)[1] + 1, queries and gallery together."
         )
+    if numbers.max(initial=0) > np.iinfo(np.int64).max:
+        raise BadInput(f"{name}: {numbers.max()} of {numbers.dtype}. Give numbers below 2^63.")
     return numbers.astype(np.int64)

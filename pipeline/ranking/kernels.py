@@ -1,9 +1,13 @@
 """The inner loops of ranking, compiled by numba for the processor that they run on.
 
-The compiled code is cached beside this file.  No annotations: numba reads the types off the arguments.
+The compiled code is cached beside this file, or in the user's cache folder.  Where neither can be written,
+each process compiles anew, in seconds.  No annotations: numba reads the types off the arguments.
 """
 
-from typing import no_type_check
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any, no_type_check
 
 import numpy as np
 from numba import njit
@@ -11,8 +15,16 @@ from numba import njit
 FAR = np.float32(np.inf)
 JUNK = np.float32(np.nan)  # NaN compares false with everything, so a junk image is never counted
 
-compiled = njit(nogil=True, error_model="numpy", cache=True)
-summing = njit(nogil=True, error_model="numpy", cache=True, fastmath={"reassoc"})  # sums in any order
+
+def compiled(function: Callable, **options: Any) -> Callable:
+    """A function compiled on its first call; cached where some folder for that can be written."""
+    kernel = njit(nogil=True, error_model="numpy", **options)(function)
+    with suppress(RuntimeError):  # "no locator available"
+        kernel.enable_caching()
+    return kernel
+
+
+summing = partial(compiled, fastmath={"reassoc"})  # sums in any order
 
 
 @summing
@@ -41,17 +53,17 @@ def unit(source, rows, visibility, start, units, lengths):
 
 @compiled
 @no_type_check
-def fold(total, rows, columns, product, row_square, column_square, row_weight, column_weight, rooted):
+def fold(total, rows, columns, product, row_weight, column_weight, rooted):
     """Add a part's weighted distances to the rows and columns that show it; the product is overwritten.
 
-    |q - g|^2 = |q|^2 + |g|^2 - 2 q g; the squares are 0 or 1, the weights are visibilities.
+    |q - g|^2 = 2 - 2 q g of features of length 1; the weights are visibilities.
     """
     whole = len(columns) == total.shape[1]
     for r in range(len(rows)):
         sums, row = total[rows[r]], product[r]
-        square, weight = row_square[r], row_weight[r]
+        weight = row_weight[r]
         for c in range(len(columns)):
-            value = square + column_square[c] - np.float32(2) * row[c]
+            value = np.float32(2) - np.float32(2) * row[c]
             value = value if value > 0 else np.float32(0)
             row[c] = weight * column_weight[c] * (np.sqrt(value) if rooted else value)
         if whole:  # without indices, so that it runs in the processor's wide registers

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
-from pipeline.core.params import check_choice, check_count
+from pipeline.core.params import BadInput, check_choice, check_count
 from pipeline.model.average_precision import Rule, average_precision
 from pipeline.ranking import kernels
+from pipeline.ranking.embedded import Array, whole_numbers
 
 ROWS = 64  # queries of a matrix that are ranked at a time: they stay in the processor's cache
 
@@ -59,6 +60,23 @@ class IdentityIndex:
         place = np.arange(start[-1]) + np.repeat(begin - start[:-1], np.diff(start))
         return RaggedRows(start, self.order[place])
 
+    def check_cameras(self, pid: Int[np.ndarray, "Q"], camid: Int[np.ndarray, "Q"]) -> None:
+        """Raises `BadInput` if queries that could have a match know their camera and no image does its own.
+
+        Or the other way round.  No image would be left out for its query's own camera.
+        """
+        query, gallery = (bool((cameras >= 0).any()) for cameras in (camid, self.camid))
+        if query != gallery and len(self.same_identity(pid).images):
+            side = "queries" if query else "gallery"
+            raise BadInput(
+                f"camid: known of the {side} alone, so no image is left out for its query's own camera, and "
+                "scores are too high. Give both sides their cameras, or neither: then every image counts."
+            )
+
+    def may_be_junk(self, matches: RaggedRows, camid: Int[np.ndarray, "Q"]) -> Bool[np.ndarray, "n"]:
+        """Whether each match may be by its query's own camera, as one of the two cameras is unknown."""
+        return (camid[matches.query] < 0) | (self.camid[matches.images] < 0)
+
     def matches_and_junk(
         self, pid: Int[np.ndarray, "Q"], camid: Int[np.ndarray, "Q"]
     ) -> tuple[RaggedRows, RaggedRows]:
@@ -76,12 +94,13 @@ class IdentityIndex:
 class Ranking:
     """How each query is ranked; a query without a match in the gallery has no scores."""
 
+    pid: Int[np.ndarray, "Q"]  # of the query; 0 and below show nobody, and have no match
     ap: Float[np.ndarray, "Q"]  # average precision in [0, 1]; NaN without a match
     inp: Float[np.ndarray, "Q"]  # matches / rank of the last one; NaN without a match
     first_match: Int[np.ndarray, "Q"]  # rank of the first match, from 1; 0 without a match
     num_matches: Int[np.ndarray, "Q"]  # in the gallery, without junk
     top: Int[np.ndarray, "Q top"]  # nearest gallery images, by position; -1 where there are no more
-    top_distance: Float32[np.ndarray, "Q top"]  # infinite where there are no more
+    top_distance: Float[np.ndarray, "Q top"]  # infinite where there are no more
     matches: "Matches"
     rule: str  # of the average precision
 
@@ -99,17 +118,22 @@ class Matches:
     image: Int[np.ndarray, "n"]  # of the gallery, by position
     rank: Int[np.ndarray, "n"]  # from 1
     precision: Float[np.ndarray, "n"]  # in [0, 1]
+    distance: Float[np.ndarray, "n"]  # before any re-ranking; infinite if the two show no common part
+    may_be_junk: Bool[np.ndarray, "n"]  # a camera is unknown, so that it may be the query's own
 
 
 def score_queries(
+    pid: Int[np.ndarray, "Q"],
     matches: RaggedRows,
     ranks: Int[np.ndarray, "n"],
-    top: tuple[Float32[np.ndarray, "Q top"], Int[np.ndarray, "Q top"]],
+    distance: Float[np.ndarray, "n"],
+    may_be_junk: Bool[np.ndarray, "n"],
+    top: tuple[Float[np.ndarray, "Q top"], Int[np.ndarray, "Q top"]],
     rule: str,
     order: Int[np.ndarray, "Q"],
     kept: Int[np.ndarray, "G"],
 ) -> Ranking:
-    """Scores from the ranks of all matches, counted from 1.
+    """Scores from the ranks of all matches, counted from 1; `distance` and `may_be_junk` as in `Matches`.
 
     `top` holds the distances and the numbers of the nearest images; -1 is no image.  Query i of the arguments
     is query order[i] of the result, image j is image kept[j].
@@ -123,51 +147,80 @@ def score_queries(
     if len(answered):
         inp[answered] = counts[answered] / ranks[start[answered + 1] - 1]
         first_match[answered] = ranks[start[answered]]
+    near_distance, near = top
+    near = np.where(near < 0, -1, np.append(kept, -1)[near])
+    by_position = Matches(
+        order[query], kept[images], ranks, precision, distance[by_rank], may_be_junk[by_rank]
+    )
     back = np.argsort(order)
-    ap, inp, first_match, num_matches = (v[back] for v in (ap, inp, first_match, counts.astype(np.int32)))
-    distance, image = top
-    image = np.where(image < 0, -1, np.append(kept, -1)[image])
-    by_position = Matches(order[query], kept[images], ranks, precision)
-    return Ranking(ap, inp, first_match, num_matches, image[back], distance[back], by_position, rule)
+    pid, ap, inp, first_match = pid[back], ap[back], inp[back], first_match[back]
+    num_matches = counts.astype(np.int32)[back]
+    return Ranking(pid, ap, inp, first_match, num_matches, near[back], near_distance[back], by_position, rule)
 
 
 def rank_distances(
-    table: Float32[np.ndarray, "Q G"],
-    query_pid: Int[np.ndarray, "Q"],
-    query_camid: Int[np.ndarray, "Q"],
-    gallery_pid: Int[np.ndarray, "G"],
-    gallery_camid: Int[np.ndarray, "G"],
+    table: np.ndarray,
+    query_pid: Array,
+    query_camid: Array,
+    gallery_pid: Array,
+    gallery_camid: Array,
     rule: Rule | str = "rectangular",
     top: int = 0,
 ) -> Ranking:
-    """Rank by a matrix of distances, whatever computed it, by the same protocol as `rank`.
+    """Rank by a matrix of distances (Q, G), whatever computed it, by the same protocol as `rank`.
 
-    The matrix is not changed; beside it, a few of its rows are held.  Raises `BadInput` for another rule and
-    a negative `top`.
+    The matrix is not changed; beside it, a few of its rows are held.  Raises `BadInput` for another rule, a
+    negative `top`, distances that `check_table` refuses, identities and cameras that are not whole numbers,
+    and cameras that one side alone knows.
     """
     check_choice("rule", rule, Rule)
     check_count("top", top)
+    query_pid, gallery_pid = whole_numbers("query_pid", query_pid), whole_numbers("gallery_pid", gallery_pid)
+    query_camid = whole_numbers("query_camid", query_camid)
+    gallery_camid = whole_numbers("gallery_camid", gallery_camid)
+    check_table("distances", table, len(query_pid), len(gallery_pid))
     kept = np.flatnonzero(gallery_pid >= 0)
     whole = len(kept) == len(gallery_pid)
     identities = IdentityIndex.of(gallery_pid[kept], gallery_camid[kept])
+    identities.check_cameras(query_pid, query_camid)
     matches, junk = identities.matches_and_junk(query_pid, query_camid)
     ranks, images = np.ones(len(matches.images), np.int64), np.arange(len(kept))
+    match_distance = np.empty(len(ranks), table.dtype)
     top_distance, top_image = empty_top(len(table), top)
+    top_distance = top_distance.astype(table.dtype)
     for start in range(0, len(table), ROWS):
         queries = slice(start, start + ROWS)
         rows = table[queries].copy() if whole else table[queries][:, kept]
         block = matches[queries]
         distance = mask_junk(rows, images, block, junk[queries])
         entries = slice(matches.start[start], matches.start[start] + len(block.images))
+        match_distance[entries] = distance
         kernels.count(rows, block.start, distance, block.images, ranks[entries])
         if top:
             kernels.nearest(rows, images, top_distance[queries], top_image[queries])
-    return score_queries(matches, ranks, (top_distance, top_image), rule, np.arange(len(table)), kept)
+    may_be_junk = identities.may_be_junk(matches, query_camid)
+    top_lists, order = (top_distance, top_image), np.arange(len(table))
+    return score_queries(query_pid, matches, ranks, match_distance, may_be_junk, top_lists, rule, order, kept)
+
+
+def check_table(name: str, table: np.ndarray, rows: int, columns: int) -> None:
+    """Raises `BadInput` unless a matrix of distances has this size, holds floats, and none of them is NaN.
+
+    NaN would hide an image, and whole numbers cannot hold the mark that hides junk.
+    """
+    if table.dtype not in (np.float32, np.float64) or table.shape != (rows, columns):
+        raise BadInput(
+            f"{name}: {table.dtype} of {table.shape}. Give float32 or float64 of {(rows, columns)}."
+        )
+    for start in range(0, rows, ROWS):
+        faulty = np.flatnonzero(np.isnan(table[start : start + ROWS]).any(1))
+        if len(faulty):
+            raise BadInput(f"{name}: NaN in row {start + faulty[0]}. Correct it, or leave the row out.")
 
 
 def mask_junk(
-    table: Float32[np.ndarray, "n w"], images: Int[np.ndarray, "w"], matches: RaggedRows, junk: RaggedRows
-) -> Float32[np.ndarray, "matches"]:
+    table: Float[np.ndarray, "n w"], images: Int[np.ndarray, "w"], matches: RaggedRows, junk: RaggedRows
+) -> Float[np.ndarray, "matches"]:
     """The distances of the matches; junk is overwritten, so that it is never counted.
 
     The table's columns are these images of the gallery, in its order.

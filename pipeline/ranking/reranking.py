@@ -21,7 +21,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int
+from jaxtyping import Float, Float32, Int
 from pydantic import Field, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
@@ -31,7 +31,7 @@ from pipeline.model.distance import Metric, distances
 from pipeline.ranking import reciprocal
 from pipeline.ranking.embedded import Embedded, take
 from pipeline.ranking.neighbours import Neighbours, neighbours
-from pipeline.ranking.protocol import IdentityIndex, RaggedRows, Ranking, score_queries
+from pipeline.ranking.protocol import IdentityIndex, RaggedRows, Ranking, check_table, score_queries
 
 ROWS, PAIRS = 1024, 256  # images described, and pairs compared, at a time
 
@@ -75,6 +75,7 @@ def rerank(
     check_count("workers", workers)
     target, kept = parse_device(device), np.flatnonzero(gallery.pid >= 0)
     identities = IdentityIndex.of(gallery.pid[kept], gallery.camid[kept])
+    identities.check_cameras(query.pid, query.camid)
     matches, _ = identities.matches_and_junk(query.pid, query.camid)
     _check_ranking(ranking, len(query), len(gallery), min(options.depth, len(kept)))
     if not np.array_equal(ranking.num_matches, matches.lengths):
@@ -108,23 +109,27 @@ def pair_distances(
 
 
 def rerank_distances(
-    query_gallery: Float32[np.ndarray, "Q G"],
-    query_query: Float32[np.ndarray, "Q Q"],
-    gallery_gallery: Float32[np.ndarray, "G G"],
+    query_gallery: np.ndarray,
+    query_query: np.ndarray,
+    gallery_gallery: np.ndarray,
     ranking: Ranking,
     options: Rerank,
 ) -> Ranking:
-    """`rerank` by matrices of distances, whatever computed them, without junk.
+    """`rerank` by matrices of distances (Q, G), (Q, Q) and (G, G), whatever computed them, without junk.
 
-    The ranking is that of `rank_distances(query_gallery, ..., top=depth)`.
+    The ranking is that of `rank_distances(query_gallery, ..., top=depth)`.  Raises `BadInput` for distances
+    that `check_table` refuses, and for a ranking of other matrices or too short a list.
     """
-    queries, images = query_gallery.shape
+    queries, images = len(query_query), len(gallery_gallery)
+    check_table("query_gallery", query_gallery, queries, images)
+    check_table("query_query", query_query, queries, queries)
+    check_table("gallery_gallery", gallery_gallery, images, images)
     _check_ranking(ranking, queries, images, min(options.depth, images))
     halves = (query_query, query_gallery), (query_gallery.T, gallery_gallery)
     nearest = Neighbours.empty(queries + images, max(options.k1 + 1, options.k2))
     for start, (left, right) in zip((0, queries), halves, strict=True):
         for a in range(0, len(left), ROWS):
-            table = np.concatenate([left[a : a + ROWS], right[a : a + ROWS]], 1)
+            table = np.concatenate([left[a : a + ROWS], right[a : a + ROWS]], 1, dtype=np.float32)
             nearest.update(slice(start + a, start + a + len(table)), slice(0, queries + images), table)
 
     def pairs(one: Int[np.ndarray, "n"], other: Int[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
@@ -164,7 +169,7 @@ class _Sparse:
 
 
 def _scale(
-    distance: Float32[np.ndarray, "*shape"], greatest: Float32[np.ndarray, "*shape"]
+    distance: Float[np.ndarray, "*shape"], greatest: Float32[np.ndarray, "*shape"]
 ) -> Float32[np.ndarray, "*shape"]:
     """Squared distances divided by the greatest squared one; infinite ones stay so."""
     square = np.square(greatest)
@@ -233,18 +238,22 @@ def _rerank(
 def _score(
     ranking: Ranking,
     top: Int[np.ndarray, "Q depth"],
-    distance: Float32[np.ndarray, "Q depth"],
+    distance: Float[np.ndarray, "Q depth"],
     place: Int[np.ndarray, "Q depth"],
     images: int,
 ) -> Ranking:
     """Scores of the new order; `place` is the new place of each image of the shortlist, from 0."""
     depth, matches = top.shape[1], ranking.matches
     order = np.argsort(matches.query, kind="stable")
-    query, image, rank = (values[order] for values in (matches.query, matches.image, matches.rank))
+    columns = matches.query, matches.image, matches.rank, matches.distance, matches.may_be_junk
+    query, image, rank, before, may_be_junk = (column[order] for column in columns)
     short = rank <= depth
     rank[short] = 1 + place[query[short], rank[short] - 1]
     lists = RaggedRows(np.concatenate([[0], np.cumsum(ranking.num_matches)]), image)
-    new = score_queries(lists, rank, (distance, top), ranking.rule, np.arange(len(top)), np.arange(images))
+    numbers = np.arange(len(top)), np.arange(images)
+    new = score_queries(
+        ranking.pid, lists, rank, before, may_be_junk, (distance, top), ranking.rule, *numbers
+    )
     return replace(
         new,
         top=np.concatenate([top, ranking.top[:, depth:]], 1),

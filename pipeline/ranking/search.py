@@ -58,8 +58,8 @@ def rank(
     camera, if that is known.  Equal distances keep the gallery's order.  `memory` bounds in MB what is held
     beside features that are in memory already; `top` nearest images are listed for each query; `workers`
     threads compute, one per core if 0, fewer if they do not fit.  A `title` shows progress.
-    Raises `BadInput` for features that are not finite, for too little memory, and for an argument that is
-    none of its choices.
+    Raises `BadInput` for visible features that are not finite or nothing but zeros, for cameras that one side
+    alone knows, for too little memory, and for an argument that is none of its choices.
     """
     check_choice("metric", metric, Metric)
     check_choice("rule", rule, Rule)
@@ -67,6 +67,7 @@ def rank(
     check_count("workers", workers)
     check_same_parts(query.parts.shape[1:], gallery.parts.shape[1:])
     task = Task(query, gallery, metric, top, parse_device(device), workers or num_cores())
+    task.identities.check_cameras(query.pid, query.camid)
     task = fit_workers(task, memory)
     order = np.argsort(query.pid, kind="stable")
     batches = list(query_batches(task, query.pid[order], memory))
@@ -81,12 +82,16 @@ def rank(
 
 
 def _join(task: Task, order: Int[np.ndarray, "Q"], results: list["BatchResult"], rule: str) -> Ranking:
-    matches, _ = task.identities.matches_and_junk(task.query.pid[order], task.query.camid[order])
+    pid, camid = task.query.pid[order], task.query.camid[order]
+    matches, _ = task.identities.matches_and_junk(pid, camid)
+    may_be_junk = task.identities.may_be_junk(matches, camid)
     ranks = np.concatenate([np.ones(0, np.int64), *(result.ranks for result in results)])
-    distance, image = empty_top(0, task.top)
-    distance = np.concatenate([distance, *(result.top_distance for result in results)])
-    image = np.concatenate([image, *(result.top_image for result in results)])
-    return score_queries(matches, ranks, (distance, image), rule, order, task.kept)
+    distance = np.concatenate([np.ones(0, np.float32), *(result.match_distance for result in results)])
+    top_distance, top_image = empty_top(0, task.top)
+    top_distance = np.concatenate([top_distance, *(result.top_distance for result in results)])
+    top_image = np.concatenate([top_image, *(result.top_image for result in results)])
+    top = top_distance, top_image
+    return score_queries(pid, matches, ranks, distance, may_be_junk, top, rule, order, task.kept)
 
 
 def query_batches(task: Task, pid: Int[np.ndarray, "Q"], memory: int) -> Iterator[slice]:

@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Bool, Float
 
+from pipeline.core.params import BadInput
+from pipeline.ranking.embedded import Array
 from pipeline.ranking.protocol import Ranking
 
 RANKS = (1, 5, 10)
@@ -15,13 +17,25 @@ def cmc(ranking: Ranking, depth: int) -> Float[np.ndarray, "depth"]:
     return np.array([(first <= k).mean() if len(first) else np.nan for k in range(1, depth + 1)])
 
 
-def scores(ranking: Ranking, which: Bool[np.ndarray, "Q"] | None = None) -> dict[str, float | int]:
+def scores(ranking: Ranking, which: Array | None = None) -> dict[str, float | int]:
     """Rank-1, 5, 10, mAP and mINP of the queries `which` (all if none), in percent with two decimals.
 
-    Queries without a match are skipped; if none is left, only their number is given.
+    Before them stand numbers of queries:
+
+        queries          with a match: the scores are theirs alone
+        without_match    skipped: their identity is not in the gallery, or by their own camera alone
+        unidentified     skipped: pid 0 or below
+        camera_unknown   of `queries`: a match may be by the query's own camera, and so count by mistake
+        infinitely_far   of `queries`: a match shows no part that the query shows.  Such images come last, in
+                         the gallery's order
+
+    If `queries` is 0, there are no scores.  Raises `BadInput` unless `which` has one bool per query.
     """
-    valid = ranking.valid if which is None else ranking.valid & which
-    result: dict[str, float | int] = {"queries": int(valid.sum())}
+    chosen = _chosen(ranking, which)
+    valid = ranking.valid & chosen
+    result: dict[str, float | int] = {
+        name: int((queries & chosen).sum()) for name, queries in _counted(ranking).items()
+    }
     if not valid.any():
         return result
     for k in RANKS:
@@ -29,17 +43,39 @@ def scores(ranking: Ranking, which: Bool[np.ndarray, "Q"] | None = None) -> dict
     return {**result, "mAP": _percent(ranking.ap[valid]), "mINP": _percent(ranking.inp[valid])}
 
 
+def _chosen(ranking: Ranking, which: Array | None) -> Bool[np.ndarray, "Q"]:
+    if which is None:
+        return np.ones(len(ranking.pid), bool)
+    chosen = np.asarray(which)
+    if chosen.dtype != bool or chosen.shape != ranking.pid.shape:
+        raise BadInput(
+            f"which: {chosen.dtype} of {chosen.shape}. Give {len(ranking.pid)} bools, one per query."
+        )
+    return chosen
+
+
+def _counted(ranking: Ranking) -> dict[str, Bool[np.ndarray, "Q"]]:
+    matches, valid, queries = ranking.matches, ranking.valid, np.arange(len(ranking.pid))
+    return {
+        "queries": valid,
+        "without_match": ~valid & (ranking.pid > 0),
+        "unidentified": ranking.pid <= 0,
+        "camera_unknown": np.isin(queries, matches.query[matches.may_be_junk]),
+        "infinitely_far": np.isin(queries, matches.query[np.isinf(matches.distance)]),
+    }
+
+
 def _percent(shares: np.ndarray) -> float:
     return round(100 * float(np.mean(shares)), 2)
 
 
-def interval(ranking: Ranking, which: Bool[np.ndarray, "Q"] | None = None) -> dict[str, dict[str, float]]:
+def interval(ranking: Ranking, which: Array | None = None) -> dict[str, dict[str, float]]:
     """95 % confidence intervals of Rank-1 and mAP over the queries `which` (all if none), in percent.
 
     Percentile bootstrap over queries, with gallery and model fixed (Efron 1979).  Empty if no query has a
     match.
     """
-    valid = ranking.valid if which is None else ranking.valid & which
+    valid = ranking.valid & _chosen(ranking, which)
     values = np.stack([ranking.first_match[valid] == 1, ranking.ap[valid]], 1)
     if not len(values):
         return {}

@@ -16,13 +16,17 @@ from pipeline.core.label_file import LabelFile, write_label_file
 from pipeline.core.params import BadInput
 from pipeline.ranking import (
     Embedded,
+    Rerank,
     Stored,
     cmc,
     comparison,
     distances,
     kernels,
+    neighbours,
     rank,
     rank_distances,
+    rerank,
+    rerank_distances,
     scores,
     search,
     task,
@@ -77,8 +81,9 @@ def test_one_query_is_scored_by_the_protocol(gallery):
 
 
 def test_a_query_without_camera_is_compared_with_everything():
-    ranked = rank(embedded(on_an_arc([0]), [1], [-1]), embedded(on_an_arc([1, 2]), [1, 1], [0, -1]))
-    assert ranked.num_matches[0] == 2
+    query = embedded(on_an_arc([0, 0]), [1, 1], [-1, 0])
+    ranked = rank(query, embedded(on_an_arc([1, 2]), [1, 1], [0, -1]))
+    assert ranked.num_matches.tolist() == [2, 1]
 
 
 def test_queries_that_show_nobody_have_no_match():
@@ -105,8 +110,9 @@ def test_an_empty_gallery_answers_nothing():
 
 
 NOT_FINITE = {  # what holds NaN or infinity: what is said of three images
-    "features": "gallery features: .* infinite in 2 of 3 images looked at, the first is image 1",
-    "visibility": "gallery visibility: .* infinite in 2 of 3 images looked at, the first is image 1",
+    "features": "gallery features: .* infinite or beyond 1e19 in 2 of 3 images looked at, the first is "
+    r"image 1\. Leave these out.* smaller train.lr",
+    "visibility": r"gallery visibility: .* not in \[0, 1\] in 2 of 3 images looked at, the first is image 1",
 }
 
 
@@ -118,14 +124,169 @@ def test_values_that_are_not_finite_are_counted_and_refused_with_a_remedy_for_an
     )
     gallery = embedded(parts, visibility=visibility)
     for compared in (rank, distances):
-        with pytest.raises(BadInput, match=NOT_FINITE[what] + ".* Leave these out.* smaller train.lr"):
+        with pytest.raises(BadInput, match=NOT_FINITE[what]):
             compared(embedded(torch.ones(1, 2, 2)), gallery)
 
 
-def test_a_gate_that_is_not_finite_is_refused():
-    gate = torch.tensor([[[nan, 1.0]]])
-    with pytest.raises(BadInput, match="query gate: values that are NaN or infinite in 1 of 1 image"):
-        rank(embedded(on_an_arc([0]), gate=gate), embedded(on_an_arc([1])))
+GATES = {"values that are NaN": [nan, 1.0], "nothing but zeros": [0.0, 0.0]}
+
+
+@pytest.mark.parametrize("fault", GATES)
+def test_a_gate_that_is_not_finite_or_closed_is_refused(fault):
+    query = embedded(on_an_arc([0]), gate=torch.tensor([[GATES[fault]]]))
+    for compared in (rank, distances):
+        with pytest.raises(BadInput, match=f"query gate: {fault}.* in 1 of 1 image"):
+            compared(query, embedded(on_an_arc([1])))
+
+
+# ------------------------------------------------------------------ what would give a wrong number
+
+
+ZEROS = {  # length of a visible part of the second of three images, and whether it has a direction
+    0.0: False,
+    1e-13: False,  # below what PyTorch divides by
+    1e-11: True,
+    1e18: True,
+}
+
+
+@pytest.mark.parametrize("side", ["query", "gallery"])
+@pytest.mark.parametrize("length", ZEROS)
+def test_a_visible_part_of_zeros_has_no_distance_and_is_refused(length, side):
+    parts = torch.ones(3, 2, 1)
+    parts[1, 1] = length
+    faulty, sound = embedded(parts), embedded(torch.ones(3, 2, 1))
+    sides = (faulty, sound) if side == "query" else (sound, faulty)
+    for compared in (rank, distances, partial(neighbours.neighbours, k=2)):
+        if ZEROS[length]:
+            compared(*sides)
+            continue
+        with pytest.raises(
+            BadInput, match=f"{side} features: .* zeros in a visible part in 1 of 3 .* image 1"
+        ):
+            compared(*sides)
+
+
+def test_a_hidden_part_of_zeros_is_no_fault():
+    parts, visibility = torch.ones(3, 2, 1), torch.ones(3, 2)
+    parts[1, 1] = visibility[1, 1] = 0
+    hides = embedded(parts, visibility=visibility)
+    assert distances(hides, hides).tolist() == [[0.0] * 3] * 3 == blockwise(hides, hides).tolist()
+
+
+def test_features_too_long_to_be_scaled_are_refused_as_infinite_ones():
+    for compared in (rank, distances):
+        with pytest.raises(BadInput, match="beyond 1e19 in 1 of 2"):
+            compared(embedded(on_an_arc([0])), embedded(torch.tensor([[[1e20, 0]], [[1, 0]]])))
+
+
+def test_a_faulty_image_is_named_if_it_has_a_name():
+    gallery = replace(embedded(torch.zeros(7, 1, 2)), keys=[f"gallery/{n}.jpg" for n in range(7)])
+    named = r"in 5 of 5 images looked at: gallery/2\.jpg, .*, gallery/6\.jpg\. Leave these out"
+    with pytest.raises(BadInput, match=named):
+        rank(embedded(on_an_arc([0])), gallery[2:])
+
+
+def cameras(query, gallery):
+    """Two queries of person 1 and three gallery images of hers, nearest first."""
+    return embedded(on_an_arc([0, 0]), [1, 1], query), embedded(on_an_arc([1, 2, 3]), [1, 1, 1], gallery)
+
+
+ONE_SIDED = {  # cameras of the queries and the gallery: which side alone knows its
+    "queries": ([0, 1], [-1, -1, -1]),
+    "gallery": ([-1, -1], [0, 1, -1]),
+}
+
+
+@pytest.mark.parametrize("side", ONE_SIDED)
+def test_cameras_that_one_side_alone_knows_are_refused(side):
+    query, gallery = cameras(*ONE_SIDED[side])
+    unknown = replace(query, camid=np.full(2, -1)), replace(gallery, camid=np.full(3, -1))
+    plain = rank(*unknown, top=3)  # neither side
+    table, who = distances(query, gallery).numpy(), (query.pid, query.camid, gallery.pid, gallery.camid)
+    calls = (
+        lambda: rank(query, gallery),
+        lambda: rank_distances(table, *who),
+        lambda: rerank(query, gallery, plain, Rerank(3, 2, 1, 0.3)),
+    )
+    for call in calls:
+        with pytest.raises(BadInput, match=f"camid: known of the {side} alone, .* Give both .* or neither"):
+            call()
+
+
+def test_cameras_that_one_side_alone_knows_do_not_matter_to_queries_of_nobody():
+    query, gallery = cameras([-1, -1], [0, 1, 2])
+    assert rank(replace(query, pid=np.array([0, 2])), gallery, top=1).top.tolist() == [[0], [0]]
+
+
+COUNTED = {  # cameras of two queries and of three images: how many queries might find their own camera's
+    "all known": ([0, 1], [0, 1, 2], 0),
+    "none known": ([-1, -1], [-1, -1, -1], 2),
+    "one of the queries'": ([-1, 1], [0, 1, 2], 1),
+    "one of the gallery's": ([0, 1], [0, -1, 2], 2),
+}
+
+
+@pytest.mark.parametrize("case", COUNTED)
+def test_queries_with_a_match_by_an_unknown_camera_are_counted(case):
+    *known, count = COUNTED[case]
+    query, gallery = cameras(*known)
+    plain = rank(query, gallery, top=3)
+    assert scores(plain)["camera_unknown"] == count
+    assert scores(rerank(query, gallery, plain, Rerank(3, 2, 1, 0.3)))["camera_unknown"] == count
+    table, who = distances(query, gallery).numpy(), (query.pid, query.camid, gallery.pid, gallery.camid)
+    assert scores(rank_distances(table, *who))["camera_unknown"] == count
+
+
+def test_queries_that_are_skipped_are_counted_by_the_reason():
+    query = embedded(on_an_arc([0] * 5), [0, -1, 1, 2, 3], [0] * 5)
+    gallery = embedded(on_an_arc([1, 2, 3]), [1, 2, 0], [1, 0, 1])  # person 2 by her own camera, 3 not at all
+    counts = {"queries": 1, "without_match": 2, "unidentified": 2}
+    assert scores(rank(query, gallery)).items() >= counts.items()
+    nobodies = np.array([True, True, False, False, False])
+    assert scores(rank(query, gallery), nobodies) == {
+        "queries": 0,
+        "without_match": 0,
+        "unidentified": 2,
+        "camera_unknown": 0,
+        "infinitely_far": 0,
+    }
+
+
+def test_queries_whose_match_shows_nothing_that_they_show_are_counted():
+    query = embedded(torch.ones(3, 2, 1), [1, 1, 2], visibility=[[1, 0], [0, 0], [1, 1]])
+    gallery = embedded(torch.ones(2, 2, 1), [1, 2], [1, 1], visibility=[[1, 1], [1, 0]])
+    assert scores(rank(query, gallery))["infinitely_far"] == 1
+
+
+@pytest.mark.parametrize("which", [[0, 1], np.array([0, 1]), [True], np.ones((2, 1), bool)])
+def test_scores_of_some_queries_want_one_bool_each(which):
+    ranked = rank(embedded(on_an_arc([0, 0]), [1, 2]), embedded(on_an_arc([1, 2]), [1, 2], [1, 1]))
+    with pytest.raises(BadInput, match=r"which: .* Give 2 bools"):
+        scores(ranked, which)
+
+
+TABLES = {  # a matrix for two queries and three images: what the user reads
+    "whole numbers": (np.ones((2, 3), int), r"int64 of \(2, 3\). Give float32 or float64"),
+    "half precision": (np.ones((2, 3), np.float16), "float16 of"),
+    "a missing image": (
+        np.ones((2, 2), np.float32),
+        r"float32 of \(2, 2\). Give .* of \(2, 3\)",
+    ),
+    "an image too many": (np.ones((2, 4), np.float32), r".* of \(2, 4\). Give .* of \(2, 3\)"),
+    "NaN": (np.array([[1, 2, 3], [1, nan, 3]], np.float32), "NaN in row 1"),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_a_matrix_that_would_rank_wrongly_is_refused(case):
+    table, message = TABLES[case]
+    with pytest.raises(BadInput, match=f"distances: {message}"):
+        rank_distances(table, [1, 2], [0, 0], [1, 2, 2], [1, 1, 1])
+    ranked = rank_distances(np.ones((2, 3)), [1, 2], [0, 0], [1, 2, 2], [1, 1, 1], top=1)
+    queries, images = np.ones((2, 2)), np.ones((3, 3))
+    with pytest.raises(BadInput, match=f"query_gallery: {message}"):
+        rerank_distances(table, queries, images, ranked, Rerank(1, 1, 1, 0.3))
 
 
 # ------------------------------------------------------------------ the distance
@@ -247,6 +408,7 @@ def test_ranking_equals_the_protocol_read_aloud_whatever_the_tiles(seed, queries
         return embedded(parts, rng.integers(-1, 4, count), rng.integers(-1, 3, count), visibility)
 
     query, gallery = some(queries), some(galleries)
+    query.camid[:1] = gallery.camid[:1] = 0  # each side knows a camera
     with (
         mock.patch.dict(comparison.GALLERY_BLOCK, cpu=tile),
         mock.patch.dict(comparison.QUERY_BLOCK, cpu=5),
@@ -342,6 +504,12 @@ def test_a_matrix_of_distances_is_ranked_alike_and_left_as_it_is():
     np.testing.assert_array_equal(table, before)
 
 
+def test_distances_of_double_precision_are_compared_as_they_are():
+    table = np.array([[1 + 1e-12, 1 + 2e-12, 1]])  # all 1 in single precision
+    ranked = rank_distances(table, [1], [0], [1, 2, 3], [1, 1, 1], top=3)
+    assert ranked.first_match.tolist() == [2] and ranked.top.tolist() == [[2, 0, 1]]
+
+
 def test_fast_reids_and_torchreids_compiled_evaluators_agree():
     """What both gave for this matrix; `benchmarks.ranking` asks them again, on matrices of real sizes."""
     rng = np.random.default_rng(5)
@@ -372,7 +540,7 @@ def test_matches_are_listed_nearest_first_with_their_precision():
 
 def test_anyones_features_are_ranked_in_four_lines():
     query = Embedded.of(np.eye(2), [1, 2])
-    gallery = Embedded.of(np.eye(2, dtype=np.float16)[[1, 0]], np.array([1, 2]), np.array([0, 0]))
+    gallery = Embedded.of(np.eye(2, dtype=np.float16)[[1, 0]], np.array([1, 2]))
     assert rank(query, gallery).first_match.tolist() == [2, 2]
     with pytest.raises(BadInput, match="'features': 2, 'pid': 3"):
         Embedded.of(np.eye(2), [1, 2, 3])
@@ -386,6 +554,16 @@ REFUSED = {  # features, pid, camid, visibility: what the user reads
     "a column of text": (COLUMNS, np.array(["a", "b", "c"], object), None, None, "pid: object .* text by"),
     "cameras of text": (COLUMNS, IDS, np.array(["c1", "c2", "c1"]), None, "camid: <U2 .* text by"),
     "people in a column": (COLUMNS, [[1], [2], [3]], None, None, r"pid: int64 of \(3, 1\)"),
+    "numbers that would turn negative": (
+        COLUMNS,
+        np.array([1, 2, 2**64 - 1], np.uint64),
+        None,
+        None,
+        "below 2",
+    ),
+    "complex features": (COLUMNS + 1j, IDS, None, None, "features: complex128. Give real numbers"),
+    "a tensor of complex features": (torch.ones(3, 2) + 1j, IDS, None, None, "features: torch.complex64"),
+    "features of text": ([["1"], ["2"], ["3"]], IDS, None, None, "features: <U1. Give real numbers"),
     "fractions": (COLUMNS, IDS, [0.5, 1, nan], None, r"camid: float64 .* below 0 where .* unknown"),
     "one feature": (np.ones(3), IDS, None, None, r"features of \(3,\): give \(images, channels\)"),
     "four dimensions": (np.ones((3, 2, 1, 4)), IDS, None, None, r"features of \(3, 2, 1, 4\)"),
@@ -508,6 +686,10 @@ def test_scores_are_percentages_of_the_queries_that_have_a_match():
     percentages = scores(ranked)
     assert percentages == {
         "queries": 2,
+        "without_match": 1,
+        "unidentified": 0,
+        "camera_unknown": 0,
+        "infinitely_far": 0,
         "rank1": 0.0,
         "rank5": 100.0,
         "rank10": 100.0,
@@ -525,4 +707,4 @@ def test_scores_of_some_queries_are_theirs_alone():
 
 def test_a_group_without_a_query_has_no_scores():
     ranked = rank(embedded(on_an_arc([0]), [1], [0]), embedded(on_an_arc([1]), [2]))
-    assert scores(ranked) == {"queries": 0}
+    assert scores(ranked)["queries"] == 0 and "mAP" not in scores(ranked)
