@@ -10,7 +10,9 @@ Writes:
     encoder    encoder.json, the same of its encoder before training
     histogram  histogram.json, the same of the colour histogram
     full       report.json, all scores of all systems
-    queries    queries.parquet, the AP and the nearest gallery images of each query
+    table      scores.csv, Rank-1 to mINP of all systems, one row per group of queries
+    rankings   rankings.csv, the nearest gallery images of each query: names, identities, distances
+    queries    queries.parquet, the type and the AP of each query, one row each
     curves     cmc.csv, a CMC curve per system
 
 Params: evaluate.
@@ -24,33 +26,40 @@ from pipeline.core.cli import run_stage
 from pipeline.core.files import atomic_write
 from pipeline.core.label_file import LabelFile
 from pipeline.data.index import index_hash, read_index
-from pipeline.ranking import report
+from pipeline.ranking import report, tables
 
 
 def main(
     index: str, features: str, labels: str, truth: str,
-    metrics: str, encoder: str, histogram: str, full: str, queries: str, curves: str,
+    metrics: str, encoder: str, histogram: str, full: str,
+    table: str, rankings: str, queries: str, curves: str,
     config: str = "params.yaml",
 ) -> None:  # fmt: skip
     options = params.read(config, "evaluate", report.Evaluate)
-    table = read_index(index)
-    key = index_hash(table)
+    images = read_index(index)
+    key = index_hash(images)
     embeddings = LabelFile(features, "features", key)
     groups = report.query_groups(
-        table, LabelFile(labels, "occlusion", key), LabelFile(truth, "truth", key), options.group_lambda
+        images, LabelFile(labels, "occlusion", key), LabelFile(truth, "truth", key), options.group_lambda
     )
-    systems = {name: report.embedded(embeddings, table, name) for name in embeddings.attrs["systems"]}
-    rankings, reranked = report.rank_systems(systems, groups, options, distributed.local_device().type)
+    systems = {name: report.embedded(embeddings, images, name) for name in embeddings.attrs["systems"]}
+    ranked, reranked = report.rank_systems(systems, groups, options, distributed.local_device().type)
     visible = {system: report.visible_parts(query) for system, (query, _) in systems.items()}
-    scores = report.all_scores(rankings, reranked, visible, groups, table, options)
+    scores = report.all_scores(ranked, reranked, visible, groups, images, options)
     scores["protocol"] |= {
         name: embeddings.attrs[name] for name in ("model_cameras", "model_cameras_unknown")
     }
-    rankings |= {f"{system}_reranked": ranking for system, ranking in reranked.items()}
+    ranked |= {f"{system}_reranked": ranking for system, ranking in reranked.items()}
     with atomic_write(queries) as path:
-        report.query_table(table, rankings, groups, options.top).to_parquet(path, index=False)
-    with atomic_write(curves) as path:
-        report.cmc_table(rankings, options.depth).to_csv(path, index=False)
+        tables.query_table(images, ranked, groups).to_parquet(path, index=False)
+    frames = {
+        table: tables.scores_table(scores),
+        rankings: tables.ranking_table(images, ranked, options.top),
+        curves: tables.cmc_table(ranked, options.depth),
+    }
+    for out, frame in frames.items():
+        with atomic_write(out) as path:
+            frame.to_csv(path, index=False)
     written = {
         full: scores,
         metrics: report.summary(scores),
@@ -60,7 +69,7 @@ def main(
     for out, content in written.items():
         with atomic_write(out) as path:
             path.write_text(json.dumps(content, indent=1) + "\n")
-    print(report.text_table(scores))
+    print(tables.text_table(scores))
 
 
 if __name__ == "__main__":

@@ -104,14 +104,20 @@ def sample_queries(queries: pd.DataFrame, count: int, seed: int) -> pd.DataFrame
 
 
 def ranking_sheet(
-    queries: pd.DataFrame, index: pd.DataFrame, images: Images, parsing: LabelFile, nearest: int
+    queries: pd.DataFrame,
+    rankings: pd.DataFrame,
+    index: pd.DataFrame,
+    images: Images,
+    parsing: LabelFile,
+    nearest: int,
 ) -> Figure:
-    """Each query with its parsing map and its nearest images by the model and by the histogram, side by side.
+    """Each query with its parsing map and its nearest images by each system of `rankings`, side by side.
 
-    Beside the model's are those after re-ranking, if there are any.  A match has a green frame, an image of
-    another identity a red one.
+    A match has a green frame, an image of another identity a red one.
     """
-    systems = [s for s in ("model", "model_reranked", "histogram") if s in drawn_systems(queries)]
+    systems = rankings["system"].unique().tolist()
+    lists = dict(list(rankings.groupby(["system", "query"])))
+    number = dict(zip(index["key"], range(len(index)), strict=True))
     widths = [1, 1] + ([0.3] + [1] * nearest) * len(systems)
     height = 1.25 * len(queries) + 0.4
     figure, grid = plt.subplots(
@@ -125,10 +131,10 @@ def ranking_sheet(
         _show(line[1], overlay(picture, parsing["map"][query["row"]]))
         for i, system in enumerate(systems):
             places = line[3 + i * (nearest + 1) :]
-            for axes, row in zip(places, query[f"{system}_top"][:nearest], strict=False):
-                if row >= 0:
-                    _show(axes, images[int(row)])
-                    _frame(axes, RIGHT if index["pid"].iloc[row] == query["pid"] else WRONG)
+            ranking = lists.get((system, query["key"]), rankings[:0])
+            for axes, key, match in zip(places[:nearest], ranking["image"], ranking["match"], strict=False):
+                _show(axes, images[number[key]])
+                _frame(axes, RIGHT if match == "yes" else WRONG)
     titles = {0: "query", 1: "parsing", **{3 + i * (nearest + 1): name for i, name in enumerate(systems)}}
     for column, title in titles.items():
         grid[0, column].set_title(title, fontsize=8, loc="left", pad=3)
@@ -160,6 +166,7 @@ def draw(
     images: Images,
     parsing: LabelFile,
     queries: pd.DataFrame,
+    rankings: pd.DataFrame,
     options: Draw,
 ) -> None:
     """Write every figure of an evaluation as a PNG file in `folder`."""
@@ -168,5 +175,5 @@ def draw(
     save(map_by_pattern(queries), folder / "types.png", options.dpi)
     sample = sample_queries(queries, options.queries, options.seed)
     if len(sample):
-        sheet = ranking_sheet(sample, index, images, parsing, options.nearest)
+        sheet = ranking_sheet(sample, rankings, index, images, parsing, options.nearest)
         save(sheet, folder / "rankings.png", options.dpi)

@@ -16,17 +16,23 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from pipeline.core.label_file import LabelFile
-from pipeline.core.params import STRICT, BadInput, plural, shorten
+from pipeline.core.params import STRICT, BadInput, shorten
 from pipeline.data import parts
 from pipeline.labels import occlusion
-from pipeline.ranking import Embedded, Metric, Ranking, Rerank, Rule, Stored, cmc, rank, rerank, scores
+from pipeline.ranking import Embedded, Metric, Ranking, Rerank, Rule, Stored, rank, rerank, scores
 from pipeline.ranking.embedded import take
 from pipeline.ranking.summary import interval
 
 GROUPS = ("all", "occluded", "holistic")
 SUMMARY = {"R1": "rank1", "mAP": "mAP"}  # of each group: short names, so that `dvc metrics show` stays narrow
 TYPE_SCORES = ("queries", "rank1", "mAP")
+CAMERAS = (  # by how many sides know cameras
+    "unknown, so no image is left out as its query's own",
+    "known of {} alone, so no image is left out as its query's own",
+    "images by a query's own camera are left out",
+)
 MAX_NAMED = 20  # queries without a match
+MAX_PAIRS = 256  # of cameras: those of 16 cameras; MSMT17 has 15
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -83,7 +89,8 @@ def query_groups(index: pd.DataFrame, labels: LabelFile, truth: LabelFile, thres
 def embedded(features: LabelFile, index: pd.DataFrame, system: str) -> tuple[Embedded, Embedded]:
     """Queries and gallery as one system embeds them; the features stay in their file.
 
-    Raises `BadInput` if they are not those of the index.
+    Cameras that one side alone knows are left out, as no image can be by its query's own camera.
+    Raises `BadInput` if they are not the features of the index.
     """
     tested = index[index["split"] != "train"]
     if not np.array_equal(features["row"][:], tested["row"]):
@@ -93,11 +100,18 @@ def embedded(features: LabelFile, index: pd.DataFrame, system: str) -> tuple[Emb
         Stored(features[part], 0, len(tested)),
         Stored(features[visibility], 0, len(tested)),
         np.array(tested["pid"]),
-        np.array(tested["camid"]),
+        np.array(tested["camid"]) if len(camera_sides(index)) == 2 else np.full(len(tested), -1),
         Stored(features[gate], 0, len(tested)) if gate in features else None,
+        tested["key"].tolist(),
     )
     queries = int((tested["split"] == "query").sum())
     return images[:queries], images[queries:]
+
+
+def camera_sides(index: pd.DataFrame) -> list[str]:
+    """Which of query and gallery have images of known cameras, junk aside."""
+    known = index[(index["camid"] >= 0) & (index["pid"] >= 0)]
+    return [side for side in ("query", "gallery") if (known["split"] == side).any()]
 
 
 def visible_parts(query: Embedded) -> Int[np.ndarray, "Q"]:
@@ -110,7 +124,8 @@ def rank_systems(
 ) -> tuple[dict[str, Ranking], dict[str, Ranking]]:
     """Every system's ranking, and the same after re-ranking, if the params ask for it.
 
-    Raises `BadInput` if queries are to be re-ranked beside copies of themselves.
+    Raises `BadInput` if queries are to be re-ranked beside copies of themselves, and for features that cannot
+    be compared, with the names of the images.
     """
     if groups.copies and options.rerank.depth:
         raise BadInput(
@@ -119,14 +134,23 @@ def rank_systems(
             "index without copies."
         )
     common: dict[str, Any] = {"metric": options.metric, "memory": options.memory, "device": device}
-    top = max(options.top, options.rerank.depth)
+    top = max(2, options.top, options.rerank.depth)  # 2, for the ties
     rankings, reranked = {}, {}
     for system, sides in systems.items():
-        ranking = rank(*sides, rule=options.ap, top=top, title=f"rank {system}", **common)
+        try:
+            ranking = rank(*sides, rule=options.ap, top=top, title=f"rank {system}", **common)
+        except BadInput as error:
+            raise BadInput(f"system {system}: {error}") from None
         rankings[system] = ranking
         if options.rerank.depth:
             reranked[system] = rerank(*sides, ranking, options.rerank, title=f"rerank {system}", **common)
     return rankings, reranked
+
+
+def ties(ranking: Ranking) -> int:
+    """Number of queries whose two nearest images are equally near: the gallery's order ranks these."""
+    equal = ranking.top_distance[:, 0] == ranking.top_distance[:, 1]
+    return int((equal & (ranking.top[:, 1] >= 0)).sum())
 
 
 # ------------------------------------------------------------------ scores
@@ -173,6 +197,7 @@ def _scores(
         "by_z": {groups.name(pattern): row for pattern, row in _by(ranking, groups.pattern).items()},
         "by_visible_parts": {str(count): row for count, row in _by(ranking, visible).items()},
         "by_cameras": camera_scores(ranking, index),
+        "ties": ties(ranking),
     }
 
 
@@ -186,6 +211,8 @@ def camera_scores(ranking: Ranking, index: pd.DataFrame) -> dict[str, dict[str, 
 
     `mAP` is the mean precision at the pair's matches, in percent: mAP taken apart, except that queries with
     many matches count more.  `rank10` is the share of the matches among the first ten, in percent.
+    Only the `MAX_PAIRS` pairs with the most matches have an entry; `others` sums up the rest, and says how
+    many `pairs` they are.
     """
     query, gallery = (index[index["split"] == split]["camid"].to_numpy() for split in ("query", "gallery"))
     matches = ranking.matches
@@ -196,14 +223,23 @@ def camera_scores(ranking: Ranking, index: pd.DataFrame) -> dict[str, dict[str, 
             "rank10": 100.0 * (matches.rank <= 10),
         }
     )
-    pairs = table.groupby("pair").agg(matches=("mAP", "size"), mAP=("mAP", "mean"), rank10=("rank10", "mean"))
-    return {str(pair): row for pair, row in pairs.round(2).to_dict("index").items()}
+    means = {"matches": ("mAP", "size"), "mAP": ("mAP", "mean"), "rank10": ("rank10", "mean")}
+    pairs = table.groupby("pair").agg(**means)
+    named = pairs["matches"].nlargest(MAX_PAIRS).index  # of equal ones, the first
+    rows = pairs[pairs.index.isin(named)].round(2).to_dict("index")
+    result = {str(pair): row for pair, row in rows.items()}
+    if len(pairs) > MAX_PAIRS:
+        others = table[~table["pair"].isin(named)]
+        total = others.groupby(np.zeros(len(others))).agg(**means).round(2).to_dict("records")[0]
+        result["others"] = {"pairs": len(pairs) - MAX_PAIRS, **total}
+    return result
 
 
 def _protocol(
     ranking: Ranking, groups: QueryGroups, index: pd.DataFrame, options: Evaluate
 ) -> dict[str, str | int]:
     gallery, tested = index[index["split"] == "gallery"], index[index["split"] != "train"]
+    sides = camera_sides(index)
     without_match = index["key"].to_numpy()[groups.row[~ranking.valid]].tolist()
     return {
         "ap": options.ap,
@@ -213,59 +249,10 @@ def _protocol(
         "queries": len(ranking.ap),
         "queries_without_match": len(without_match),
         "without_match": ", ".join(shorten(without_match, MAX_NAMED)),
+        "queries_unidentified": int((ranking.pid <= 0).sum()),
         "gallery": len(gallery),
         "gallery_junk": int((gallery["pid"] < 0).sum()),
         "gallery_distractors": int((gallery["pid"] == 0).sum()),
         "cameras_unknown": int((tested["camid"] < 0).sum()),
+        "cameras": CAMERAS[len(sides)].format(*sides),
     }
-
-
-# ------------------------------------------------------------------ tables
-
-
-def query_table(
-    index: pd.DataFrame, rankings: dict[str, Ranking], groups: QueryGroups, top: int
-) -> pd.DataFrame:
-    """One row per query: its type, and each system's AP, rank of the first match and nearest gallery rows."""
-    table = index.iloc[groups.row][["row", "key", "pid", "camid"]].reset_index(drop=True)
-    table["pattern"] = groups.pattern
-    table["hidden"] = [groups.name(pattern) for pattern in groups.pattern.tolist()]
-    table["occluded"] = groups.occluded
-    table["matches"] = rankings["model"].num_matches
-    gallery = np.append(np.flatnonzero(index["split"] == "gallery"), -1)  # -1 stays -1
-    for system, ranking in rankings.items():
-        table[f"{system}_ap"] = ranking.ap
-        table[f"{system}_first"] = ranking.first_match
-        table[f"{system}_top"] = list(gallery[ranking.top[:, :top]])
-    return table
-
-
-def cmc_table(rankings: dict[str, Ranking], depth: int) -> pd.DataFrame:
-    """CMC of every system in percent, one row per rank."""
-    curves = {system: (100 * cmc(ranking, depth)).round(3) for system, ranking in rankings.items()}
-    return pd.DataFrame({"rank": np.arange(1, depth + 1), **curves})
-
-
-def text_table(report: dict[str, Any]) -> str:
-    """The scores as text, for the terminal."""
-    columns = ("queries", "rank1", "rank5", "rank10", "mAP", "mINP")
-    reranked = {f"{system} reranked": scores for system, scores in report.get("reranked", {}).items()}
-    systems = {"model": report, **report["baselines"]}
-    rows = systems | reranked
-    width = max(map(len, rows)) + 2
-    lines = [f"{'':{width + 11}}" + "".join(f"{name:>9}" for name in columns)]
-    for system, groups in rows.items():
-        lines += [
-            f"{system:{width}}{group:11}" + "".join(f"{groups[group].get(name, ''):>9}" for name in columns)
-            for group in GROUPS
-        ]
-    lines += ["", f"{'hidden':22}{'queries':>9}" + "".join(f"{'mAP ' + system:>15}" for system in systems)]
-    for hidden, row in report["by_z"].items():
-        means = [groups["by_z"][hidden].get("mAP", "") for groups in systems.values()]
-        lines.append(f"{hidden:22}{row['queries']:>9}" + "".join(f"{mean:>15}" for mean in means))
-    protocol = report["protocol"]
-    lines.append(
-        f"types by {protocol['z']}; {plural(protocol['queries_without_match'], 'query')} without a match "
-        f"skipped; AP by the {protocol['ap']} rule"
-    )
-    return "\n".join(lines)

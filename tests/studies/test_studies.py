@@ -379,6 +379,7 @@ def test_a_run_takes_the_words_of_dvc_yaml_and_writes_beside():
                 "W/data/embedded/occlusion.h5",
                 "data/embedded/truth.h5",
                 *(f"W/data/embedded/{name}.json" for name in ("metrics", "encoder", "histogram", "report")),
+                *(f"W/data/embedded/{name}.csv" for name in ("scores", "rankings")),
                 *(f"W/data/embedded/{name}" for name in ("queries.parquet", "cmc.csv")),
             ],
         ),
