@@ -19,7 +19,10 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
+
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
 
 from pipeline.core.files import atomic_write
 from pipeline.core.params import BadInput, plural, shorten
@@ -50,6 +53,19 @@ READ_ERRORS = (
 )
 # of the names in zips that do not record it; beside UTF-8, which is recognised
 ENCODINGS = ("gbk", "gb18030", "big5", "shift_jis", "euc_kr", "cp1251", "cp866", "cp1252", "cp850")
+
+
+def _check_encoding(name: str) -> str:
+    """The name of an encoding, for pydantic.  Raises `PydanticCustomError` if there is no such encoding."""
+    try:
+        "a".encode(name)
+    except (LookupError, ValueError):
+        examples = ", ".join(ENCODINGS)
+        raise PydanticCustomError("encoding", f"No such encoding. Choose one such as {examples}") from None
+    return name
+
+
+Encoding = Annotated[str, AfterValidator(_check_encoding)]
 
 
 class Archive:
@@ -191,7 +207,6 @@ class Archive:
 
 @contextmanager
 def _open_archive(path: str, encoding: str | None) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
-    _check_encoding(path, encoding)
     with open(path, "rb") as file:
         head = file.read(2)
     if head == ZIP:
@@ -205,16 +220,6 @@ def _open_archive(path: str, encoding: str | None) -> Iterator[zipfile.ZipFile |
             file.seek(0)
             with tarfile.open(fileobj=file, encoding=encoding or "utf-8") as archive:
                 yield archive
-
-
-def _check_encoding(path: str, encoding: str | None) -> None:
-    try:
-        "a".encode(encoding or "utf-8")
-    except (LookupError, ValueError):
-        raise BadInput(
-            f"{path}: names = {encoding!r}: no such encoding. Choose one of Python's, such as "
-            f"{', '.join(ENCODINGS)} or utf-8."
-        ) from None
 
 
 def _open_zip(path: str, encoding: str | None) -> zipfile.ZipFile:

@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.core import params
 from pipeline.core.params import STRICT
+from pipeline.indexing.archive import Encoding
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 RULE = "a letter, then letters of English, digits, _ or -; at most 40 in all"
@@ -29,7 +30,7 @@ class Dataset:
 
     layout: str  # a file of layouts/
     archive: str
-    names: str | None = None  # encoding of names whose encoding the archive does not record
+    names: Encoding | None = None  # of names whose encoding the archive does not record
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -109,7 +110,6 @@ def reference_faults(values: Mapping[str, Any]) -> list[str]:
         "train_on": [values["train_on"]],
         "test_on": values["test_on"],
         "index.occlude.datasets": values["index"]["occlude"]["datasets"],
-        "index.range": list(values["index"]["range"]),
         "index.range": list(values["index"]["range"]),
     }
     faults = []

@@ -1,6 +1,7 @@
 """Archives: every file is read, or left out with the reason; names in any encoding; packing a folder."""
 
 import io
+import json
 import os
 import socket
 import tarfile
@@ -16,6 +17,7 @@ from pipeline.data.index import read_index
 from pipeline.indexing.__main__ import main as command
 from pipeline.indexing.archive import Archive, pack, walk
 from pipeline.indexing.build import build_index, describe, load_layout
+from pipeline.indexing.datasets import read_encoding
 from pipeline.indexing.kinds import picture_suffixes, why_left_out
 from pipeline.indexing.layout import parse_market_name, parse_numbered_name
 from stages import index as stage
@@ -303,11 +305,14 @@ def test_an_old_tar_is_read_in_the_stated_encoding(tmp_path):
     )
 
 
+MINE = {"layout": "table", "archive": "a.zip"}
+
+
 @pytest.mark.parametrize("encoding", ["gkb", "hex", "a\0b"])
 def test_an_encoding_that_does_not_exist_is_refused(tmp_path, encoding):
-    path = zipped(tmp_path / "a.zip", people())
-    with pytest.raises(BadInput, match=r"a\.zip: names = .*: no such encoding\. .*such as gbk"):
-        Archive(path, encoding)
+    (tmp_path / "params.yaml").write_text(json.dumps({"datasets": {"mine": MINE | {"names": encoding}}}))
+    with pytest.raises(BadInput, match=r"yaml: datasets\.mine\.names = .*: no such encoding\. .*such as gbk"):
+        read_encoding(tmp_path / "params.yaml", "mine")
 
 
 def test_names_that_are_not_of_the_stated_encoding_are_refused(tmp_path):

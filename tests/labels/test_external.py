@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import unicodedata
 import zipfile
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from pipeline.labels.external.confidences import InvalidLabel
 from stages import adopt
 from stages import label as label_stage
 from stages.index import main
+from tests.indexing.test_archive import zipped_in
 from tests.indexing.test_build import people, zipped
 
 MARKET = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
@@ -81,8 +83,8 @@ NAMES = {
 
 @pytest.mark.parametrize("style", NAMES)
 def test_a_label_is_found_by_every_style_of_names(style):
-    fitting, ignored = adapter.match_files(table("query/0001_c1s1_000001_00.jpg"), [NAMES[style]], settings())
-    assert (fitting, ignored) == ([[NAMES[style]]], 0)
+    matches = adapter.match_files(table("query/0001_c1s1_000001_00.jpg"), [NAMES[style]], settings())
+    assert matches == ([[NAMES[style]]], [[]], [])
 
 
 @pytest.mark.parametrize("label", ["x.npy", "x.jpg.npy", "x.jpg.jpg.npy", "x.jpg.jpg.confidence_fields.npy"])
@@ -94,7 +96,7 @@ def test_a_name_with_two_endings_as_some_of_market1501s_is_found_too(label):
 
 def test_a_label_of_another_split_is_not_taken():
     names = ["bounding_box_test/a.npy", "query/a.txt", "query/.a.npy", "elsewhere/a.npy"]
-    assert adapter.match_files(table("query/a.jpg"), names, settings()) == ([[]], 4)
+    assert adapter.match_files(table("query/a.jpg"), names, settings()) == ([[]], [[]], names)
 
 
 def test_folders_inside_a_split_may_be_left_out_of_the_labels_path_but_not_added():
@@ -116,7 +118,7 @@ def test_the_label_that_shares_most_folders_is_meant():
 def test_an_occluded_copy_never_takes_the_label_of_the_query_it_was_made_of():
     names, copy = ["query/x.npy", "query/occluded/x.npy"], table("query/occluded/x.jpg")
     assert adapter.match_files(copy, names, settings())[0] == [[names[1]]]
-    assert adapter.match_files(copy, names[:1], settings()) == ([[]], 1)
+    assert adapter.match_files(copy, names[:1], settings()) == ([[]], [[]], names[:1])
     assert adapter.match_files(table("query/other/x.jpg"), names[:1], settings())[0] == [names[:1]]
 
 
@@ -151,6 +153,63 @@ def test_what_is_missing_doubled_or_unusable_is_listed_and_the_rest_counted(tmp_
     assert "query/8.jpg: query/8.jpg.npy and query/8.npy" in said
     assert "query/7.npy: shape (35, 17, 9), not (36, h, w)" in said
     assert "labels_from.set.missing: nobody" in said
+
+
+def test_the_case_of_a_suffix_and_the_form_of_unicode_do_not_matter(tmp_path):
+    files = {unicodedata.normalize("NFD", "query/été.PNG"): png(np.zeros((2, 1))), "query/1.NPY": npy_map()}
+    done = account(tmp_path, ["query/été.jpg", "query/1.webp"], files, source="lip")
+    assert done.missing == 0 and not done.left_out
+
+
+def npy_map() -> bytes:
+    return npy(np.zeros((2, 1), np.uint8))
+
+
+@pytest.mark.parametrize("missing", ["nobody", "refuse"])
+def test_a_label_of_another_ending_is_a_fault_and_no_picture_without_a_person(tmp_path, missing):
+    keys = [f"query/{n}.jpg" for n in range(4)]
+    files = {"query/0.png": png(np.zeros((2, 1))), "query/1.tif": b"", "query/2.npz": b"", "query/3.jpg": b""}
+    with pytest.raises(BadInput) as error:
+        account(tmp_path, keys, files, source="lip", missing=missing)
+    text = str(error.value)
+    assert "2 of another ending:\n    query/1.jpg: query/1.tif\n    query/2.jpg: query/2.npz\n" in text
+    assert "Save labels as .png or .npy." in text
+    assert ("1 missing:\n    query/3.jpg" in text) == (missing == "refuse")  # 3.jpg is the image itself
+
+
+def test_a_label_that_two_images_of_a_split_would_share_is_refused(tmp_path):
+    keys = ["query/a/0.jpg", "query/b/0.jpg", "query/1.jpg", "query/1.png", "train/1.jpg"]
+    files = {"query/0.npy": npy(body()), "query/1.npy": npy(body()), "bounding_box_train/1.npy": npy(body())}
+    with pytest.raises(BadInput) as error:
+        account(tmp_path, keys, files)
+    lines = "2 one label for several:\n    query/0.npy: query/a/0.jpg and query/b/0.jpg\n    query/1.npy: "
+    assert lines + "query/1.jpg and query/1.png\n" in str(error.value)
+
+
+def test_what_is_no_label_is_listed_by_its_ending(tmp_path):
+    files = {"query/0.npy": npy(body()), "query/0.jpg": b"", "notes.txt": b""}
+    written(tmp_path, files)
+    (tmp_path / "more").symlink_to(tmp_path.parent)
+    assert adapter.describe(account(tmp_path, ["query/0.jpg"], {})).splitlines() == [
+        "1 image: 1 label, 0 missing; 3 other files left out:",
+        "  no label of any image: 1 .txt, 1 .jpg (notes.txt, query/0.jpg)",
+        "  a link or device: 1 without ending (more)",
+    ]
+
+
+def test_labels_in_a_zip_of_another_encoding_say_so_and_are_read_when_it_is_stated(tmp_path):
+    path = zipped_in("gbk", tmp_path / "labels.zip", {"query/张三.npy": npy(body())})
+    with pytest.raises(BadInput, match=r"does not record in which encoding 1 name in it are.*names: gbk"):
+        adapter.check_labels(table("query/张三.jpg"), settings(path), RULE, "labels_from.set")
+    stated = settings(path, names="gbk")
+    assert adapter.check_labels(table("query/张三.jpg"), stated, RULE, "labels_from.set").missing == 0
+
+
+def test_a_label_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "query").mkdir()
+    (tmp_path / "query/0.npy").symlink_to("/proc/self/mem")  # not even by root
+    with pytest.raises(BadInput, match=r"query/0\.npy: cannot be read \("):
+        account(tmp_path, ["query/0.jpg"], {})
 
 
 def test_missing_labels_of_occluded_copies_name_the_command_that_writes_their_images(tmp_path):

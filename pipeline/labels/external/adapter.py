@@ -6,6 +6,7 @@ Unusual here:
 """
 
 import hashlib
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
@@ -20,7 +21,9 @@ from pydantic.dataclasses import dataclass
 from pipeline.core.params import STRICT, BadInput, plural, shorten
 from pipeline.core.workers import progress_bar
 from pipeline.data.index import SPLITS
-from pipeline.indexing.layout import IMAGE_SUFFIXES, OCCLUDED_PREFIX
+from pipeline.indexing import kinds
+from pipeline.indexing.archive import Archive, Encoding
+from pipeline.indexing.layout import OCCLUDED_PREFIX
 from pipeline.labels import parsing
 from pipeline.labels.external import confidences, label_maps
 from pipeline.labels.external.folder import open_files
@@ -29,6 +32,7 @@ from pipeline.labels.external.folder import open_files
 MAX_STRETCH = 1.2
 SUFFIXES = {"bpbreid": (".npy",)}  # of a label's name, by source; of all other sources:
 MAP_SUFFIXES = (".png", ".npy")
+ARRAY_SUFFIXES = {".npy", ".npz", ".mat", ".h5"}  # of files that may be labels in a form that is not read
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -51,6 +55,7 @@ class ExternalLabels:
     missing: Literal["refuse", "nobody"]  # nobody: images without a label count as images without a person
     # source `classes`: the part, pair or `background` of class 0, 1, ...
     classes: list[str] | None = Field(default=None, min_length=1)
+    names: Encoding | None = None  # of an archive's names whose encoding it does not record
 
     def suffixes(self) -> tuple[str, ...]:
         """The suffixes of the labels' names."""
@@ -74,7 +79,7 @@ class MatchedLabels(NamedTuple):
 
     names: list[str]  # of the label's file, one per image; empty for a missing label
     content: str  # hash of all labels, in the order of the images
-    ignored: int  # files that are no label of any image
+    left_out: list[kinds.LeftOut]  # files that are no label of any image
 
     @property
     def missing(self) -> int:
@@ -85,38 +90,67 @@ class MatchedLabels(NamedTuple):
 # ------------------------------------------------------------------ matching files and images
 
 
-def match_files(
-    index: pd.DataFrame, names: list[str], settings: ExternalLabels
-) -> tuple[list[list[str]], int]:
-    """The labels that fit each image best, and the number of files that fit no image.
+class Matches(NamedTuple):
+    """The files of each image."""
+
+    labels: list[list[str]]  # that fit it best
+    similar: list[
+        list[str]
+    ]  # pictures and arrays that would fit it but for their suffix, where no label does
+    left_out: list[str]  # files that are no label of any image
+
+
+def match_files(index: pd.DataFrame, names: list[str], settings: ExternalLabels) -> Matches:
+    """The labels that fit each image best, and the files that fit no image.
 
     A label fits an image if it lies in the folder of the image's split, has the image's name (`x.npy`,
     `x.jpg.npy` and `x.jpg.confidence_fields.npy` are labels of x.jpg), and lies in no folder that the image
     does not lie in.  The best label shares most folders.  The label of a query's occluded copy must lie in
-    the folder of the copies, as the copy is another picture than the query.
+    the folder of the copies, as the copy is another picture than the query.  The case of suffixes and the
+    form of Unicode do not matter.
     """
-    by_stem: dict[tuple[str, str], list[tuple[tuple[str, ...], str]]] = {}
+    labels: Places = {}
+    others: Places = {}
+    similar_suffixes = kinds.picture_suffixes() | ARRAY_SUFFIXES
     for name in names:
+        suffix = PurePosixPath(name).suffix.lower()
+        places = labels if suffix in settings.suffixes() else others if suffix in similar_suffixes else {}
         for split, inner, stem in _split_folders(name, settings):
-            by_stem.setdefault((split, stem), []).append((inner, name))
-    matches = []
-    for key in index["key"]:
-        split, *folders, last = PurePosixPath(key).parts
-        required = set(PurePosixPath(OCCLUDED_PREFIX).parts[1:]) if key.startswith(OCCLUDED_PREFIX) else set()
-        candidates = [
-            (len(inner), name)
-            for inner, name in by_stem.get((split, _stem(last)), [])
-            if required <= set(inner) <= set(folders)
-        ]
-        most = max((shared for shared, _ in candidates), default=0)
-        matches.append(sorted(name for shared, name in candidates if shared == most))
-    return matches, len(names) - len({name for match in matches for name in match})
+            places.setdefault((split, stem), []).append((inner, name))
+    matches = [_best(key, labels) for key in index["key"]]
+    similar = [
+        [] if match else [name for name in _best(key, others) if not _is_image(name, key)]
+        for key, match in zip(index["key"], matches, strict=True)
+    ]
+    used = {name for match in matches for name in match}
+    return Matches(matches, similar, [name for name in names if name not in used])
+
+
+# folders inside the split's and the file's name, by split and stem
+Places = dict[tuple[str, str], list[tuple[tuple[str, ...], str]]]
+
+
+def _best(key: str, places: Places) -> list[str]:
+    split, *folders, last = PurePosixPath(unicodedata.normalize("NFC", key)).parts
+    required = set(PurePosixPath(OCCLUDED_PREFIX).parts[1:]) if key.startswith(OCCLUDED_PREFIX) else set()
+    candidates = [
+        (len(inner), name)
+        for inner, name in places.get((split, _stem(last)), [])
+        if required <= set(inner) <= set(folders)
+    ]
+    most = max((shared for shared, _ in candidates), default=0)
+    return sorted(name for shared, name in candidates if shared == most)
+
+
+def _is_image(name: str, key: str) -> bool:
+    # whether a file beside the labels is the image itself
+    return PurePosixPath(name).name == PurePosixPath(key).name
 
 
 def _split_folders(name: str, settings: ExternalLabels) -> list[tuple[str, tuple[str, ...], str]]:
     # a/query/b/x.jpg.npy -> [(query, (b,), x)] if `query` is the folder of the split `query`
-    *folders, last = PurePosixPath(name).parts
-    if not last.endswith(settings.suffixes()) or last.startswith("."):
+    *folders, last = PurePosixPath(unicodedata.normalize("NFC", name)).parts
+    if kinds.is_hidden(last):
         return []
     stem = _stem(PurePosixPath(last).stem.removesuffix(".confidence_fields"))
     places = []
@@ -130,7 +164,7 @@ def _split_folders(name: str, settings: ExternalLabels) -> list[tuple[str, tuple
 
 def _stem(name: str) -> str:
     # x of x.jpg and of x.jpg.jpg, the form of 14 names in Market-1501
-    while (path := PurePosixPath(name)).suffix.lower() in IMAGE_SUFFIXES:
+    while (path := PurePosixPath(name)).suffix.lower() in kinds.picture_suffixes():
         name = path.stem
     return name
 
@@ -149,14 +183,23 @@ def check_labels(
     if settings.source == "bpbreid":
         confidences.check_rule(rule)
     digest = hashlib.sha256()
-    faults: dict[str, list[str]] = {"missing": [], "more than one label": [], "unusable": []}
-    with open_files(settings.path) as files:
-        matches, ignored = match_files(index, files.names, settings)
+    faults: dict[str, list[str]] = {
+        "missing": [],
+        "of another ending": [],
+        "more than one label": [],
+        "one label for several": [],
+        "unusable": [],
+    }
+    with open_files(settings.path, settings.names) as files:
+        matches, similar, left_out = match_files(index, files.names, settings)
+        encoding = files.encoding_hint() if isinstance(files, Archive) else ""
         rows = index[["key", "height", "width"]].itertuples(index=False)
         bar = progress_bar(iterable=rows, total=len(index), desc="labels")
-        for (key, *size), match in zip(bar, matches, strict=True):
+        for (key, *size), match, near in zip(bar, matches, similar, strict=True):
             if len(match) > 1:
                 faults["more than one label"].append(f"{key}: {' and '.join(match)}")
+            elif near:
+                faults["of another ending"].append(f"{key}: {' and '.join(near)}")
             elif not match:
                 faults["missing"].append(key)
             else:
@@ -166,15 +209,18 @@ def check_labels(
                     _check_orientation(settings.read(blob, match[0]).shape[-2:], size)
                 except confidences.InvalidLabel as error:
                     faults["unusable"].append(f"{match[0]}: {error}")
+    faults["one label for several"] = _shared_labels(index["key"], matches)
     if settings.missing == "nobody":
         unlabelled = _unlabelled_splits(index["key"], matches)
         faults["missing"] = [key for key in faults["missing"] if key.split("/")[0] in unlabelled]
     if any(faults.values()):
         report = _fault_report(settings, faults, len(index), section)
-        raise BadInput(report + _search_report(settings, faults, files.names))
+        raise BadInput(report + _search_report(settings, faults, files.names, encoding))
     names = [match[0] if match else "" for match in matches]
     digest.update("".join("01"[bool(name)] for name in names).encode())
-    return MatchedLabels(names, digest.hexdigest(), ignored)
+    others = [kinds.LeftOut(name, "no label of any image") for name in left_out]
+    others += [kinds.LeftOut(name, kinds.LINK) for name in sorted(files.links)]
+    return MatchedLabels(names, digest.hexdigest(), others)
 
 
 def _check_orientation(label: tuple[int, int], image: Sequence[int]) -> None:
@@ -188,22 +234,36 @@ def _check_orientation(label: tuple[int, int], image: Sequence[int]) -> None:
         )
 
 
+def _shared_labels(keys: Iterable[str], matches: list[list[str]]) -> list[str]:
+    # x.npy for x.jpg and x.png, or for a/x.jpg and b/x.jpg; two splits may share it, as they may share images
+    users: dict[tuple[str, str], list[str]] = {}
+    for key, match in zip(keys, matches, strict=True):
+        for name in match:
+            users.setdefault((name, key.split("/")[0]), []).append(key)
+    return [f"{name}: {' and '.join(shorten(keys, 3))}" for (name, _), keys in users.items() if len(keys) > 1]
+
+
 def _unlabelled_splits(keys: Iterable[str], matches: list[list[str]]) -> set[str]:
     # splits without a single label: their folder is misspelt, rather than all images without a person
     labelled = {key.split("/")[0] for key, match in zip(keys, matches, strict=True) if match}
     return {key.split("/")[0] for key in keys} - labelled
 
 
-def _search_report(settings: ExternalLabels, faults: dict[str, list[str]], names: list[str]) -> str:
-    splits = [split for split in SPLITS if any(key.startswith(f"{split}/") for key in faults["missing"])]
+def _search_report(
+    settings: ExternalLabels, faults: dict[str, list[str]], names: list[str], encoding: str
+) -> str:
+    missing = faults["missing"] + faults["of another ending"]
+    splits = [split for split in SPLITS if any(key.startswith(f"{split}/") for key in missing)]
     if not splits:
         return ""
     patterns = " or ".join(f"NAME{suffix}" for suffix in settings.suffixes())
     folders = ", ".join(f"{getattr(settings.folders, split)}/ for {split}" for split in splits)
     suffixes = Counter(PurePosixPath(name).suffix or "no ending" for name in names)
     counts = shorten([f"{number} {suffix}" for suffix, number in suffixes.most_common()])
-    return f"\nLooked for {patterns} in {folders}. {settings.path} holds {plural(len(names), 'file')}" + (
-        f" ({', '.join(counts)}), such as {', '.join(names[:2])}." if names else "."
+    return (
+        f"\nLooked for {patterns} in {folders}. {settings.path} holds {plural(len(names), 'file')}"
+        + (f" ({', '.join(counts)}), such as {', '.join(names[:2])}." if names else ".")
+        + (f"\n{encoding}." if encoding else "")
     )
 
 
@@ -217,6 +277,8 @@ def _fault_report(settings: ExternalLabels, faults: dict[str, list[str]], images
         remedy += f" {section}.missing: nobody is for single images, not for all of a split."
     elif faults["missing"]:
         remedy += f" {section}.missing: nobody takes missing ones for images without a person."
+    if faults["of another ending"]:
+        remedy += f" Save labels as {' or '.join(settings.suffixes())}."
     if any(key.startswith(OCCLUDED_PREFIX) for key in faults["missing"]):
         remedy += (
             f" `python -m pipeline.indexing unpack DATASET FOLDER` writes the pictures of {OCCLUDED_PREFIX}."
@@ -230,10 +292,8 @@ def _fault_report(settings: ExternalLabels, faults: dict[str, list[str]], images
 def describe(labels: MatchedLabels) -> str:
     """A line for the user: how many images, labels, missing labels and other files there are."""
     images, missing = len(labels.names), labels.missing
-    return (
-        f"{plural(images, 'image')}: {plural(images - missing, 'label')}, {missing} missing; "
-        f"{plural(labels.ignored, 'other file')} left out"
-    )
+    left_out = "\n".join(kinds.left_out_lines(labels.left_out))
+    return f"{plural(images, 'image')}: {plural(images - missing, 'label')}, {missing} missing; {left_out}"
 
 
 # ------------------------------------------------------------------ converting labels
@@ -252,7 +312,7 @@ class LabelConverter:
         settings: ExternalLabels,
         rule: parsing.Parse,
     ):
-        self.files = open_files(settings.path)
+        self.files = open_files(settings.path, settings.names)
         self.names, self.sizes, self.settings, self.rule = names, sizes, settings, rule
 
     def __call__(self, start: int, stop: int) -> dict[str, np.ndarray]:

@@ -98,7 +98,7 @@ def read_map(blob: bytes, name: str, classes: int) -> UInt8[np.ndarray, "h w"]:
 
     Raises `InvalidLabel` for anything else.
     """
-    label = load_array(blob) if name.endswith(".npy") else _read_picture(blob)
+    label = load_array(blob) if name.lower().endswith(".npy") else _read_picture(blob)
     if label.ndim != 2 or 0 in label.shape:
         raise InvalidLabel(
             f"shape {label.shape}, not (h, w): one class per pixel is needed, no colours or scores"
