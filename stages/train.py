@@ -40,6 +40,7 @@ from pipeline.training import selection
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.loop import TIMES
 from pipeline.training.record import LIBRARIES, run_record
+from pipeline.training.remarks import remarks, say, without_effect
 from pipeline.training.run import seed_generators, train_model
 from pipeline.training.schedule import Schedule
 
@@ -83,7 +84,10 @@ def train(
     files = {path: sha256(path) for path in (index, images, parsing, labels, start) if path}
     if cutouts := schedule.obstacles.cutouts:
         files[cutouts] = obstacles.digest(cutouts)
+    unused = without_effect(name, module, settings, schedule)
+    say([f"without effect: {', '.join(unused)}"] * bool(unused) + remarks(schedule, image_set))
     record = describe(name, settings, spec, architecture(vit)) | run_record(model, schedule, seed, files)
+    record["without_effect"] = unused
     rank_0 = distributed.rank() == 0
     with resumable_folder("train", [record], LIBRARIES) if rank_0 else nullcontext() as folder:
         checkpoints = Checkpoints(distributed.broadcast_object(folder), every)

@@ -5,11 +5,13 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 import numpy as np
 import timm
 import torch
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
 from safetensors import SafetensorError
 from timm.layers import Attention, PatchEmbed
 from timm.models import load_pretrained
@@ -23,6 +25,21 @@ ARCHITECTURE = ("img_size", "patch_size", "embed_dim", "depth", "num_heads")  # 
 # beside an encoder's tensors: classifiers, projection heads, and the decoder of a masked autoencoder
 LEFT_OUT = re.compile(r"(head|head_dist|heads|fc|classifier|pre_logits)\.|decoder_|mask_token$")
 POSITION = re.compile(r"pos_embed|positional_embedding")
+
+
+def _check_weights(weights: str, info: Any) -> str:
+    if weights and info.data.get("vit") == "embedded":
+        raise PydanticCustomError(
+            "not_read",
+            "The vit `embedded` has its own, and does not read these. Name a ViT of timm in vit, or set this "
+            'to "". To go on from a trained model, name its folder in train.start_from',
+        )
+    return weights
+
+
+Weights = Annotated[
+    str, AfterValidator(_check_weights)
+]  # param after `vit`: a timm ViT's file; "" downloads it
 
 
 def small_vit(**architecture: Any) -> VisionTransformer:

@@ -18,6 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from pipeline.batches.views import normalise
+from pipeline.core.params import BadInput
 from pipeline.labels import occlusion
 from pipeline.model.compute import set_attention
 
@@ -81,6 +82,8 @@ class OcclusionAwareViT(nn.Module):
     cameras: how many, numbered from 0
     gamma_pattern, gamma_camera: gamma_1 and gamma_2, weights of the two embeddings; 0 leaves one out
     trained: the cameras that have training images; () means all
+
+    Raises `BadInput` if an image is less than a patch.
     """
 
     def __init__(
@@ -99,6 +102,10 @@ class OcclusionAwareViT(nn.Module):
         self.patch = vit.patch_embed.patch_size[0]
         self.size, self.stride, self.parts = size, stride, parts
         self.grid = grid(size, self.patch, stride)
+        if min(self.grid) < 1:
+            raise BadInput(
+                f"params.yaml: train.size = {list(size)} is less than a patch of {self.patch}. Raise it."
+            )
         self.gamma_pattern, self.gamma_camera = gamma_pattern, gamma_camera
         self.projection = vit.patch_embed.proj
         self.projection.stride = (stride, stride)
@@ -148,8 +155,8 @@ class OcclusionAwareViT(nn.Module):
     def camera_embedding(self, camid: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
         """C_e of each image, Eq. 5.  Departs: the mean trained row where the camera is unknown (-1).
 
-        Raises `ValueError` for a camera that the model does not know.  An exported graph cannot: its
-        runtime raises its own error.
+        Raises `ValueError` for a camera that the model does not know, unless it is being exported: a graph
+        cannot.
         """
         if not torch.compiler.is_exporting() and len(camid) and int(camid.max()) >= len(self.camera):
             raise ValueError(

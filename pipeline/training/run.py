@@ -31,6 +31,7 @@ from pipeline.model import compute
 from pipeline.training import selection
 from pipeline.training.checkpoint import BestEpoch, Checkpoints
 from pipeline.training.loop import Loop
+from pipeline.training.remarks import rate_remarks, say
 from pipeline.training.schedule import Schedule
 
 T = TypeVar("T")
@@ -61,6 +62,7 @@ def train_model(
     epochs = [
         pk_batches(images.pid, schedule.identities, schedule.images, rng) for _ in range(schedule.epochs)
     ]
+    say(rate_remarks(schedule, [len(epoch) for epoch in epochs]))
     device = distributed.local_device()
     loop = Loop(method.to(device).train(), schedule, device)
     best = checkpoints.resume(loop, rng) if checkpoints else None
@@ -107,11 +109,10 @@ def _check_batch_size(schedule: Schedule) -> None:
             f"params.yaml: train.identities = {schedule.identities} cannot be shared by {world_size} "
             "processes. Let it be a multiple."
         )
-    ranks_normalised_apart = world_size if schedule.statistics == "process" else 1
-    if schedule.identities * schedule.images < 2 * ranks_normalised_apart:
+    if schedule.mining == "process" and schedule.identities == world_size:
         raise BadInput(
-            f"params.yaml: train.identities = {schedule.identities} and train.images = {schedule.images} "
-            "give a batch norm a single image, and it needs two. Raise train.images."
+            f"params.yaml: train.identities = {schedule.identities} gives each process one, and train.mining "
+            f"= process finds no negative there. Set it to {2 * world_size}, or mine in the batch."
         )
 
 

@@ -1,10 +1,12 @@
 """How training goes: its parameters, and the learning rate over time."""
 
 import math
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt, field_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from pipeline.core.distributed import Scope
 from pipeline.core.params import STRICT
@@ -16,9 +18,9 @@ from pipeline.model.compute import Attention, Compile, Matmul, Precision
 class Schedule:
     """How training goes; null means the preset's value (see the method's `PRESETS`)."""
 
-    size: tuple[int, int]  # height, width of images in pixels
-    identities: int = Field(ge=1)  # P, in a batch
-    images: int = Field(ge=1)  # K, of each identity
+    size: tuple[PositiveInt, PositiveInt] = Field()  # height, width of images in pixels; `pad` looks at it
+    identities: int = Field(ge=1)  # P, in a batch; one has no negative
+    images: int = Field(ge=1)  # K, of each identity; one has no positive
     epochs: int | None = Field(ge=1)
     held_out: int = Field(ge=0)  # identities that choose the epoch to keep; 0: train on all, keep the last
     optimiser: Literal["sgd", "adamw"] | None
@@ -37,6 +39,21 @@ class Schedule:
     pad: int = Field(ge=0)  # pixels, before the random crop
     obstacles: Obstacles
 
+    @field_validator("identities", "images", "held_out", "pad")
+    @classmethod
+    def _check_what_can_teach(cls, value: int, info: Any) -> int:
+        size = info.data.get("size", [math.inf])
+        faults = {
+            "identities": (value == 1, "No image has a negative: triplet losses stay at ln 4. Set 2 or more"),
+            "images": (value == 1, "No image has a positive: triplet losses stay at ln 4. Set 2 or more"),
+            "held_out": (value == 1, "One identity ranks itself: all epochs are equal. Set 0, 2 or more"),
+            "pad": (value >= min(size), "It moves images out of their frame. Lower it"),
+        }
+        is_fault, message = faults[info.field_name]
+        if is_fault:
+            raise PydanticCustomError("teaches_nothing", message)
+        return value
+
 
 def lr_factor(progress: float, epochs: int, warmup: float, floor: float) -> float:
     """Share of the full learning rate after `progress` epochs: cosine, under a linear warm-up from 1 %.
@@ -47,3 +64,12 @@ def lr_factor(progress: float, epochs: int, warmup: float, floor: float) -> floa
     cosine = floor + (1 - floor) * (1 + math.cos(math.pi * min(progress / epochs, 1))) / 2
     rise = 0.01 + 0.99 * progress / warmup if progress < warmup else 1.0
     return cosine * rise
+
+
+def highest_rate(schedule: Schedule, steps: Sequence[int]) -> float:
+    """The greatest share of the full learning rate in a training; `steps` are those of each epoch."""
+    return max(
+        lr_factor(epoch + step / count, schedule.epochs, schedule.warmup, schedule.floor)
+        for epoch, count in enumerate(steps)
+        for step in range(count)
+    )

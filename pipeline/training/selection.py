@@ -18,7 +18,8 @@ def hold_out(
 ) -> tuple[ImageSet, list[str], ImageSet | None]:
     """Images to train on, their names, and the images of `count` identities drawn at random (None for 0).
 
-    A camera of held-out images alone becomes unknown (-1).  Raises `BadInput` if `count` leaves no identity.
+    A camera of held-out images alone becomes unknown (-1).  Raises `BadInput` if `count` leaves no identity,
+    or if no held-out image has a match to rank.
     """
     if count == 0:
         return images, names, None
@@ -31,7 +32,17 @@ def hold_out(
     is_held_out = np.isin(images.pid, np.random.default_rng(seed).permutation(identities)[:count])
     train, held_out = subset(images, ~is_held_out), subset(images, is_held_out)
     held_out = replace(held_out, camid=np.where(np.isin(held_out.camid, train.camid), held_out.camid, -1))
+    if not _has_match(held_out):
+        raise BadInput(
+            f"params.yaml: train.held_out = {count}: no such identity has images of two cameras, so that no "
+            "epoch ranks them better than another. Raise it, or set 0."
+        )
     return train, [names[i] for i in np.flatnonzero(~is_held_out)], held_out
+
+
+def _has_match(images: ImageSet) -> bool:
+    cameras = [images.camid[images.pid == pid] for pid in np.unique(images.pid)]
+    return any(len(row) > 1 and (row.min() < 0 or len(np.unique(row)) > 1) for row in cameras)
 
 
 def subset(images: ImageSet, rows: Bool[np.ndarray, "N"]) -> ImageSet:

@@ -58,6 +58,16 @@ def test_every_null_of_params_yaml_has_a_row_and_every_row_a_reason(name, preset
 
 
 @EVERY
+@pytest.mark.parametrize("file", ["models/trained/model.safetensors", "no/such.pth"])
+def test_weights_beside_the_embedded_encoder_are_refused(name, file):
+    values = params.load("params.yaml")[name] | {"vit": "embedded", "weights": file}
+    with pytest.raises(
+        BadInput, match=rf"{name}\.weights = '{file}': the vit `embedded` has its own.*start_from"
+    ):
+        params.validate(values, load_method(name).Params, "params.yaml: ", name)
+
+
+@EVERY
 @EITHER
 def test_param_groups_share_no_parameter_and_hold_all(name, preset):
     method = model(name, preset)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from pipeline.batches.views import eval_batch, eval_batches
+from pipeline.core import params
 from pipeline.core.params import BadInput
 from pipeline.methods.base import data_spec, describe, load_trained
 from pipeline.methods.ogfr import agent
@@ -19,7 +20,7 @@ from pipeline.methods.ogfr.correlation import correlation, visible
 from pipeline.methods.ogfr.decoder import DecoderLayer, FixedAttention
 from pipeline.methods.ogfr.losses import mask_loss, mse_loss, part_triplet
 from pipeline.methods.ogfr.model import build
-from pipeline.methods.ogfr.params import HOLISTIC, OCCLUDED, PRESETS
+from pipeline.methods.ogfr.params import HOLISTIC, OCCLUDED, PRESETS, STUDENT_WEIGHTS, Params
 from pipeline.model import losses
 from pipeline.model.heads import Heads
 from pipeline.model.vit import patch_labels, patch_share
@@ -526,9 +527,22 @@ def test_a_branch_alone_sees_the_occluded_view_and_takes_identity_and_triplet_lo
     assert torch.equal(branch.output[:, 0], tokens.cls)  # no layer follows the encoder
 
 
+def section(**changes):
+    return params.validate(params.load("params.yaml")["ogfr"] | changes, Params, "params.yaml: ", "ogfr")
+
+
 def test_a_teacher_that_purifies_needs_distillation():
-    with pytest.raises(BadInput, match=r"ogfr.fep = both.*Set ogfr.fep to student or none"):
-        toy.model(PEOPLE, distil=False, fep="both")
+    with pytest.raises(BadInput, match=r"^params.yaml: ogfr.fep = both.*Set ogfr.fep to student or none\.$"):
+        section(distil=False, fep="both")
+
+
+def test_a_student_that_no_loss_reaches_is_refused():
+    nothing = dict.fromkeys(STUDENT_WEIGHTS, 0.0)
+    with pytest.raises(BadInput, match=r"ogfr\.alpha, .*ogfr\.student_triplet are all 0.*Raise one"):
+        toy.model(PEOPLE, **nothing)
+    toy.model(PEOPLE, **nothing | {"beta": 0.1})
+    with pytest.raises(BadInput, match=r"ogfr\.mu_2 = -1: input should be greater than or equal to 0"):
+        section(mu_2=-1)
 
 
 @pytest.mark.parametrize("erase", ["agent", "random", "labels", "none"])

@@ -22,7 +22,7 @@ from pipeline.core.params import BadInput
 from pipeline.data.index import COLUMNS, index_hash, read_index
 from pipeline.labels import occlusion
 from pipeline.model.backbones import save_vit
-from pipeline.training import run
+from pipeline.training import run, selection
 from pipeline.training.run import train_model
 from stages import train
 from tests import toy
@@ -108,6 +108,14 @@ def test_two_trainings_from_a_vit_of_timm_start_from_equal_bytes(folder):
     assert records[0] == records[1] and records[0]["data"]["tiny.safetensors"] == sha256("tiny.safetensors")
 
 
+def test_a_run_says_and_records_which_params_have_no_effect(folder, capsys):
+    record = trained()
+    assert record["without_effect"] == ["train.obstacles.aspect", "train.mining", "train.statistics"]
+    printed = capsys.readouterr().out
+    assert f"train: without effect: {', '.join(record['without_effect'])}\n" in printed
+    assert "of train.epochs = 1: the learning rate reaches 27 % of train.lr in 5 steps" in printed
+
+
 def test_nothing_is_drawn_before_the_seeds_are_set(folder, monkeypatch):
     drawn = []
 
@@ -162,28 +170,56 @@ def test_a_record_holds_the_versions_of_the_libraries_that_draw(folder):
 
 def test_a_record_holds_the_cameras_that_the_model_was_trained_with(folder):
     assert trained()["data_spec"]["trained_cameras"] == [0, 1, 3]
-    seed = next(n for n in range(99) if np.random.default_rng(n).permutation(5)[0] == 2)
-    assert trained(held_out=1, seed=seed)["data_spec"]["trained_cameras"] == [0, 1]
+    seed = next(n for n in range(99) if 2 in np.random.default_rng(n).permutation(5)[:2])
+    assert trained(held_out=2, seed=seed)["data_spec"]["trained_cameras"] == [0, 1]
 
 
-BATCHES = {  # identities, images, processes, statistics: how many images a batch norm sees
-    (1, 1, 1, "batch"): 1,
-    (1, 1, 1, "process"): 1,
-    (2, 1, 2, "process"): 1,
-    (2, 1, 2, "batch"): 2,
-    (2, 2, 2, "process"): 2,
-    (1, 2, 1, "process"): 2,
+@pytest.mark.parametrize(
+    ("section", "fault"),
+    [
+        ({"identities": 1}, r"train\.identities = 1: no image has a negative.* stay at ln 4\. Set 2 or more"),
+        ({"images": 1}, r"train\.images = 1: no image has a positive.* stay at ln 4\. Set 2 or more"),
+        ({"held_out": 1}, r"train\.held_out = 1: one identity ranks itself.*Set 0, 2 or more"),
+        ({"pad": 32}, r"train\.pad = 32: it moves images out of their frame"),
+        ({"size": [64, 0]}, r"train\.size\.1 = 0"),
+        ({"identities": 6}, r"train\.identities = 6, but the training set has only 5\. Set it to 5 or less"),
+        (
+            {"held_out": 4},
+            r"the training set has 1 identity, and training compares two.*lower train\.held_out",
+        ),
+        ({"size": [64, 8]}, r"train\.size = \[64, 8\].*patch of 16.*Raise"),
+    ],
+)
+def test_a_training_that_cannot_learn_is_refused_with_the_remedy(folder, section, fault):
+    values = params.load("params.yaml")
+    values["train"] |= section
+    Path("params.yaml").write_text(json.dumps(values))
+    with pytest.raises(BadInput, match=fault):
+        train.main(*WORDS, "params.yaml")
+    assert not Path("model").exists()
+
+
+def test_held_out_identities_of_one_camera_each_choose_no_epoch():
+    people = toy.people(identities=5)
+    people.camid[:] = people.pid % 2
+    with pytest.raises(BadInput, match=r"train\.held_out = 2: no such identity has images of two"):
+        selection.hold_out(people, [""] * 20, 2, 1)
+
+
+PROCESSES = {  # identities, processes, mining: what is refused
+    (3, 2, "batch"): "cannot be shared by 2 processes",
+    (2, 2, "process"): r"process finds no negative there\. Set it to 4, or mine in the batch",
+    (2, 2, "batch"): None,
+    (4, 2, "process"): None,
 }
 
 
-@pytest.mark.parametrize("case", BATCHES)
-def test_a_batch_norm_needs_two_images(monkeypatch, case):
-    identities, images, count, statistics = case
-    people, plan = toy.people(), toy.schedule(identities=identities, images=images, statistics=statistics)
+@pytest.mark.parametrize("case", PROCESSES)
+def test_each_process_needs_identities_to_compare(monkeypatch, case):
+    identities, count, mining = case
+    people, plan = toy.people(), toy.schedule(identities=identities, mining=mining)
     model = toy.model(people)
     monkeypatch.setattr(distributed, "world_size", lambda: count)
     monkeypatch.setattr(run, "pk_batches", lambda *_: 1 / 0)  # what follows the check
-    refused = f"train.identities = {identities} and train.images = {images} give .* Raise train.images"
-    error, message = (BadInput, refused) if BATCHES[case] == 1 else (ZeroDivisionError, "division")
-    with pytest.raises(error, match=message):
+    with pytest.raises(BadInput if PROCESSES[case] else ZeroDivisionError, match=PROCESSES[case]):
         train_model(model, people, plan, 1)

@@ -3,17 +3,20 @@
 Unusual here: `PRESETS` lists every value that the paper leaves open or that cannot work as printed.
 """
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from pipeline.core.params import STRICT
 from pipeline.data import parts
 from pipeline.methods.presets import ENCODER_AND_HEADS, SCHEDULE, Preset, Presets
+from pipeline.model.backbones import Weights
 
 K = len(parts.FINE)
 HOLISTIC, OCCLUDED = 0, 1  # the branches: their necks' numbers
+STUDENT_WEIGHTS = ("alpha", "beta", "mu_1", "mse_weight", "student_triplet")  # of the losses on its output
 FEP = {"teacher": {HOLISTIC}, "student": {OCCLUDED}, "both": {HOLISTIC, OCCLUDED}, "none": set()}
 
 
@@ -23,7 +26,7 @@ class Params:
 
     preset: Preset
     vit: str  # `embedded`, or a name of timm with its tag
-    weights: str  # local file for a timm name; "" downloads it
+    weights: Weights
     stride: int | None = Field(ge=1)  # S of Eq. 4
     gamma_pattern: float  # gamma_1
     gamma_camera: float  # gamma_2
@@ -46,10 +49,10 @@ class Params:
     baseline_epochs: int = Field(ge=1)  # refresh of the baseline `paper`
     reward_floor: float | None = Field(gt=0)  # least 1 - p^b in Eq. 10
     reward_clip: float | None = Field(gt=0)  # the reward lies in [-clip, 1]
-    alpha: float
-    beta: float
-    mu_1: float
-    mu_2: float
+    alpha: float = Field(ge=0)
+    beta: float = Field(ge=0)
+    mu_1: float = Field(ge=0)
+    mu_2: float = Field(ge=0)
     mse: Literal["mean", "sum"] | None
     mse_weight: float = Field(ge=0)  # of L_mse in Eq. 23, printed without one; 0 leaves it out (Table 8)
     mask: Literal["mean", "sum"] | None
@@ -61,6 +64,15 @@ class Params:
     visible: Literal["argmax", "positive"] | None  # Eq. 24
     triplet: Literal["necked", "plain"] | None  # what Eq. 22 compares
     feature: Literal["before", "after"] | None  # what Eq. 25 compares: before or after the neck's batch norm
+
+    @model_validator(mode="after")
+    def _check_teacher(self) -> "Params":
+        if not self.distil and self.fep in ("teacher", "both"):
+            raise ValueError(
+                f"ogfr.fep = {self.fep}, but ogfr.distil = false leaves no teacher. "
+                "Set ogfr.fep to student or none."
+            )
+        return self
 
 
 # name: (recommended, paper, reason)
@@ -98,4 +110,42 @@ PRESETS: Presets = {
     "ogfr.visible": ("argmax", "positive", "the best cosine is nearly always above 0: all parts visible"),
     "ogfr.feature": ENCODER_AND_HEADS["feature"],
     **SCHEDULE,
+}
+
+
+def _erases(params: Params) -> bool:
+    return params.fep != "none"
+
+
+def _explores(params: Params) -> bool:
+    return _erases(params) and params.erase == "agent"
+
+
+# param -> when it changes neither the log nor an embedding, given the method's params and those of `train`
+WITHOUT_EFFECT: dict[str, Callable[[Params, Any], bool]] = {
+    "decoder": lambda params, train: not _erases(params),
+    "residual": lambda params, train: not _erases(params),
+    "erase": lambda params, train: not _erases(params),
+    "erase_rate": lambda params, train: not _erases(params) or params.erase != "random",
+    "episodes": lambda params, train: not _explores(params),
+    "agent_keep": lambda params, train: not _explores(params) or not params.agent_bias,
+    "agent_optimiser": lambda params, train: not _explores(params),
+    "agent_lr": lambda params, train: not _explores(params),
+    "baseline": lambda params, train: not _explores(params),
+    "baseline_epochs": lambda params, train: not _explores(params) or params.baseline != "paper",
+    "reward_floor": lambda params, train: not _explores(params),
+    "reward_clip": lambda params, train: not _explores(params),
+    **{
+        name: lambda params, train: not params.distil
+        for name in (
+            "alpha",
+            "beta",
+            "mu_1",
+            "mu_2",
+            "mse",
+            "mse_weight",
+            "teacher_identity",
+            "student_triplet",
+        )
+    },
 }
