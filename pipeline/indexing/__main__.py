@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.core.cli import run_stage
-from pipeline.core.params import plural, shorten
-from pipeline.indexing import archive, unpacking
+from pipeline.core.params import plural
+from pipeline.indexing import archive, kinds, unpacking
 
 
 def main(command: Literal["pack", "unpack"], source: str, target: str) -> None:
@@ -28,8 +28,8 @@ def main(command: Literal["pack", "unpack"], source: str, target: str) -> None:
         count, others = archive.pack(source, target)
         print(f"{target}: {plural(count, 'file')} of {source}, {Path(target).stat().st_size / 1e6:.1f} MB")
         if others:
-            names = [f"{name} ({reason})" for name, reason in others.items()]
-            print(f"not packed: {', '.join(shorten(names))}")
+            left_out = [kinds.LeftOut(name, reason) for name, reason in others.items()]
+            print("\n".join(["not packed:", *kinds.summarise(left_out)]))
     else:
         print(f"{target}: {plural(unpacking.unpack(source, target), 'image')} of {source}")
 

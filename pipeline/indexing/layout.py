@@ -173,7 +173,7 @@ def _add_image(listing: Listing, name: str, split: str, path: str, identity: Pid
     pid, camid = identity
     if pid < 1 and split != "gallery":
         meaning = "junk" if pid < 0 else "a distractor"
-        message = f"identity {pid} means {meaning}, which only the gallery holds"
+        message = f"identity {pid} means {meaning}, which only the gallery holds; number people from 1"
         listing.problems.append(Problem(name, message))
         return
     listing.images.append(ImageEntry(name, split, f"{split}/{path}", pid, camid))

@@ -198,5 +198,8 @@ def _row_error(row: Row) -> tuple[str, str] | None:
         if number is None or not -1 <= number <= largest:
             return f"{column} = {row[column]!r}", f"no whole number from -1 to {largest}; {remedy}"
     if _integer(row["pid"]) < 1 and row["split"] != "gallery":
-        return f"pid = {row['pid']}", "means a distractor (0) or junk (-1), which only the gallery holds"
+        return (
+            f"pid = {row['pid']}",
+            "means a distractor (0) or junk (-1), which only the gallery holds; number people from 1",
+        )
     return None
