@@ -5,6 +5,7 @@
 
 import hashlib
 import io
+import re
 import struct
 import zlib
 from collections.abc import Sequence
@@ -29,9 +30,10 @@ COLUMNS = {
     "split": pyarrow.string(),  # train, query or gallery
     "width": pyarrow.int32(),  # pixels, as displayed
     "height": pyarrow.int32(),
-    "sha256": pyarrow.string(),  # of the file
+    "sha256": pyarrow.string(),  # of the file, as images.h5 holds it
 }
 SPLITS = ("train", "query", "gallery")
+ValueRange = tuple[float, float]  # values of a deep picture that become 0 and 255
 Crop = UInt8[np.ndarray, "_ _ 3"]  # height, width; crops of one batch differ in size
 
 # what Pillow raises for bytes that are no image, or not a whole one
@@ -46,6 +48,8 @@ DECODE_ERRORS = (
     zlib.error,
     Image.DecompressionBombError,
 )
+# how Pillow calls channels of 16 bits, of which it reads the upper eight
+SIXTEEN_BITS = re.compile(r";16[BLN]$")
 # markers of JPEG segments: APP1 holds EXIF or XMP; byte 9 of a frame is its number of colour channels
 APP1, START_OF_FRAME = b"\xff\xe1", (b"\xff\xc0", b"\xff\xc1", b"\xff\xc2")
 
@@ -103,9 +107,20 @@ class Images:
             ) from None
 
 
-def decode(blob: bytes) -> UInt8[np.ndarray, "H W 3"]:
-    """Decode an image file to RGB, rotated upright by its EXIF tag; raises one of `DECODE_ERRORS`."""
-    with Image.open(io.BytesIO(blob)) as image:
+class DeepPicture(ValueError):
+    """A picture of more than 8 bits a sample that cannot become bytes; the message says why."""
+
+
+def decode(blob: bytes, value_range: ValueRange | None = None) -> UInt8[np.ndarray, "H W 3"]:
+    """Decode an image file to RGB, rotated upright by its EXIF tag; raises one of `DECODE_ERRORS`.
+
+    A deep picture, such as a thermal one of 14 bits, needs a `value_range`: the values that become 0 and 255.
+    What lies between is rounded, what lies beyond is clipped.  Raises `DeepPicture` without it.
+    """
+    with Image.open(io.BytesIO(blob)) as file:
+        image: Image.Image = file
+        if is_deep(file):
+            image = _to_bytes(_deep_samples(file, blob), file.getexif(), value_range)
         ImageOps.exif_transpose(image, in_place=True)
         return to_rgb(image)
 
@@ -113,15 +128,55 @@ def decode(blob: bytes) -> UInt8[np.ndarray, "H W 3"]:
 def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
     """A Pillow image as RGB, not rotated; raises one of `DECODE_ERRORS` if its file is damaged.
 
-    Grey is repeated, CMYK and palettes are converted, transparency is dropped.  16-bit samples keep their
-    upper eight bits.
+    Grey is repeated, CMYK and palettes are converted, transparency is dropped.  Raises `DeepPicture` for more
+    than 8 bits a sample.
     """
-    if image.mode.startswith("I"):  # Pillow's own conversion would clip at 255
-        gray = (np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)
-        return np.repeat(gray[..., None], 3, axis=2)
+    if is_deep(image):
+        return to_rgb(_to_bytes(np.asarray(image), Image.Exif(), None))
     if "transparency" in image.info:
         image = image.convert("RGBA")
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether a Pillow image, not loaded yet, has more than 8 bits a sample."""
+    tiles = getattr(image, "tile", ())  # how the file stores the pixels
+    raw_modes = [str(args if isinstance(args, str) else args[0]) for *_, args in tiles if args]
+    return image.mode[0] in "IF" or any(map(SIXTEEN_BITS.search, raw_modes))
+
+
+def _deep_samples(image: Image.Image, blob: bytes) -> np.ndarray:
+    # (H, W) or (H, W, 3)
+    pixels = np.asarray(image)
+    if image.mode[0] in "IF":
+        return pixels
+    samples = cv2.imdecode(np.frombuffer(blob, np.uint8), cv2.IMREAD_UNCHANGED)  # BGR, perhaps with alpha
+    if samples is None or samples.dtype != np.uint16 or samples.ndim != 3:
+        raise DeepPicture(f"16 bits a sample in a form that is not read ({image.mode}); save it with 8")
+    return samples[..., 2::-1]
+
+
+def _to_bytes(samples: np.ndarray, exif: Image.Exif, value_range: ValueRange | None) -> Image.Image:
+    infinite = np.count_nonzero(~np.isfinite(samples))
+    if infinite:
+        raise DeepPicture(f"values that are no numbers ({infinite} of {samples.size}); replace them")
+    if value_range is None:
+        raise DeepPicture(
+            f"more than 8 bits a sample (values {samples.min():g} to {samples.max():g}); which of them are "
+            "black and white must be stated, in `index.range` of params.yaml for a dataset"
+        )
+    black, white = value_range
+    levels = (samples.astype(np.float64) - black) * (255 / (white - black))
+    image = Image.fromarray(np.rint(levels).clip(0, 255).astype(np.uint8))
+    image.getexif().update(exif)
+    return image
+
+
+def encode_png(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
+    """An RGB image as a PNG file, which loses nothing."""
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "PNG")
+    return out.getvalue()
 
 
 def error_detail(error: Exception) -> str:

@@ -19,7 +19,10 @@ from pydantic import AfterValidator, Field, field_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
-from pipeline.core.params import STRICT, BadInput
+from pipeline.core.params import STRICT, BadInput, shorten
+from pipeline.data.index import DECODE_ERRORS, error_detail, is_deep
+
+FIT_STEPS = 8  # of the search for an obstacle's size
 
 Source = Literal["rectangle", "person", "cutout"]
 
@@ -42,7 +45,7 @@ class Obstacles:
 
     probability: float | None = Field(ge=0, le=1)  # of an obstacle in an occluded view
     sources: list[Source] | None = Field(min_length=1)  # each obstacle comes from one of these, at random
-    cutouts: str  # folder of PNG files with alpha, for the source `cutout`; "" for none
+    cutouts: str  # folder of pictures with alpha, for the source `cutout`; "" for none
     area: Shares | None  # minimum and maximum, as a share of the image
     aspect: Ratios | None  # of rectangles: minimum and maximum height / width
 
@@ -50,7 +53,7 @@ class Obstacles:
     @classmethod
     def _check_cutouts(cls, cutouts: str, info: Any) -> str:
         if not cutouts and "cutout" in (info.data.get("sources") or ()):
-            raise PydanticCustomError("folder", "The source `cutout` needs a folder of PNG files with alpha")
+            raise PydanticCustomError("folder", "The source `cutout` needs a folder of pictures with alpha")
         return cutouts
 
 
@@ -63,36 +66,60 @@ class Obstacle:
 
 
 def read_cutouts(folder: str) -> list[Obstacle]:
-    """The PNG files of a folder as obstacles, ordered by name; solid where alpha is at least one half.
+    """The pictures below a folder as obstacles, ordered by path; solid where alpha is at least one half.
 
-    Raises `BadInput` if there is none, or if one is no image with alpha.  [] for the folder "".
+    Raises `BadInput` if there is none, or that lists all that are no pictures with alpha.  [] for "".
     """
-    return [_read_cutout(file) for file in _cutout_files(folder)] if folder else []
+    cutouts, faults = [], []
+    for file in cutout_files(folder)[0] if folder else []:
+        try:
+            cutouts.append(_read_cutout(file))
+        except DECODE_ERRORS as error:
+            faults.append(f"{file}: no cut-out{error_detail(error)}. Save it as PNG with transparency.")
+    if faults:
+        raise BadInput("\n".join(shorten(faults)))
+    return cutouts
 
 
 def digest(folder: str) -> str:
-    """Hex digest of the PNG files of a folder, ordered by name; raises `BadInput` if there is none."""
-    hashes = [hashlib.sha256(file.read_bytes()).digest() for file in _cutout_files(folder)]
+    """Hex digest of the pictures below a folder, ordered by path; raises `BadInput` if there is none."""
+    hashes = [hashlib.sha256(file.read_bytes()).digest() for file in cutout_files(folder)[0]]
     return hashlib.sha256(b"".join(hashes)).hexdigest()
 
 
-def _cutout_files(folder: str) -> list[Path]:
-    files = sorted(Path(folder).glob("*.png"))
-    if not files:
-        raise BadInput(f"{folder}: no PNG files. Put cut-outs with alpha there, or drop `cutout`.")
-    return files
+def cutout_files(folder: str) -> tuple[list[Path], list[Path]]:
+    """The pictures at any depth below a folder, and its other files; both without hidden ones.
+
+    Raises `BadInput` if the folder is missing or holds no picture.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise BadInput(f"{folder}: no such folder. Put cut-outs there, pictures with alpha, or name another.")
+    paths = [path for path in sorted(root.rglob("*")) if path.is_file()]
+    files = [path for path in paths if not any(p.startswith(".") for p in path.relative_to(root).parts)]
+    suffixes = {s for s, form in Image.registered_extensions().items() if form in Image.OPEN}
+    pictures = [file for file in files if file.suffix.lower() in suffixes]
+    others = [file for file in files if file.suffix.lower() not in suffixes]
+    if not pictures:
+        names = ", ".join(shorten([file.name for file in others])) or "no file"
+        raise BadInput(
+            f"{folder}: no picture in it or below it, but {names}. Put cut-outs there, as PNG with "
+            "transparency, or do without them."
+        )
+    return pictures, others
 
 
 def _read_cutout(file: Path) -> Obstacle:
-    try:
-        with Image.open(file) as image:
-            has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-            array = np.asarray(image.convert("RGBA"))
-    except OSError as error:
-        raise BadInput(f"{file}: cannot be read ({error}). Replace it.") from None
+    with Image.open(file) as image:
+        has_alpha = image.mode.endswith(("A", "a")) or "transparency" in image.info
+        if is_deep(image):
+            raise ValueError("more than 8 bits a sample")
+        array = np.asarray(image.convert("RGBA"))
     solid = array[..., 3] >= 128
-    if not has_alpha or not solid.any():
-        raise BadInput(f"{file}: no solid pixel or no alpha channel. Save it as PNG with transparency.")
+    if not has_alpha:
+        raise ValueError("no alpha channel")
+    if not solid.any():
+        raise ValueError("no solid pixel")
     return Obstacle(array[..., :3].copy(), solid)
 
 
@@ -130,15 +157,44 @@ def cut_person(
 
 def scale(obstacle: Obstacle, pixels: float) -> Obstacle:
     """The obstacle resized to cover about `pixels` pixels, its aspect kept."""
-    import torch  # not at the top: the workers of the stage `index` need no torch, which triples their size
+    import torch  # not at the top: the stage `index` calls `fit`, and torch would triple its size
     from torch.nn.functional import interpolate
 
-    factor = np.sqrt(pixels / obstacle.solid.sum())
-    size = tuple(max(1, round(n * factor)) for n in obstacle.solid.shape[::-1])  # width, height
+    solid = _resize_solid(obstacle, np.sqrt(pixels / obstacle.solid.sum()))
     plane = torch.from_numpy(obstacle.pixels)[None].permute(0, 3, 1, 2)
-    resized = interpolate(plane, size[::-1], mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
+    resized = interpolate(plane, solid.shape, mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
+    return Obstacle(resized, solid)
+
+
+def _resize_solid(obstacle: Obstacle, factor: float) -> Bool[np.ndarray, "h w"]:
+    size = tuple(max(1, round(n * factor)) for n in obstacle.solid.shape[::-1])  # width, height
     solid = cv2.resize(obstacle.solid.view(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
-    return Obstacle(resized, solid.view(bool))
+    return solid.view(bool)
+
+
+def fit(
+    obstacle: Obstacle, pixels: float, height: int, width: int, rng: np.random.Generator
+) -> tuple[Obstacle, int, int]:
+    """The obstacle, resized and at a random position (top, left), to cover about `pixels` pixels of an image.
+
+    A side that fits lies within the image.  A longer one reaches over both of its edges, and what it loses
+    there is made good by a larger size, up to one at which both sides reach over them.
+    """
+    down, right = rng.random(2)
+    h, w = obstacle.solid.shape
+    factor = np.sqrt(pixels / obstacle.solid.sum())
+    largest = max(factor, height / h, width / w)
+    placed = []
+    for _ in range(FIT_STEPS):
+        solid = _resize_solid(obstacle, factor)
+        top, left = round((height - solid.shape[0]) * down), round((width - solid.shape[1]) * right)
+        covered = solid[max(-top, 0) :, max(-left, 0) :][:height, :width].sum()
+        placed.append((abs(covered - pixels), factor, top, left))
+        factor = min(factor * np.sqrt(pixels / max(covered, 1)), largest)
+    _, factor, top, left = min(placed)
+    solid = _resize_solid(obstacle, factor)
+    resized = Image.fromarray(obstacle.pixels).resize(solid.shape[::-1], Image.Resampling.BILINEAR)
+    return Obstacle(np.asarray(resized), solid), top, left
 
 
 def flip(obstacle: Obstacle) -> Obstacle:
@@ -193,8 +249,12 @@ def paste(
 def sample_position(
     obstacle: Obstacle, height: int, width: int, rng: np.random.Generator, inside: float = 0.5
 ) -> tuple[int, int]:
-    """A random position (top, left) with at least the share `inside` of each side within the image."""
+    """A random position (top, left) with at least the share `inside` of each side within the image.
+
+    A side too long for that reaches over both edges of the image.
+    """
     h, w = obstacle.solid.shape
-    top = rng.uniform(-h * (1 - inside), max(height - h * inside, 0))
-    left = rng.uniform(-w * (1 - inside), max(width - w * inside, 0))
+    least_h, least_w = min(h * inside, height), min(w * inside, width)  # pixels within the image
+    top = rng.uniform(least_h - h, height - least_h)
+    left = rng.uniform(least_w - w, width - least_w)
     return round(top), round(left)

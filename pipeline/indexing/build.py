@@ -15,16 +15,18 @@ import h5py
 import numpy as np
 import pandas as pd
 import pyarrow.parquet
+from pydantic import field_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from pipeline.core.files import atomic_write
 from pipeline.core.params import STRICT, BadInput, plural, shorten
-from pipeline.data.index import COLUMNS, SPLITS, index_hash
-from pipeline.indexing import query_checks
+from pipeline.data.index import COLUMNS, SPLITS, ValueRange, decode, encode_png, index_hash
+from pipeline.indexing import copies, kinds, query_checks
 from pipeline.indexing.archive import Archive, pack_command
-from pipeline.indexing.layout import ImageEntry, Problem
+from pipeline.indexing.layout import ImageEntry, Listing, Problem
 from pipeline.indexing.occluded_queries import Occlude, OccludedQueries
-from pipeline.indexing.probing import FileInfo, probe_files
+from pipeline.indexing.probing import DEEP, FileInfo, probe_files
 
 TRUTH = "truth.h5"
 MAX_NAMES = 8  # names of an archive that an error lists
@@ -37,7 +39,19 @@ class Index:
     junk: Literal["drop", "keep"]  # images of identity -1; ranking leaves them out in either case
     validation: Literal["train", "drop"]  # images of a validation split (MSMT17's list_val)
     counts: Literal["refuse", "warn"]  # a dataset whose counts differ from the published ones
+    # pictures, links and archives in a split's folder that are not read
+    others: Literal["refuse", "warn"]
+    contradictions: Literal["refuse", "warn"]  # one file under two identities of train, or of the test splits
+    range: dict[str, ValueRange]  # by dataset: values that become 0 and 255 in pictures of more than 8 bits
     occlude: Occlude  # occluded copies of the queries
+
+    @field_validator("range")
+    @classmethod
+    def _check_range(cls, ranges: dict[str, ValueRange]) -> dict[str, ValueRange]:
+        for black, white in ranges.values():
+            if black == white:
+                raise PydanticCustomError("range", "Black and white must differ")
+        return ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +64,7 @@ class IndexedDataset:
     sizes: np.ndarray  # of the image files, in bytes
     truth: dict[str, np.ndarray]  # empty if the archive holds none
     pasted: dict[str, np.ndarray]  # what covers the queries' occluded copies; empty without copies
-    ignored: int  # files that are no images of the dataset
+    left_out: list[kinds.LeftOut]  # files that are not read
     dropped: int  # junk and validation images without a row
     warnings: list[str] = dataclasses.field(default_factory=list)
 
@@ -60,55 +74,74 @@ class IndexedDataset:
 
 
 def build_index(
-    archive: Archive, layout: str, options: Index, workers: int = 0, occlude: bool = False
+    archive: Archive,
+    layout: str,
+    options: Index,
+    workers: int = 0,
+    occlude: bool = False,
+    value_range: ValueRange | None = None,
 ) -> IndexedDataset:
     """List, check and order every image of a dataset, in `workers` processes; 0 means one per core.
 
-    With `occlude`, every query gets an occluded copy.
+    With `occlude`, every query gets an occluded copy.  `value_range` is that of the pictures of more than 8
+    bits a sample (`decode`), which are stored as PNG files of 8.
 
     Raises `BadInput` that lists every problem: missing or empty folders, names that do not parse, duplicate
-    keys, files that are no images or are cut off, truth for other images, queries without any match,
-    and counts that differ from the published ones.
+    keys, files that are no images or are cut off, pictures of a split that are not read, truth for other
+    images, queries without any match, and counts that differ from the published ones.
     """
     module = load_layout(layout)
     listing = module.list_images(archive)
     images = _select(listing.images, options)
-    copies = OccludedQueries(images if occlude else [], options.occlude, archive.read)
-    images = sorted(images + copies.images, key=lambda image: (SPLITS.index(image.split), image.key))
-    copy_keys = {image.key for image in copies.images}
+    occluded = OccludedQueries(images if occlude else [], options.occlude, archive.read, value_range)
+    images = sorted(images + occluded.images, key=lambda image: (SPLITS.index(image.split), image.key))
+    occluded_keys = {image.key for image in occluded.images}
 
     def read(image: ImageEntry) -> bytes:
-        return copies.render(image) if image.key in copy_keys else archive.read(image.name)
+        return occluded.render(image) if image.key in occluded_keys else archive.read(image.name)
+
+    def read_stored(image: ImageEntry, info: FileInfo) -> bytes:
+        blob = read(image)
+        return encode_png(decode(blob, value_range)) if info.deep else blob
 
     warnings = query_checks.count_differences(listing.images, module.COUNTS)
-    probes = list(probe_files(archive.path, images, read, workers))
+    probes = list(probe_files(archive.path, images, read, workers, value_range))
     truth_names = [name for name in archive.names if PurePosixPath(name).name == TRUTH]
     problems = [
         *listing.problems,
-        *_duplicate_keys(listing.images + copies.images),
+        *(_missed_files(listing) if options.others == "refuse" else []),
+        *_duplicate_keys(listing.images + occluded.images),
         *_non_utf8_names(images),
         *_unmatched_queries(images),
-        *(_count_problems(warnings) if options.counts == "refuse" else []),
+        *(_count_problems(warnings, listing) if options.counts == "refuse" else []),
         *_file_problems(images, probes),
+        *(_contradictions(images, probes) if options.contradictions == "refuse" else []),
         *_truth_problems(truth_names, occlude),
     ]
     if not (images or problems):
         problems.append(Problem("", "not one image to use"))
     if problems:
-        raise BadInput(_error_message(archive, problems, len(listing.images)))
+        raise BadInput(_error_message(archive, problems, listing))
     infos = [probe for probe in probes if isinstance(probe, FileInfo)]  # all of them
     index = _index_table(images, infos)
     keys = index["key"].tolist()
     return IndexedDataset(
         index=index,
         names=[image.name for image in images],
-        blobs=lambda: map(read, images),
+        blobs=lambda: map(read_stored, images, infos),
         sizes=np.array([info.size for info in infos], np.int64),
         truth=_read_truth(archive, truth_names, keys),
-        pasted=copies.truth(keys) if occlude else {},
-        ignored=listing.ignored - len(truth_names),
-        dropped=len(listing.images) + len(copies.images) - len(images),
-        warnings=warnings,
+        pasted=occluded.truth(keys) if occlude else {},
+        left_out=[item for item in listing.left_out if item.name not in truth_names],
+        dropped=len(listing.images) + len(occluded.images) - len(images),
+        warnings=[
+            *(f"not as published: {line}" for line in warnings),
+            *_encoding_notes(archive),
+            *occluded.describe(),
+            *_oddities(images, infos, occluded_keys, value_range),
+            *copies.contradictions(index),
+            *copies.copy_warnings(index),
+        ],
     )
 
 
@@ -150,7 +183,25 @@ def _duplicate_keys(images: list[ImageEntry]) -> list[Problem]:
 def _non_utf8_names(images: list[ImageEntry]) -> list[Problem]:
     # an old tar does not record the encoding of its names; bytes that are not UTF-8 are read as surrogates
     names = [i.name for i in images if i.name.encode(errors="ignore").decode() != i.name]
-    return [Problem(f"{name!a}", "the name is not UTF-8; unpack it where it was made") for name in names]
+    remedy = "state its encoding in params.yaml, beside the archive's path, as `names: gbk`"
+    return [Problem(f"{name!a}", f"the name is not UTF-8; {remedy}") for name in names]
+
+
+def _missed_files(listing: Listing) -> list[Problem]:
+    return [
+        Problem(
+            item.name,
+            f"{item.reason}, which is not read; {kinds.REMEDIES[item.reason]}. "
+            "`index.others: warn` leaves it out",
+        )
+        for item in listing.left_out
+        if item.missed
+    ]
+
+
+def _encoding_notes(archive: Archive) -> list[str]:
+    hint = archive.encoding_hint()
+    return [hint] if hint else []
 
 
 def _unmatched_queries(images: list[ImageEntry]) -> list[Problem]:
@@ -159,35 +210,61 @@ def _unmatched_queries(images: list[ImageEntry]) -> list[Problem]:
     return [Problem("", line) for line in query_checks.unmatched_queries(query, gallery)]
 
 
-def _count_problems(differences: list[str]) -> list[Problem]:
-    return [Problem("", f"{line}. `index.counts: warn` takes it as it is") for line in differences]
+def _count_problems(differences: list[str], listing: Listing) -> list[Problem]:
+    missed = listing.problems or any(item.missed for item in listing.left_out)
+    remedy = "Mend the files above first" if missed else "`index.counts: warn` takes it as it is"
+    return [Problem("", f"{line}. {remedy}") for line in differences]
 
 
 def _file_problems(images: list[ImageEntry], probes: list[FileInfo | str]) -> list[Problem]:
-    return [
-        Problem(image.name, probe)
-        for image, probe in zip(images, probes, strict=True)
-        if isinstance(probe, str)
-    ]
+    faults = {i.name: probe for i, probe in zip(images, probes, strict=True) if isinstance(probe, str)}
+    return [Problem(name, fault) for name, fault in faults.items()]  # once for a query and its occluded copy
+
+
+def _contradictions(images: list[ImageEntry], probes: list[FileInfo | str]) -> list[Problem]:
+    pairs = zip(images, probes, strict=True)
+    rows = [(i.key, i.pid, i.split, info.sha256) for i, info in pairs if isinstance(info, FileInfo)]
+    table = pd.DataFrame(rows, columns=["key", "pid", "split", "sha256"], dtype=object)
+    remedy = "remove the wrong one. `index.contradictions: warn` takes them all"
+    return [Problem("", f"{line}; {remedy}") for line in copies.contradictions(table)]
+
+
+def _oddities(
+    images: list[ImageEntry], infos: list[FileInfo], skip: set[str], value_range: ValueRange | None
+) -> list[str]:
+    # `skip` holds keys
+    names: dict[str, list[str]] = {}
+    for image, info in zip(images, infos, strict=True):
+        for oddity in () if image.key in skip else info.oddities:
+            names.setdefault(oddity, []).append(image.name)
+    lines = [f"{plural(len(n), 'picture')} {oddity}: {', '.join(shorten(n))}" for oddity, n in names.items()]
+    if value_range and DEEP not in names:
+        lines.append("`index.range` has no effect: no picture has more than 8 bits a sample")
+    return lines
 
 
 def _truth_problems(names: list[str], occlude: bool) -> list[Problem]:
     if not (names and occlude):
         return []
-    return [Problem(names[0], "a set that brings its truth needs no index.occlude")]
+    return [Problem(names[0], "a set that brings its truth needs no index.occlude; take it out there")]
 
 
-def _error_message(archive: Archive, problems: list[Problem], num_images: int) -> str:
+def _error_message(archive: Archive, problems: list[Problem], listing: Listing) -> str:
     by_kind: dict[str, list[str]] = {}
     for problem in problems:
         by_kind.setdefault(problem.kind, []).append(str(problem))
     lines = "\n  ".join(line for messages in by_kind.values() for line in shorten(messages))
-    among = f" among {plural(num_images, 'image')}" if num_images else ""
-    top = sorted({"/".join(name.split("/")[:2]) for name in archive.names})
-    holds = f"The archive holds {', '.join(top[:MAX_NAMES]) or 'no file'}.\n" if num_images == 0 else ""
+    among = f" among {plural(len(listing.images), 'image')}" if listing.images else ""
+    holds = ""
+    if not listing.images:
+        top = sorted({"/".join(name.split("/")[:2]) for name in archive.names})
+        holds = f"The archive holds {', '.join(top[:MAX_NAMES]) or 'no file'}.\n"
+        holds += "\n".join([*kinds.left_out_lines(listing.left_out), ""]) if listing.left_out else ""
+    settled = any("`index." in problem.message for problem in problems)
+    choice = " Or set what is named above in params.yaml." if settled else ""
     return (
         f"{archive.path}: {plural(len(problems), 'fault')}{among}; nothing was written.\n  {lines}\n"
-        f"{holds}Repair or remove them, then pack the folder again: {pack_command(archive.path)}."
+        f"{holds}Repair the files, then pack their folder again: {pack_command(archive.path)}.{choice}"
     )
 
 
@@ -224,7 +301,8 @@ def _read_truth(archive: Archive, names: list[str], keys: list[str]) -> dict[str
             row_of = {key.decode(): row for row, key in enumerate(file["key"][...])}
             missing = [key for key in keys if key not in row_of]
             if missing:
-                raise BadInput(f"{path}: says nothing about {', '.join(missing)}. Render the dataset again.")
+                names = ", ".join(shorten(missing))
+                raise BadInput(f"{path}: says nothing about {names}. Render the dataset again.")
             rows = [row_of[key] for key in keys]
             return {name: _reordered(file[name], rows) for name in sorted(file) if name != "key"}
     except (OSError, KeyError) as error:
@@ -247,12 +325,10 @@ def describe(indexed: IndexedDataset) -> str:
         pids, camids = part.loc[part["pid"] > 0, "pid"], part.loc[part["camid"] >= 0, "camid"]
         distractors, junk = (part["pid"] == 0).sum(), (part["pid"] < 0).sum()
         lines.append(f"{split:8}{len(part):8}{pids.nunique():12}{camids.nunique():9}{distractors:13}{junk:7}")
-    lines.append(
-        f"{plural(len(index), 'image')}; {plural(indexed.dropped, 'image')} of junk or validation dropped, "
-        f"{plural(indexed.ignored, 'other file')} left out"
-    )
+    left_out, *reasons = kinds.left_out_lines(indexed.left_out)
+    dropped = f"{plural(indexed.dropped, 'image')} of junk or validation dropped"
+    lines += [f"{plural(len(index), 'image')}; {dropped}, {left_out}", *reasons]
     if indexed.pasted:
-        copies = plural(int(indexed.pasted["occluder"].sum()), "query")
-        lines.append(f"{copies} copied with an obstacle pasted")
-    differences = [f"not as published: {line}" for line in indexed.warnings]
-    return "\n".join(lines + query_checks.dataset_warnings(index) + differences)
+        queries = plural(int(indexed.pasted["occluder"].sum()), "query")
+        lines.append(f"{queries} copied with an obstacle pasted")
+    return "\n".join(lines + query_checks.dataset_warnings(index) + indexed.warnings)

@@ -5,7 +5,6 @@ seed, on its own key and on the training images that obstacles are cut from, and
 """
 
 import dataclasses
-import io
 import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -16,9 +15,9 @@ from PIL import Image
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from pipeline.core.params import STRICT, BadInput
+from pipeline.core.params import STRICT, BadInput, plural, shorten
 from pipeline.data import obstacles
-from pipeline.data.index import DECODE_ERRORS, decode
+from pipeline.data.index import DECODE_ERRORS, ValueRange, decode, encode_png
 from pipeline.data.obstacles import Obstacle, Ratios, Shares
 from pipeline.indexing.layout import OCCLUDED_PREFIX, ImageEntry
 
@@ -31,7 +30,7 @@ class Occlude:
     seed: int = Field(ge=0)
     area: Shares  # of an obstacle: minimum and maximum, as a share of the image
     aspect: Ratios  # of rectangles: minimum and maximum height / width
-    cutouts: str  # folder of PNG files with alpha; "": rectangles of training images
+    cutouts: str  # folder of pictures with alpha; "": rectangles of training images
 
 
 class Coverage(NamedTuple):
@@ -52,14 +51,21 @@ class Coverage(NamedTuple):
 class OccludedQueries:
     """The occluded copies of a dataset's queries; `read` returns an archive's file by name.
 
-    Raises `BadInput` if there is no image to cut obstacles from.
+    `value_range` is that of deep pictures (`decode`).  Raises `BadInput` if there is no image to cut
+    obstacles from.
     """
 
-    def __init__(self, images: Sequence[ImageEntry], options: Occlude, read: Callable[[str], bytes]):
-        self._options, self._read = options, read
+    def __init__(
+        self,
+        images: Sequence[ImageEntry],
+        options: Occlude,
+        read: Callable[[str], bytes],
+        value_range: ValueRange | None = None,
+    ):
+        self._options, self._read, self._value_range = options, read, value_range
         self._donors = sorted((i for i in images if i.split == "train"), key=lambda i: i.key)
-        self._cutouts: Sequence[Obstacle] = obstacles.read_cutouts(options.cutouts)
         queries = [i for i in images if i.split == "query"]
+        self._cutouts = obstacles.read_cutouts(options.cutouts) if queries else []
         self.images = [
             dataclasses.replace(i, key=OCCLUDED_PREFIX + i.key.removeprefix("query/")) for i in queries
         ]
@@ -67,7 +73,7 @@ class OccludedQueries:
         if self.images and not (self._donors or self._cutouts):
             raise BadInput(
                 "params.yaml: index.occlude.cutouts is empty, and the set has no training images to cut "
-                "obstacles from. Name a folder of PNG files with alpha."
+                "obstacles from. Name a folder of pictures with alpha, such as PNG."
             )
 
     def render(self, image: ImageEntry) -> bytes:
@@ -76,25 +82,25 @@ class OccludedQueries:
         rng = np.random.default_rng([self._options.seed, zlib.crc32(image.key.encode())])
         donor = None if self._cutouts else self._other_identity(image.pid, rng)
         try:
-            pixels = decode(blob)
-            donor_pixels = None if donor is None else decode(self._read(donor.name))
+            pixels = decode(blob, self._value_range)
+            donor_pixels = None if donor is None else decode(self._read(donor.name), self._value_range)
         except DECODE_ERRORS:
             return blob
-        height, width, _ = pixels.shape
-        obstacle = self._obstacle(donor_pixels, (height, width), rng)
-        top, left = obstacles.sample_position(obstacle, height, width, rng, inside=1.0)
+        obstacle, top, left = self._place(donor_pixels, pixels.shape[:2], rng)
         pixels, mask = obstacles.paste(pixels, obstacle, top, left)
         self._coverage[image.key] = Coverage.of(mask)
-        return _png(pixels)
+        return encode_png(pixels)
 
-    def _obstacle(
+    def _place(
         self, donor: UInt8[np.ndarray, "h w 3"] | None, size: tuple[int, int], rng: np.random.Generator
-    ) -> Obstacle:
+    ) -> tuple[Obstacle, int, int]:
+        area = self._options.area
         if donor is None:
             cutout = self._cutouts[int(rng.integers(len(self._cutouts)))]
-            return obstacles.scale(cutout, rng.uniform(*self._options.area) * size[0] * size[1])
+            return obstacles.fit(cutout, rng.uniform(*area) * size[0] * size[1], *size, rng)
         donor = np.asarray(Image.fromarray(donor).resize(size[::-1], Image.Resampling.BILINEAR))
-        return obstacles.cut_rectangle(donor, self._options.area, self._options.aspect, rng)
+        obstacle = obstacles.cut_rectangle(donor, area, self._options.aspect, rng)
+        return obstacle, *obstacles.sample_position(obstacle, *size, rng, inside=1.0)
 
     def _other_identity(self, pid: int, rng: np.random.Generator) -> ImageEntry:
         # a random training image of another identity; any, if there is none
@@ -116,8 +122,11 @@ class OccludedQueries:
             "box": np.array([c.box for c in coverage], np.int32),
         }
 
-
-def _png(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(image).save(out, "PNG")
-    return out.getvalue()
+    def describe(self) -> list[str]:
+        """What obstacles are cut from, and the files of a folder of cut-outs that are not read."""
+        if not self._cutouts:
+            return []
+        _, others = obstacles.cutout_files(self._options.cutouts)
+        names = shorten([str(file.relative_to(self._options.cutouts)) for file in others])
+        left_out = f"; {plural(len(others), 'other file')} left out: {', '.join(names)}" if others else ""
+        return [f"obstacles from {plural(len(self._cutouts), 'cut-out')}{left_out}"]

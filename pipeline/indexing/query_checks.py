@@ -7,8 +7,9 @@ import pandas as pd
 from jaxtyping import Bool
 
 from pipeline.core.params import plural, shorten
-from pipeline.indexing.layout import ImageEntry, PublishedCount
+from pipeline.indexing.layout import OCCLUDED_PREFIX, ImageEntry, PublishedCount
 
+DOUBTED_CAMERAS = 5  # that took one image each; fewer are those of a small set
 MISSING_SPLIT = {
     "train": "no training image: the set can test, not train",
     "query": "no query: nothing can be measured on the set",
@@ -91,4 +92,18 @@ def dataset_warnings(index: pd.DataFrame) -> list[str]:
         f"{plural(shared, 'identity')} both in train and in query or gallery": shared,
     }
     missing = [line for split, line in MISSING_SPLIT.items() if split not in set(index["split"])]
-    return missing + [line for line, count in counts.items() if count]
+    return missing + [line for line, count in counts.items() if count] + _camera_warnings(index)
+
+
+def _camera_warnings(index: pd.DataFrame) -> list[str]:
+    # a column of camera numbers may hold something else, such as the number of the image
+    images = index[(index["camid"] >= 0) & ~index["key"].str.startswith(OCCLUDED_PREFIX)]
+    counts = images["camid"].value_counts()
+    once = int((counts == 1).sum())
+    if once < DOUBTED_CAMERAS or 2 * once <= len(counts):
+        return []
+    taken = "each took one" if once == len(images) else f"{once} of them took one"
+    return [
+        f"{plural(len(counts), 'camera')} for {plural(len(images), 'image')}, and {taken}: do these numbers "
+        "name cameras? If not, leave them unknown (-1)"
+    ]

@@ -104,6 +104,90 @@ def test_at_least_half_of_each_side_lies_inside():
         assert -10 <= top <= 54 and -5 <= left <= 27
 
 
+class End(np.random.Generator):
+    """Draws the same end of every range: 0 the lower, 1 the upper."""
+
+    def __new__(cls, end):
+        return super().__new__(cls, np.random.PCG64())
+
+    def __init__(self, end):
+        super().__init__(np.random.PCG64())
+        self.end = end
+
+    def uniform(self, low, high):
+        return low + (high - low) * self.end
+
+
+def ends(length, image, inside):
+    """The first and the last position of an obstacle of `length` along a side of an image."""
+    return [obstacles.sample_position(solid(length, 1), image, 1, End(end), inside)[0] for end in (0, 1)]
+
+
+ENDS = {  # length, the image's, share inside: first and last position
+    "half inside": ((20, 64, 0.5), [-10, 54]),
+    "longer than the image": ((100, 64, 0.5), [-50, 14]),
+    "over twice as long: over both edges": ((192, 64, 0.5), [-128, 0]),
+    "all inside": ((20, 64, 1.0), [0, 44]),
+    "all inside, but longer: over both edges": ((100, 64, 1.0), [-36, 0]),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_an_obstacle_may_lie_between_these_positions(case):
+    arguments, positions = ENDS[case]
+    assert ends(*arguments) == positions
+
+
+@given(st.integers(1, 400), st.integers(1, 100), st.sampled_from([0.5, 1.0]))
+def test_both_ends_of_an_obstacle_are_cut_off_alike(length, image, inside):
+    first, last = ends(length, image, inside)
+    assert abs(first + last - (image - length)) <= 1  # rounded
+    for top in (first, last):
+        shown = min(top + length, image) - max(top, 0)
+        assert shown >= min(length * inside, image) - 1
+
+
+# ------------------------------------------------------------------ obstacles that cover what was drawn
+
+
+def cover(obstacle, share, seed, size=(64, 32)):
+    """What an obstacle covers of an image of which it is to cover `share`."""
+    fitted, top, left = obstacles.fit(obstacle, share * size[0] * size[1], *size, RNG(seed))
+    return fitted, top, left, obstacles.paste(np.zeros((*size, 3), np.uint8), fitted, top, left)[1]
+
+
+def test_a_pole_that_is_longer_than_the_image_is_made_wider():
+    fitted, top, _, covered = cover(solid(200, 10), 0.25, seed=0)
+    # 512 of 64 x 32 pixels: 101 x 5 as drawn, of which 320 would show; 158 x 8 shows 64 x 8
+    assert fitted.solid.shape == (158, 8) and -94 < top < 0 and covered.sum() == 512
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.floats(0.1, 0.4), st.integers(0, 99))
+def test_a_rectangle_of_any_aspect_covers_what_was_drawn(height, width, share, seed):
+    fitted, top, left, covered = cover(solid(height, width), share, seed)
+    rows, columns = (int(covered.any(axis).sum()) for axis in (1, 0))
+    assert abs(covered.sum() - share * 64 * 32) <= (rows + columns) / 2 + 1  # sides are whole pixels
+    for position, length, image in zip((top, left), fitted.solid.shape, (64, 32), strict=True):
+        assert 0 <= position <= image - length or image - length <= position <= 0
+
+
+def test_cut_outs_of_all_aspects_cover_what_was_drawn_in_the_mean():
+    cone = solid(90, 9)
+    cone.solid[:] = np.arange(9) * 10 < np.arange(90)[:, None]
+    cutouts = [solid(60, 60), solid(400, 20), solid(20, 400), cone]
+    shares = RNG(0).uniform(0.1, 0.4, 400)
+    covers = [cover(cutouts[n % 4], share, n, (128, 64))[-1].mean() for n, share in enumerate(shares)]
+    assert abs(np.mean(covers) - shares.mean()) < 0.005
+
+
+def test_a_ring_that_cannot_cover_enough_grows_no_larger_than_the_image():
+    ring = solid(20, 20)
+    ring.solid[2:-2, 2:-2] = False
+    for seed in range(20):
+        fitted, *_ = cover(ring, 0.35, seed)
+        assert max(fitted.solid.shape) <= 64
+
+
 def test_cutouts_are_read_with_their_alpha(tmp_path):
     pixels = np.zeros((4, 4, 4), np.uint8)
     pixels[:2] = 255
@@ -140,11 +224,52 @@ def test_the_presets_sources_need_no_folder():
     assert validate(VALID | {"sources": None, "cutouts": ""}, Obstacles, "").cutouts == ""
 
 
-@pytest.mark.parametrize("content", ["nothing", "no alpha", "text"])
-def test_unusable_cutouts_are_named(tmp_path, content):
-    if content == "no alpha":
-        Image.fromarray(GREY).save(tmp_path / "pole.png")
-    if content == "text":
-        (tmp_path / "pole.png").write_text("hello")
-    with pytest.raises(BadInput, match=r"no PNG files|pole\.png: "):
+def pole(path, rows=2, **options):
+    """A picture of 4 x 4 whose first rows are solid."""
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[:rows] = 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+
+
+def test_cutouts_are_read_at_any_depth_and_in_any_format_with_alpha(tmp_path):
+    pole(tmp_path / "b.png", 1)
+    pole(tmp_path / "a/trees/oak.webp", 2, lossless=True)
+    pole(tmp_path / "c/POST.TIFF", 3)
+    for name in ("licence.txt", "a/Thumbs.db", ".hidden.png", ".cache/x.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert [o.solid.sum() for o in obstacles.read_cutouts(str(tmp_path))] == [8, 4, 12]
+    _, others = obstacles.cutout_files(str(tmp_path))
+    assert [file.name for file in others] == ["Thumbs.db", "licence.txt"]
+    before = obstacles.digest(str(tmp_path))
+    pole(tmp_path / "a/trees/oak.webp", 3, lossless=True)
+    assert obstacles.digest(str(tmp_path)) != before
+
+
+def test_all_unusable_cutouts_are_named_with_their_faults(tmp_path):
+    pole(tmp_path / "empty.png", 0)
+    pole(tmp_path / "good.png")
+    Image.fromarray(GREY).save(tmp_path / "opaque.png")
+    Image.fromarray(GREY[..., 0].astype(np.uint16)).save(tmp_path / "thermal.png")
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(BadInput) as error:
         obstacles.read_cutouts(str(tmp_path))
+    faults = [line.removeprefix(f"{tmp_path}/") for line in str(error.value).splitlines()]
+    remedy = "Save it as PNG with transparency."
+    assert faults == [
+        f"empty.png: no cut-out (no solid pixel). {remedy}",
+        f"opaque.png: no cut-out (no alpha channel). {remedy}",
+        f"text.png: no cut-out. {remedy}",
+        f"thermal.png: no cut-out (more than 8 bits a sample). {remedy}",
+    ]
+
+
+def test_a_folder_without_cutouts_says_what_it_holds(tmp_path):
+    with pytest.raises(BadInput, match=r"poles: no such folder\. Put cut-outs there"):
+        obstacles.read_cutouts(str(tmp_path / "poles"))
+    with pytest.raises(BadInput, match=r"no picture in it or below it, but no file\. Put"):
+        obstacles.read_cutouts(str(tmp_path))
+    (tmp_path / "poles.psb").write_text("x")
+    with pytest.raises(BadInput, match=r"no picture in it or below it, but poles\.psb\. Put"):
+        obstacles.digest(str(tmp_path))

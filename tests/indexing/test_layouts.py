@@ -377,9 +377,12 @@ SETS = {  # rows of a table; each letter is an image
     "a query in the gallery": (
         "a,1,0,train\nb,1,1,train\nc,2,,query\nc,2,,gallery",
         ["1 query in gallery as the same file, which no camera leaves out, so each finds itself and Rank-1 "
-         "is too high: query/c"],
+         "is too high: query/c", "1 gallery image also in query as the same file: gallery/c"],
     ),
-    "of a known camera": ("a,1,0,train\nb,1,1,train\nc,2,0,query\nc,2,0,gallery\nd,2,1,gallery", []),
+    "of a known camera": (
+        "a,1,0,train\nb,1,1,train\nc,2,0,query\nc,2,0,gallery\nd,2,1,gallery",
+        ["1 gallery image also in query as the same file: gallery/c"],
+    ),
 }  # fmt: skip
 
 
@@ -452,7 +455,8 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_picture_is_indexed_and_shown_upright_in_colour(tmp_path, kind):
     files = boxes(*COMPLETE) | {f"query/0002_c1s1 {kind} тётя.jpg": KINDS[kind]}
-    (tmp_path / "params.yaml").write_text(CONFIG)
+    value_range = f'"range": {{"{tmp_path.name}": [0, 65535]}}'
+    (tmp_path / "params.yaml").write_text(CONFIG.replace('"range": {}', value_range))
     outs = [str(tmp_path / out) for out in ("index.parquet", "images.h5", "truth.h5")]
     stage.main("folders", zipped(tmp_path / "a.zip", files), *outs, config=str(tmp_path / "params.yaml"))
     index = read_index(outs[0])
@@ -462,8 +466,8 @@ def test_every_kind_of_picture_is_indexed_and_shown_upright_in_colour(tmp_path, 
     assert pixels.shape == (*size, 3) and tuple(index.loc[row, ["height", "width"]]) == size
     assert resize_image(pixels, (256, 128)).shape == (256, 128, 3)
     if kind.startswith("16 bits"):
-        upper = deep(".png", kind.endswith("colour"))[1] >> 8
-        assert (pixels[..., ::-1] == (upper if upper.ndim == 3 else upper[..., None])).all()
+        scaled = np.rint(deep(".png", kind.endswith("colour"))[1] / 257)
+        assert (pixels[..., ::-1] == (scaled if scaled.ndim == 3 else scaled[..., None])).all()
 
 
 @pytest.mark.parametrize("pack", ["a.zip", "a.tar"])

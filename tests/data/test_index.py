@@ -1,0 +1,126 @@
+"""Decoding: what becomes of pictures with more than 8 bits a sample, whichever way they are stored."""
+
+import io
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline.data.index import DECODE_ERRORS, DeepPicture, decode, encode_png, is_deep, to_rgb
+
+BYTES = np.random.default_rng(0).integers(0, 256, (16, 8, 3), np.uint8)
+GREY = BYTES[..., 0]
+SIDEWAYS = 6  # the EXIF tag of a camera that was held so
+
+
+def saved(pixels, form, orientation=1):
+    """A file of Pillow."""
+    out, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(out, form, exif=exif)
+    return out.getvalue()
+
+
+def saved_colours(pixels, suffix, orientation=None):
+    """A file of three channels, which Pillow writes with 8 bits alone; a PNG file may have an EXIF tag."""
+    blob = cv2.imencode(suffix, pixels[..., ::-1])[1].tobytes()
+    if orientation is None:
+        return blob
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    chunk = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    framed = (len(chunk) - 4).to_bytes(4) + chunk + zlib.crc32(chunk).to_bytes(4)
+    return blob[:33] + framed + blob[33:]
+
+
+DEEP_FILES = {  # the file, and its values of black and white
+    "14 bits, PNG": (saved(GREY.astype(np.uint16) * 64, "PNG"), (0.0, 255.0 * 64)),
+    "14 bits, TIFF": (saved(GREY.astype(np.uint16) * 64, "TIFF"), (0.0, 255.0 * 64)),
+    "16 bits": (saved(GREY.astype(np.uint16) * 257, "PNG"), (0.0, 65535.0)),
+    "32 bits": (saved(GREY.astype(np.int32) * 1000 - 99, "TIFF"), (-99.0, 255.0 * 1000 - 99)),
+    "floats": (saved(GREY.astype(np.float32) / 255, "TIFF"), (0.0, 1.0)),
+    "white is low": (saved(65535 - GREY.astype(np.uint16) * 257, "PNG"), (65535.0, 0.0)),
+    "held sideways, PNG": (saved(np.rot90(GREY).astype(np.uint16), "PNG", SIDEWAYS), (0.0, 255.0)),
+    "held sideways, TIFF": (saved(np.rot90(GREY).astype(np.uint16), "TIFF", SIDEWAYS), (0.0, 255.0)),
+}
+DEEP_COLOURS = {
+    "12 bits, PNG": (saved_colours(BYTES.astype(np.uint16) * 16, ".png"), (0.0, 255.0 * 16)),
+    "12 bits, TIFF": (saved_colours(BYTES.astype(np.uint16) * 16, ".tiff"), (0.0, 255.0 * 16)),
+    "held sideways": (saved_colours(np.rot90(BYTES).astype(np.uint16), ".png", SIDEWAYS), (0.0, 255.0)),
+}
+
+
+@pytest.mark.parametrize("kind", DEEP_FILES)
+def test_a_deep_picture_of_grey_has_the_bytes_that_its_range_states(kind):
+    blob, value_range = DEEP_FILES[kind]
+    assert (decode(blob, value_range) == GREY[..., None]).all()
+
+
+@pytest.mark.parametrize("kind", DEEP_COLOURS)
+def test_a_deep_picture_in_colour_keeps_what_pillow_would_drop(kind):
+    blob, value_range = DEEP_COLOURS[kind]
+    assert (decode(blob, value_range) == BYTES).all()
+
+
+@pytest.mark.parametrize("kind", DEEP_FILES | DEEP_COLOURS)
+def test_no_deep_picture_is_read_without_its_range(kind):
+    blob, _ = (DEEP_FILES | DEEP_COLOURS)[kind]
+    with pytest.raises(DeepPicture, match=r"more than 8 bits a sample \(values .* to .*\); .*index\.range"):
+        decode(blob)
+    with pytest.raises(DeepPicture), Image.open(io.BytesIO(blob)) as image:
+        to_rgb(image)
+
+
+def test_a_deep_picture_says_its_values():
+    values = np.array([[7004, 8495]], np.uint16)
+    with pytest.raises(DeepPicture, match=r"\(values 7004 to 8495\)"):
+        decode(saved(values, "PNG"))
+
+
+@given(st.integers(0, 65534), st.integers(1, 65535), st.lists(st.integers(0, 65535), min_size=1))
+def test_values_are_rounded_in_their_range_and_clipped_beyond(black, span, values):
+    white = black + span
+    pixels = decode(saved(np.array([values], np.uint16), "PNG"), (float(black), float(white)))
+    expected = [round(255 * (min(max(value, black), white) - black) / span) for value in values]
+    assert pixels[0, :, 0].tolist() == expected
+
+
+def test_values_that_are_no_numbers_are_refused_in_any_range():
+    pixels = np.array([[0, np.nan, np.inf]], np.float32)
+    for value_range in (None, (0.0, 1.0)):
+        with pytest.raises(DeepPicture, match=r"no numbers \(2 of 3\); replace them"):
+            decode(saved(pixels, "TIFF"), value_range)
+
+
+def test_sixteen_bits_of_four_inks_are_refused():
+    inks = struct.pack("<4H", 1, 2, 3, 4)
+    depths = 8 + len(inks)  # where they stand
+    tags = {256: 1, 257: 1, 258: depths, 259: 1, 262: 5, 273: 8, 277: 4, 278: 1, 279: len(inks)}
+    entries = [struct.pack("<HHII", tag, 3, 4 if tag == 258 else 1, value) for tag, value in tags.items()]
+    body = inks + struct.pack("<4H", 16, 16, 16, 16)
+    head = b"II*\0" + struct.pack("<I", 8 + len(body))
+    blob = head + body + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    with pytest.raises(DeepPicture, match=r"16 bits a sample in a form that is not read \(CMYK\)"):
+        decode(blob, (0.0, 65535.0))
+
+
+def test_eight_bits_are_not_deep_and_need_no_range():
+    for blob in (saved(BYTES, "PNG"), saved(BYTES, "BMP"), saved(GREY, "TIFF"), saved_colours(BYTES, ".png")):
+        with Image.open(io.BytesIO(blob)) as image:
+            assert not is_deep(image)
+        assert (decode(blob) == decode(blob, (0.0, 1.0))).all()
+    assert (decode(encode_png(BYTES)) == BYTES).all()
+
+
+def test_a_deep_picture_that_is_cut_off_is_refused_as_such():
+    blob, value_range = DEEP_FILES["14 bits, PNG"]
+    colours, _ = DEEP_COLOURS["12 bits, PNG"]
+    for file in (blob[:-40], colours[:-200]):
+        with pytest.raises(DECODE_ERRORS) as error:
+            decode(file, value_range)
+        assert not isinstance(error.value, DeepPicture)
