@@ -4,7 +4,6 @@ A picture is what Pillow reads, by its suffix (`x.webp`, `x.JFIF`) or by its con
 `x.dat`).  Nothing else is read as an image of a split.
 """
 
-import functools
 import io
 from collections import Counter
 from collections.abc import Sequence
@@ -15,17 +14,10 @@ from PIL import Image
 
 from pipeline.core.params import plural, shorten
 from pipeline.data.index import DECODE_ERRORS
+from pipeline.data.pictures import NO_CROPS, SIDE_FOLDERS, UNREAD_SUFFIXES, picture_suffixes
 from pipeline.indexing.archive import NESTED_SUFFIXES, Archive
 
-# formats of Pillow that are no crops: measurements, films, icons, and drawings that other programs render
-NO_CROPS = {"BUFR", "CUR", "EPS", "FITS", "GRIB", "HDF5", "ICNS", "ICO", "IPTC", "MPEG", "WMF"}
-# pictures that Pillow does not read, and camera raw files, of which it reads a thumbnail
-UNREAD_SUFFIXES = {
-    *(".heic", ".heif", ".hif", ".jxl", ".svg", ".eps"),
-    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".raw", ".rw2"),
-}
 HEIF_BRANDS = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1")  # bytes 4 to 12
-SIDE_FOLDERS = {"__MACOSX", "@eaDir"}  # of macOS and of Synology's disks
 NAMED = 3  # files that a line names
 
 HIDDEN, HIDDEN_PICTURE = "hidden", "a hidden picture"
@@ -54,14 +46,6 @@ class LeftOut(NamedTuple):
     def missed(self) -> bool:
         """Whether it may be an image of a split."""
         return self.in_split and self.reason in REMEDIES
-
-
-@functools.cache
-def picture_suffixes() -> frozenset[str]:
-    """The suffixes of pictures, in lower case."""
-    Image.preinit()  # the usual formats stay those that Pillow tries first
-    formats = Image.registered_extensions()
-    return frozenset(s for s, name in formats.items() if name in Image.OPEN and name not in NO_CROPS)
 
 
 def is_hidden(name: str) -> bool:

@@ -297,7 +297,8 @@ def _decoded(
         try:
             image = resize_image(_decode(picture), size)
         except DECODE_ERRORS as error:
-            reason = error_detail(error).removeprefix(" (").removesuffix(")")
+            system = getattr(error, "strerror", None)  # without number and name of the file
+            reason = system or error_detail(error).removeprefix(" (").removesuffix(")")
             faults.append((_name(picture, number), reason or "no picture"))
         else:
             yield number, image

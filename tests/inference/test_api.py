@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.core import params
+from pipeline.core.files import sha256
 from pipeline.core.label_file import LabelFile, write_label_file, write_packed
 from pipeline.core.params import BadInput
 from pipeline.data.index import COLUMNS, index_hash
 from pipeline.data.parts import COARSE
-from pipeline.inference import api
+from pipeline.inference import api, embedding_file, read_embeddings
 from pipeline.labels import occlusion
 from pipeline.methods.base import Embedding
 from pipeline.model import compute
@@ -173,13 +176,12 @@ def test_files_and_arrays_are_the_same_to_it_and_so_are_batch_sizes(world):
 
 
 def files_of_every_kind():
-    """Bytes of files: turned, gray, of 16 bits, transparent, of a palette, of four colours."""
+    """Bytes of files: turned, gray, transparent, of a palette, of four colours."""
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 24, 3), np.uint8))
     turned = Image.Exif()
     turned[0x0112] = 6  # stands on its side
-    deep = Image.fromarray(np.arange(40 * 24, dtype=np.uint16).reshape(40, 24) * 60)
     kinds = [(picture, "JPEG", {"exif": turned}), (picture, "PNG", {"exif": turned})]
-    kinds += [(picture, "TIFF", {"exif": turned}), (picture.convert("CMYK"), "JPEG", {}), (deep, "PNG", {})]
+    kinds += [(picture, "TIFF", {"exif": turned}), (picture.convert("CMYK"), "JPEG", {})]
     kinds += [(picture.convert("P"), "PNG", {"transparency": 3}), (picture.convert("L"), "PNG", {})]
     kinds += [(picture.convert(mode), "PNG", {}) for mode in ("1", "P", "LA", "RGBA")]
     for image, kind, options in kinds:
@@ -193,7 +195,7 @@ def test_an_image_of_pillow_is_embedded_to_the_bit_as_its_file(trained, tmp_path
     for file, blob in zip(files, files_of_every_kind(), strict=True):
         file.write_bytes(blob)
     images = [Image.open(file) for file in files]
-    assert {"CMYK", "I;16", "1", "L", "LA", "P", "RGB", "RGBA"} == {image.mode for image in images}
+    assert {"CMYK", "1", "L", "LA", "P", "RGB", "RGBA"} == {image.mode for image in images}
     assert torch.equal(trained.embed(images).parts, trained.embed(files).parts)
     flat = [np.asarray(image.convert("RGB")) for image in images[:2]]  # not turned
     assert not torch.equal(trained.embed(flat).parts, trained.embed(files[:2]).parts)
@@ -225,6 +227,106 @@ def test_embeddings_are_on_the_cpu_with_one_row_per_picture(world, trained):
         and embedding.gate is None
     )
     assert embedding.parts.device.type == "cpu" and embedding.parts.dtype == torch.float32
+
+
+# ------------------------------------------------------------------ folders, and a file of embeddings
+
+
+@pytest.fixture
+def people(tmp_path):
+    """A folder of nine pictures, two of them broken, and of other files; the good pictures."""
+    folder = tmp_path / "people"
+    for n, image in enumerate(toy.people().image[:7]):
+        place = folder / f"person {n // 3}"
+        place.mkdir(parents=True, exist_ok=True)
+        ending, kind = (("png", "PNG"), ("webp", "WebP"), ("JFIF", "JPEG"))[n % 3]
+        Image.fromarray(image).save(place / f"{n}.{ending}", kind)
+    good = [str(path) for path in sorted(folder.rglob("*.*"))]
+    (folder / "person 0" / "broken.jpg").write_bytes(b"no picture")
+    (folder / "person 2" / "link.jpg").symlink_to("gone.jpg")
+    (folder / "notes.txt").write_text("no picture")
+    (folder / ".hidden.png").write_bytes(Path(good[0]).read_bytes())
+    return folder, good
+
+
+def test_a_folder_and_a_pattern_stand_for_the_pictures_in_them(trained, people):
+    folder, good = people
+    broken = [str(folder / "person 0" / "broken.jpg"), str(folder / "person 2" / "link.jpg")]
+    wanted = sorted([*good, *broken])
+    for pictures in (folder, str(folder), [folder], [folder / "**"], [folder / "person *"]):
+        files, others = api.find_pictures(pictures)
+        assert files == wanted and others in ([], [str(folder / "notes.txt")])
+    together = trained.embed([good[0], folder / "person 1", folder / "*" / "6.*"]).parts
+    assert torch.equal(together, trained.embed([good[0], *good[3:]]).parts)
+    assert torch.equal(trained.embed(folder / "person 1").parts, trained.embed(good[3:6]).parts)
+    with pytest.raises(BadInput, match=r"broken\.jpg: .*\n.*link\.jpg: .*No such file"):
+        trained.embed(folder)
+
+
+def test_a_file_of_embeddings_holds_what_embed_gives_and_names_what_is_left_out(trained, people, tmp_path):
+    folder, good = people
+    by_two, out = replace(trained, batch=2), tmp_path / "embeddings.h5"
+    left_out = by_two.embed_to_file(folder, out, cameras=[0, 1, -1, 0, 1, -1, 0, 1, -1], guess=True)
+    content = read_embeddings(out)
+    numbers = [sorted([*good, *(name for name, _ in left_out)]).index(name) for name in good]
+    wanted = by_two.embed(good, [(0, 1, -1)[n % 3] for n in numbers], guess=True)
+    assert content.names == good and content.embedding.gate is None
+    assert torch.equal(content.embedding.parts, wanted.parts)
+    assert torch.equal(content.embedding.visibility, wanted.visibility)
+    assert (
+        content.left_out
+        == left_out
+        == [
+            (str(folder / "person 0" / "broken.jpg"), "no picture"),
+            (str(folder / "person 2" / "link.jpg"), "No such file or directory"),
+        ]
+    )
+    attrs = LabelFile(out).attrs
+    assert attrs["model"] == sha256(Path(toy.trained(tmp_path / "same"), "model.safetensors"))
+    assert attrs["guess"] and attrs["batch"] == 2 and attrs["precision"] == "float32"
+
+
+def test_the_file_appears_when_all_pictures_are_embedded(trained, people, tmp_path, monkeypatch):
+    out = tmp_path / "embeddings.h5"
+    trained.embed_to_file(people[1][0], out)
+    before = out.read_bytes()
+    monkeypatch.setattr(type(trained.model), "embed", lambda *_: pytest.fail("stopped"))
+    with pytest.raises(pytest.fail.Exception):
+        trained.embed_to_file(people[1], out)
+    assert out.read_bytes() == before and not list(tmp_path.glob(".*"))
+
+
+def test_pictures_of_which_none_can_be_used_make_no_file(trained, tmp_path):
+    with pytest.raises(BadInput, match=r"none of 2 pictures can be used\. The first is gone \(No such file"):
+        trained.embed_to_file(["gone", "gone"], tmp_path / "embeddings.h5")
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_of_pictures_need_no_encoding(trained, people, tmp_path):
+    name = os.fsdecode(b"gr\xfc\xdfe \xe4.png")  # of Latin-1
+    (tmp_path / name).write_bytes(Path(people[1][0]).read_bytes())
+    trained.embed_to_file([tmp_path / "*.png", GOOD], tmp_path / "embeddings.h5")
+    assert read_embeddings(tmp_path / "embeddings.h5").names == [str(tmp_path / name), "picture 1"]
+
+
+def test_gates_are_stored_with_the_features(tmp_path):
+    one, other = (Embedding(torch.rand(n, 2, 3), torch.rand(n, 2), torch.rand(n, 2, 3)) for n in (2, 1))
+    with embedding_file.create(tmp_path / "file.h5", {}, []) as append:
+        append(["a", "b"], one)
+        append(["c"], other)
+    content = read_embeddings(tmp_path / "file.h5")
+    assert content.names == ["a", "b", "c"] and content.left_out == []
+    for name in ("parts", "visibility", "gate"):
+        wanted = torch.cat([getattr(one, name), getattr(other, name)])
+        assert torch.equal(getattr(content.embedding, name), wanted)
+
+
+@pytest.mark.parametrize(("seconds", "progress", "shown"), [(0, True, 3), (0, False, None), (2, True, None)])
+def test_progress_is_shown_of_what_takes_long(trained, capsys, monkeypatch, seconds, progress, shown):
+    monkeypatch.setattr(api, "SHOWN_AFTER", seconds)
+    trained.embed([GOOD] * 3, progress=progress)
+    said = capsys.readouterr().err
+    assert "embed: 100%" in said and "3/3" in said if shown else said == ""
 
 
 # ------------------------------------------------------------------ z without maps
@@ -275,6 +377,8 @@ MAP = np.zeros((4, 2), np.uint8)
 REFUSED = {  # pictures, cameras, maps, threshold: what the user reads
     "no pictures": ([], None, None, None, "pictures: none given"),
     "no such file": (["gone.jpg", GOOD, "lost.jpg"], None, None, None, "gone.jpg: (.|\n)*lost.jpg: "),
+    "an empty pattern": (["gone/*.jpg"], None, None, None, r"gone/\*\.jpg: no picture among 0 files"),
+    "more than 8 bits": ([Image.new("I;16", (2, 4))], None, None, None, "picture 0: .*more than 8 bits"),
     "no picture": ([__file__], None, None, None, "test_api.py: cannot be used"),
     "floats": ([GOOD, GOOD.astype(np.float32)], None, None, None, "picture 1: .* float32"),
     "gray": ([MAP], None, None, None, r"picture 0: .* uint8 \(4, 2\)"),
@@ -325,9 +429,9 @@ def test_a_record_that_does_not_tell_the_cameras_is_refused(tmp_path):
         api.load(folder)
 
 
-def test_a_bad_picture_is_counted_from_the_first_of_all(world):
-    with pytest.raises(BadInput, match="picture 2: "):
-        api.load(world[0] / "trained", batch=2).embed([GOOD, GOOD, MAP])
+def test_all_bad_pictures_are_listed_by_their_numbers_in_whatever_batch_they_are(world, trained):
+    with pytest.raises(BadInput, match=r"picture 2: .*\npicture 5: "):
+        replace(trained, batch=2).embed([GOOD, GOOD, MAP, GOOD, GOOD, MAP])
 
 
 def test_a_model_that_erases_by_maps_asks_for_them(tmp_path):
