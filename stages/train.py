@@ -43,6 +43,7 @@ from pipeline.training.record import LIBRARIES, run_record
 from pipeline.training.remarks import remarks, say, without_effect
 from pipeline.training.run import seed_generators, train_model
 from pipeline.training.schedule import Schedule
+from pipeline.training.start import check_start, describe_start, load_start
 
 
 def main(
@@ -68,6 +69,8 @@ def train(
     settings = resolve(settings, module.PRESETS, settings.preset, name)
     seed, every = params.read(config, "seed", params.Count), params.read(config, "checkpoint", params.Amount)
 
+    if schedule.start_from:
+        check_start(schedule.start_from, out)
     table = read_index(index)
     key = index_hash(table)
     maps, flags = LabelFile(parsing, "parsing", key), LabelFile(labels, "occlusion", key)
@@ -86,8 +89,11 @@ def train(
         files[cutouts] = obstacles.digest(cutouts)
     unused = without_effect(name, module, settings, schedule)
     say([f"without effect: {', '.join(unused)}"] * bool(unused) + remarks(schedule, image_set))
-    record = describe(name, settings, spec, architecture(vit)) | run_record(model, schedule, seed, files)
-    record["without_effect"] = unused
+    record = describe(name, settings, spec, architecture(vit)) | {"without_effect": unused}
+    if schedule.start_from:
+        record["start_from"] = load_start(model, schedule.start_from, record)
+        say([describe_start(record["start_from"])])
+    record |= run_record(model, schedule, seed, files)
     rank_0 = distributed.rank() == 0
     with resumable_folder("train", [record], LIBRARIES) if rank_0 else nullcontext() as folder:
         checkpoints = Checkpoints(distributed.broadcast_object(folder), every)

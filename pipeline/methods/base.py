@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -77,6 +77,10 @@ class ParamGroup:
 
 class Method(nn.Module):
     """A trainable model.  Its state dict holds all of its state: memories and baselines are buffers."""
+
+    # names of the tensors that belong to one training set's people and cameras: new where another model's
+    # weights are taken over (`train.start_from`)
+    TRAINING_SET: ClassVar[tuple[str, ...]] = ()
 
     def objectives(self, batch: Batch) -> Iterator[Objective]:
         """Yield objectives; the loop takes a step after each, so the next one sees the new weights."""

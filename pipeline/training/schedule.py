@@ -38,6 +38,7 @@ class Schedule:
     flip: float = Field(ge=0, le=1)  # probability of a mirrored pair
     pad: int = Field(ge=0)  # pixels, before the random crop
     obstacles: Obstacles
+    start_from: str  # folder of a trained model whose weights are taken over; "": none
 
     @field_validator("identities", "images", "held_out", "pad")
     @classmethod

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from pipeline.batches.views import eval_batch
-from pipeline.methods.base import data_spec, load_method
+from pipeline.methods.base import data_spec, describe, load_method
 from pipeline.training.loop import TIMES
 from pipeline.training.remarks import rate_remarks, remarks, without_effect
 from pipeline.training.run import train_model
+from pipeline.training.start import load_start
 from tests import toy
 
 PEOPLE = toy.people(identities=2, each=4)
@@ -87,6 +88,19 @@ EFFECTIVE = {
 def test_a_param_with_an_effect_is_not_listed(run, name):
     assert name not in without_effect("ogfr", OGFR, *resolved(RUNS[run]))
     assert outcome(RUNS[run] | {name: OTHER[name]}) != reference(run)
+
+
+def test_how_a_model_starts_has_no_effect_where_it_goes_on_from_another(tmp_path):
+    source, ends = toy.trained(tmp_path / "a"), []
+    for changes in ({}, {"ogfr.start": "random", "ogfr.agent_keep": 0.5}):
+        settings, schedule = resolved(changes | {"train.start_from": str(source)})
+        assert {"ogfr.start", "ogfr.agent_keep"} <= set(without_effect("ogfr", OGFR, settings, schedule))
+        torch.manual_seed(0)
+        vit, spec = toy.encoder(), data_spec(PEOPLE)
+        model = OGFR.build(settings, spec, vit)
+        load_start(model, str(source), describe("ogfr", settings, spec, vit.architecture))
+        ends.append(model.state_dict())
+    assert all(torch.equal(t, ends[1][n]) for n, t in ends[0].items())
 
 
 def test_the_committed_params_list_few():

@@ -56,6 +56,14 @@ class Branch(NamedTuple):
 class OGFR(Method):
     """Teacher and student around one occlusion-aware ViT."""
 
+    TRAINING_SET = (
+        "encoder.camera",
+        "global_head.weight",
+        "heads.weight",
+        "agent.baseline",
+        "agent.refreshed",
+    )
+
     def __init__(self, params: Params, spec: DataSpec, vit: VisionTransformer):
         super().__init__()
         self.params, self.coarse = params, spec.coarse

@@ -123,12 +123,15 @@ def _explores(params: Params) -> bool:
 
 # param -> when it changes neither the log nor an embedding, given the method's params and those of `train`
 WITHOUT_EFFECT: dict[str, Callable[[Params, Any], bool]] = {
+    "start": lambda params, train: train.start_from != "",
     "decoder": lambda params, train: not _erases(params),
     "residual": lambda params, train: not _erases(params),
     "erase": lambda params, train: not _erases(params),
     "erase_rate": lambda params, train: not _erases(params) or params.erase != "random",
     "episodes": lambda params, train: not _explores(params),
-    "agent_keep": lambda params, train: not _explores(params) or not params.agent_bias,
+    "agent_keep": lambda params, train: (
+        not _explores(params) or not params.agent_bias or train.start_from != ""
+    ),
     "agent_optimiser": lambda params, train: not _explores(params),
     "agent_lr": lambda params, train: not _explores(params),
     "baseline": lambda params, train: not _explores(params),

@@ -62,6 +62,8 @@ def build(params: Params, spec: DataSpec, vit: VisionTransformer) -> "Baseline":
 class Baseline(Method):
     """A ViT, a neck and a classifier."""
 
+    TRAINING_SET = ("encoder.camera", "head.weight")
+
     def __init__(self, params: Params, spec: DataSpec, vit: VisionTransformer):
         super().__init__()
         self.params = params
