@@ -1,0 +1,3 @@
+from pipeline.core.interrupt import say_on_interrupt
+
+say_on_interrupt()

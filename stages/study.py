@@ -18,6 +18,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from pipeline.core import params
+from pipeline.core.cli import command_line
 from pipeline.core.files import atomic_write, sha256
 from pipeline.core.params import BadInput
 from pipeline.studies import tables
@@ -159,10 +160,8 @@ def main(words: list[str]) -> None:
     args = parser.parse_args(words)
     if args.verb == "run" and not args.results:
         parser.error("run needs --results, a folder")
-    try:
+    with command_line():
         {"queue": queue, "run": run, "show": show}[args.verb](args)
-    except BadInput as error:
-        sys.exit(str(error))
 
 
 if __name__ == "__main__":

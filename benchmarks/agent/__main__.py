@@ -15,6 +15,7 @@ import argparse
 import json
 
 from benchmarks.command_line import benchmark_parser
+from pipeline.core.cli import command_line
 
 VARIANTS = {  # preset, and the agent's parameters that are as the paper prints them
     "recommended": ("recommended", ()),
@@ -62,4 +63,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with command_line():
+        main()

@@ -12,6 +12,7 @@ import argparse
 import json
 
 from benchmarks.command_line import benchmark_parser
+from pipeline.core.cli import command_line
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -28,4 +29,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with command_line():
+        main()

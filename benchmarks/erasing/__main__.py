@@ -12,11 +12,11 @@ that each mask keeps.
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from benchmarks import ROOT
 from benchmarks.command_line import benchmark_parser
+from pipeline.core.cli import command_line
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,13 +43,10 @@ def main() -> None:
     """Measure and print."""
     options = build_parser().parse_args()
     from benchmarks.erasing.masks import measure_folder
-    from pipeline.core.params import BadInput
 
-    try:
-        print(json.dumps(measure_folder(options.model, options.data), indent=1))
-    except BadInput as error:
-        sys.exit(str(error))
+    print(json.dumps(measure_folder(options.model, options.data), indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    with command_line():
+        main()

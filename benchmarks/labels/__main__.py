@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.command_line import benchmark_parser, checkout
+from pipeline.core.cli import command_line
 
 MIN_IMAGES = 64  # fewer cannot be told from noise
 
@@ -79,4 +80,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with command_line():
+        main()

@@ -103,7 +103,7 @@ def single_process(scratch: Path) -> Iterator["WorkerSetup"]:
     """Within the block, `compute_rows` works in this process; yields the time of the workers' setup."""
     setup = WorkerSetup()
     with (
-        mock.patch.object(resumable, "ProcessPoolExecutor", setup.executor),
+        mock.patch.object(resumable, "WorkerPool", setup.executor),
         mock.patch.dict(os.environ, {"DVC_ROOT": str(scratch)}),
     ):
         yield setup
@@ -115,8 +115,8 @@ class WorkerSetup:
     def __init__(self) -> None:
         self.seconds = 0.0
 
-    def executor(self, workers: int, context: Any, start: Callable, arguments: tuple) -> "InProcessExecutor":
-        """Replaces `ProcessPoolExecutor`; the setup is done here instead of by `start`."""
+    def executor(self, workers: int, start: Callable, arguments: tuple) -> "InProcessExecutor":
+        """Replaces `WorkerPool`; the setup is done here instead of by `start`."""
 
         def make() -> Compute:
             begin = time.process_time()

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from benchmarks.command_line import benchmark_parser, checkout
 from benchmarks.ranking.random_features import SIZES
+from pipeline.core.cli import command_line
 
 PEERS = {  # option: repository, files of the checkout that are used
     "bpbreid": ("VlSomers/bpbreid", "torchreid/metrics/distance.py", "torchreid/metrics/rank.py"),
@@ -66,4 +67,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with command_line():
+        main()

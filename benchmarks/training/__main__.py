@@ -20,6 +20,7 @@ import json
 import sys
 
 from benchmarks.command_line import benchmark_parser, checkout
+from pipeline.core.cli import command_line
 
 SETTINGS = "configs/OCC_Duke/vit_transreid_stride.yml"
 MIN_IMAGES = 4  # TransReID's triplets need two identities
@@ -64,4 +65,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with command_line():
+        main()

@@ -9,41 +9,77 @@ Such lines describe the arguments.  What stands above them is the description, w
 """
 
 import argparse
+import errno
 import inspect
+import io
+import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal, get_args, get_origin
 
+from pipeline.core import interrupt
 from pipeline.core.params import BadInput
+from pipeline.core.workers import stop_workers
 
 SECTIONS = ("Takes", "Reads", "Writes")
 OPTIONS = {"config": "the file of parameters"}
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+INTERRUPTED, BROKEN_PIPE = 130, 141  # exit status, as of a shell's own commands
 SECTION = re.compile(rf"^({'|'.join(SECTIONS)}):\n((?: {{4}}.*\n?)+)", re.MULTILINE)
 ENTRY = re.compile(r"^ {4}(\w+) {2,}(.+(?:\n {5,}.+)*)", re.MULTILINE)
 
 
-def run_stage(main: Callable[..., None], words: list[str]) -> None:
+def run_stage(main: Callable[..., None], words: list[str], program: str | None = None) -> None:
     """Call `main` with the words of a command line.
 
-    A wrong call ends with the usage and status 2, bad input with its message and status 1.
+    A wrong call ends with the usage and status 2, everything else as `command_line` says.
     """
-    arguments = vars(command_parser(main).parse_args(words))
+    with command_line():
+        main(**vars(command_parser(main, program).parse_args(words)))
+
+
+@contextmanager
+def command_line() -> Iterator[None]:
+    """Around a command: where there is nothing to debug, it ends with a sentence and without a traceback.
+
+    Bad input ends with its message and status 1; so does a file or folder that this user may not read or
+    write.  Ctrl-C ends with status 130, a closed pipe (`| head`) with 141.  What the encoding of the terminal
+    lacks is printed as an escape.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        main(**arguments)
+        yield
+        sys.stdout.flush()
     except BadInput as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        stop_workers()
+        if "TORCHELASTIC_RUN_ID" not in os.environ:  # else the process that runs torchrun says it
+            print(f"\n{interrupt.SENTENCE}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more
+        sys.exit(BROKEN_PIPE)
+    except OSError as error:
+        if error.errno not in FORBIDDEN or error.filename is None:
+            raise
+        sys.exit(f"{error.filename}: {error.strerror}. Name a place that this user may read and write.")
 
 
-def command_parser(main: Callable[..., None]) -> argparse.ArgumentParser:
+def command_parser(main: Callable[..., None], program: str | None = None) -> argparse.ArgumentParser:
     """A parser of `main`'s parameters: those without a default by position, the others as options.
 
-    A `Literal` lists the choices.
+    A `Literal` lists the choices, a `list[str]` takes one word or more, an `int` is read as one, a `bool`
+    is an option without a value.  Usage names the `program`, or the module of `main`.
     """
     module = sys.modules[main.__module__]
     description, entries, epilogue = split_docstring(inspect.getdoc(module) or "")
     parser = argparse.ArgumentParser(
-        prog=f"python -m {module_name(module)}",
+        prog=program or f"python -m {module_name(module)}",
         description=description,
         epilog=epilogue,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -52,11 +88,17 @@ def command_parser(main: Callable[..., None]) -> argparse.ArgumentParser:
     for name, parameter in inspect.signature(main).parameters.items():
         section, text = entries.get(name, ("Takes", None))
         choices = get_args(parameter.annotation) if get_origin(parameter.annotation) is Literal else None
-        if parameter.default is parameter.empty:
+        if parameter.annotation == list[str]:
+            groups[section].add_argument(name, help=text, nargs="+")
+        elif parameter.default is parameter.empty:
             groups[section].add_argument(name, help=text, choices=choices)
+        elif parameter.annotation is bool:
+            parser.add_argument(f"--{name}", help=text, action="store_true")
         else:
-            text = f"{text or OPTIONS.get(name)} (default: %(default)s)"
-            parser.add_argument(f"--{name}", help=text, default=parameter.default, choices=choices)
+            text = text or OPTIONS.get(name)
+            text += " (default: %(default)s)" if parameter.default != "" else ""
+            kind = int if parameter.annotation is int else None
+            parser.add_argument(f"--{name}", help=text, default=parameter.default, choices=choices, type=kind)
     return parser
 
 

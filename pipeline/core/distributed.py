@@ -16,6 +16,8 @@ The parsers' processes are started in the same way; they share the shards of a f
 """
 
 import os
+import signal
+import sys
 import threading
 import time
 import warnings
@@ -106,6 +108,7 @@ def run_torchrun(processes: int, module: str, words: Sequence[str], device: str 
             f"params.yaml: processes.{module.rpartition('.')[2]} = {processes}, but this machine has "
             f"{plural(torch.cuda.device_count(), 'GPU')}. Lower it."
         )
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun  # importing it takes a second
 
@@ -115,6 +118,10 @@ def run_torchrun(processes: int, module: str, words: Sequence[str], device: str 
         raise BadInput(
             f"{module}: one of {processes} processes failed, as said above; all are stopped."
         ) from None
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        sys.exit(128 + error.sigval)  # as a shell says it
     return True
 
 

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import chain
@@ -37,7 +37,7 @@ from pipeline.core.label_file import (
     write_attrs,
 )
 from pipeline.core.params import BadInput
-from pipeline.core.workers import num_cores, progress_bar
+from pipeline.core.workers import WorkerPool, num_cores, progress_bar
 
 SHARD_ROWS = 128  # rows of the smallest shard, which is what a kill loses in each worker
 MAX_SHARDS = 512  # each is an open file while they are merged
@@ -123,9 +123,8 @@ def _library_versions(libraries: Iterable[str]) -> list[str]:
 
 def _code_hash() -> str:
     # of the project's modules in use: shards of older code are not reused
-    modules = [
-        m for name, m in sys.modules.items() if name.split(".")[0] in ("pipeline", "stages", "__main__")
-    ]
+    packages = (__name__.split(".")[0], "stages", "__main__")
+    modules = [m for name, m in sys.modules.items() if name.split(".")[0] in packages]
     files = {Path(path) for m in modules if (path := getattr(m, "__file__", None))}
     return hashlib.sha256(b"".join(f.read_bytes() for f in sorted(files) if f.suffix == ".py")).hexdigest()
 
@@ -190,9 +189,7 @@ def _run_workers(
     if not shards:
         return
     os.environ["OMP_NUM_THREADS"] = "1"  # read by the spawned workers, not by this process
-    with ProcessPoolExecutor(
-        min(workers, len(shards)), multiprocessing.get_context("spawn"), _start_worker, (make,)
-    ) as pool:
+    with WorkerPool(min(workers, len(shards)), _start_worker, (make,)) as pool:
         futures = [pool.submit(_compute_shard, a, b, batch, path) for a, b, path in shards]
         try:
             for future in as_completed(futures):

@@ -30,7 +30,8 @@ from pipeline.data.index import (
 from pipeline.indexing.layout import ImageEntry
 
 PROBE_BATCH = 256  # images in one task of a worker
-SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"BM", b"II*\0", b"MM\0*")  # how image files begin
+# how image files begin
+SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"GIF8")
 FEW_LEVELS = 16  # of 256
 
 # what the pixels of a usable picture may not mean

@@ -5,10 +5,8 @@ dataset.
 """
 
 import dataclasses
-import multiprocessing
 import zipfile
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from functools import cache
@@ -24,7 +22,7 @@ from pydantic.dataclasses import dataclass
 from pipeline.core.files import atomic_write
 from pipeline.core.label_file import write_label_file
 from pipeline.core.params import STRICT, BadInput
-from pipeline.core.workers import num_cores, progress_bar
+from pipeline.core.workers import WorkerPool, num_cores, progress_bar
 from pipeline.synthetic.cameras import Camera, spread_cameras
 from pipeline.synthetic.people import Person, attribute_classes, sample_person
 from pipeline.synthetic.pictures import Picture, compose
@@ -177,8 +175,7 @@ def _parallel(work: list[tuple[Render, Shot]], workers: int, stack: ExitStack) -
     if workers == 1:
         yield from map(_row, work)
         return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _one_thread)
-    stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+    pool = stack.enter_context(WorkerPool(workers, _one_thread))
     try:
         yield from pool.map(_row, work, chunksize=CHUNK)
     except BrokenProcessPool:

@@ -2,9 +2,12 @@
 
 import argparse
 import importlib
+import os
 import pkgutil
 import re
+import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
@@ -15,6 +18,7 @@ from pipeline.core import params
 from pipeline.core.cli import command_parser, run_stage, split_docstring
 from pipeline.core.params import BadInput
 
+ROOT = Path(__file__).parents[2]
 DOCSTRING = """Stage `toy`: maps -> labels.
 
 Reads:
@@ -27,12 +31,15 @@ Params: lambda.
 """
 DAG = params.load("dvc.yaml")["stages"]
 MODULES = [f"stages.{module.name}" for module in pkgutil.iter_modules(stages.__path__)]
-MODULES = [*sorted(set(MODULES) - {"stages.study"}), "pipeline.indexing.__main__"]
+COMMANDS = [f"pipeline.command_line.{name}" for name in ("embed", "search", "export")]
+MODULES = [*sorted(set(MODULES) - {"stages.study"}), "pipeline.indexing.__main__", *COMMANDS]
 
 
 def toy_stage(kind: Literal["a", "b"], maps: str, out: str, config: str = "params.yaml") -> None:
     if out == "bad":
         raise BadInput(f"{maps}: empty.")
+    if out == "Ctrl-C":
+        raise KeyboardInterrupt
     print(kind, maps, out, config)
 
 
@@ -133,3 +140,80 @@ def test_studies_say_what_each_verb_does(capsys):
     assert error.value.code == 0 and all(
         f"python -m stages.study {verb} " in said for verb in ("queue", "run")
     )
+
+
+# ------------------------------------------------------------------ how a command ends
+
+
+def run_script(script: str, **changes: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, **changes}
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment, cwd=ROOT)
+
+
+def test_ctrl_c_ends_with_a_sentence_and_status_130(toy, capsys):
+    with pytest.raises(SystemExit) as error:
+        run_stage(toy, ["a", "maps.h5", "Ctrl-C"])
+    assert error.value.code == 130
+    assert capsys.readouterr().err == "\nInterrupted. What is finished is kept: run again to go on.\n"
+
+
+INTERRUPTED_POOL = """
+import os, signal, sys, threading, time
+from pipeline.core.cli import command_line
+from pipeline.core.workers import WorkerPool
+
+if __name__ == "__main__":
+    with command_line(), WorkerPool(2) as pool:
+        futures = [pool.submit(time.sleep, 0.01) for _ in range(2)]
+        [future.result() for future in futures]  # both run
+        futures = [pool.submit(time.sleep, 60) for _ in range(9)]
+        threading.Timer(0.3, os.killpg, (0, signal.SIGINT)).start()
+        futures[0].result()
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_workers_at_once_and_without_a_word(tmp_path):
+    """A terminal sends it to all processes: each worker printed a traceback of its own."""
+    (tmp_path / "script.py").write_text(INTERRUPTED_POOL)
+    process = subprocess.run(
+        [sys.executable, tmp_path / "script.py"],
+        capture_output=True, text=True, timeout=50, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert process.returncode == 130
+    assert process.stderr == "\nInterrupted. What is finished is kept: run again to go on.\n"
+
+
+@pytest.mark.slow
+def test_ctrl_c_during_slow_imports_ends_with_the_sentence_too():
+    process = run_script("import stages\nraise KeyboardInterrupt")
+    assert process.returncode != 0
+    assert process.stderr == b"\nInterrupted. What is finished is kept: run again to go on.\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_a_terminal_cannot_show_is_printed_as_an_escape(encoding):
+    name = "'Jos\\u00e9/\\u738b\\udcff.png'"
+    script = f"from pipeline.core.cli import command_line\nwith command_line(): print({name})"
+    process = run_script(script, PYTHONIOENCODING=encoding)
+    assert process.returncode == 0, process.stderr
+    assert (
+        process.stdout.decode(encoding).rstrip("\n")
+        == {
+            "ascii": "Jos\\xe9/\\u738b\\udcff.png",
+            "latin-1": "José/\\u738b\\udcff.png",
+            "utf-8": "José/王\\udcff.png",
+        }[encoding]
+    )
+
+
+@pytest.mark.slow
+def test_a_reader_that_stops_early_ends_a_command_without_a_word():
+    script = "from pipeline.core.cli import command_line\nwith command_line(): print('line\\n' * 99999)"
+    shell = f'{sys.executable} -c "$SCRIPT" | head -1; echo ${{PIPESTATUS[0]}}'
+    process = subprocess.run(
+        ["bash", "-c", shell], capture_output=True, text=True, cwd=ROOT, env={**os.environ, "SCRIPT": script}
+    )
+    assert (process.stdout, process.stderr) == ("line\n141\n", "")
