@@ -7,9 +7,9 @@ import torch
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from pipeline.batches.views import Batch, View, eval_batch
+from pipeline.command_line import export
 from pipeline.core.params import BadInput
 from pipeline.methods.base import load_trained
-from stages import export
 from tests import toy
 
 
