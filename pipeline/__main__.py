@@ -1,0 +1,39 @@
+"""Use a trained model from the command line.
+
+embed     pictures, folders and patterns -> one HDF5 file of embeddings
+search    pictures -> the pictures of such a file that are nearest to them
+export    a trained model -> ONNX
+pack      a folder of pictures -> the archive of a dataset
+unpack    an indexed dataset -> a folder of its pictures
+"""
+
+import argparse
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from pipeline.core.cli import run_stage
+
+COMMANDS = ("embed", "search", "export", "pack", "unpack")
+
+
+def main() -> None:
+    """Run a command, whose own words follow its name."""
+    name = Path(sys.argv[0]).name
+    program = name if name != "__main__.py" else f"python -m {__package__}"
+    parser = argparse.ArgumentParser(
+        prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", choices=COMMANDS, help="`COMMAND --help` describes its words")
+    parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    words = parser.parse_args()
+    if words.command in ("pack", "unpack"):
+        module = import_module(f"{__package__}.indexing.__main__")
+        run_stage(module.main, [words.command, *words.words], program)
+    else:  # imported only now, as PyTorch takes seconds
+        module = import_module(f"{__package__}.command_line.{words.command}")
+        run_stage(module.main, words.words, f"{program} {words.command}")
+
+
+if __name__ == "__main__":
+    main()
