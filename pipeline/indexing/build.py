@@ -260,7 +260,7 @@ def _error_message(archive: Archive, problems: list[Problem], listing: Listing) 
         top = sorted({"/".join(name.split("/")[:2]) for name in archive.names})
         holds = f"The archive holds {', '.join(top[:MAX_NAMES]) or 'no file'}.\n"
         holds += "\n".join([*kinds.left_out_lines(listing.left_out), ""]) if listing.left_out else ""
-    settled = any("`index." in problem.message for problem in problems)
+    settled = any(word in line for word in ("`index.", "params.yaml") for line in by_kind)
     choice = " Or set what is named above in params.yaml." if settled else ""
     return (
         f"{archive.path}: {plural(len(problems), 'fault')}{among}; nothing was written.\n  {lines}\n"

@@ -275,7 +275,8 @@ def test_names_of_an_encoding_that_a_zip_does_not_record_are_read_when_stated(tm
     text = complaint(path, "table")
     assert "lists 2 images that the archive lacks" in text
     assert "does not record in which encoding 2 names in it are" in text
-    assert f"as `names: {encoding}`, which finds 2 of them" in text
+    assert f"as `names: {encoding}`, which finds 2 of them\n" in text
+    assert text.endswith(". Or set what is named above in params.yaml.")
     assert build(path, "table", encoding).index["key"].tolist() == ["query/山/a.jpg", "gallery/表日本.jpg"]
 
 
