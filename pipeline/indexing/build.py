@@ -301,8 +301,8 @@ def _read_truth(archive: Archive, names: list[str], keys: list[str]) -> dict[str
             row_of = {key.decode(): row for row, key in enumerate(file["key"][...])}
             missing = [key for key in keys if key not in row_of]
             if missing:
-                names = ", ".join(shorten(missing))
-                raise BadInput(f"{path}: says nothing about {names}. Render the dataset again.")
+                first = ", ".join(shorten(missing))
+                raise BadInput(f"{path}: says nothing about {first}. Render the dataset again.")
             rows = [row_of[key] for key in keys]
             return {name: _reordered(file[name], rows) for name in sorted(file) if name != "key"}
     except (OSError, KeyError) as error:
