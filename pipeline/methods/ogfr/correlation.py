@@ -1,5 +1,6 @@
 """The semantic correlation of patches and parts (Eq. 6), and which parts it calls visible (Eq. 24)."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -22,4 +23,6 @@ def visible(state: Float[Tensor, "B N K1"], rule: str) -> Float[Tensor, "B K"]:
     """
     if rule == "positive":
         return (state.amax(1) > 0)[:, 1:].float()
-    return F.one_hot(state.argmax(-1), state.shape[-1]).amax(1)[:, 1:].float()
+    parts = torch.arange(state.shape[-1], device=state.device)
+    nearest = state.argmax(-1, keepdim=True)  # a kept axis: onnxruntime drops none of an empty batch
+    return (nearest == parts).any(1)[:, 1:].float()
