@@ -29,6 +29,7 @@ from pipeline.ranking.report import Evaluate
 from pipeline.studies.tables import METHODS
 from pipeline.synthetic.dataset import Render
 from pipeline.training.schedule import Schedule
+from pipeline.training.start import output_faults
 
 SECTIONS: dict[str, Any] = {
     "lambda": params.Amount,
@@ -68,6 +69,7 @@ def main(data: str = "", out: str = "", config: str = "params.yaml") -> None:
         *datasets.reference_faults(values),
         *layout_faults(values),
         *weights_faults(config, values["parsers"]),
+        *output_faults(values["train"]["start_from"], "models/trained"),
         *role_faults(config, data),
     ]
     if faults:
