@@ -48,8 +48,9 @@ DECODE_ERRORS = (
     zlib.error,
     Image.DecompressionBombError,
 )
-# how Pillow calls channels of 16 bits, of which it reads the upper eight
-SIXTEEN_BITS = re.compile(r";16[BLN]$")
+# how Pillow calls channels of 16 bits, of which it reads the upper eight: a decoder, or the mode of its data
+SIXTEEN_BITS = re.compile(r"SGI16|;16[BLN]$")
+BITS_PER_SAMPLE, PLANES = 258, (284, 2)  # of TIFF: a tag; a tag and its value for channels stored apart
 # markers of JPEG segments: APP1 holds EXIF or XMP; byte 9 of a frame is its number of colour channels
 APP1, START_OF_FRAME = b"\xff\xe1", (b"\xff\xc0", b"\xff\xc1", b"\xff\xc2")
 
@@ -139,10 +140,18 @@ def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether a Pillow image, not loaded yet, has more than 8 bits a sample."""
+    """Whether a Pillow image, not loaded yet, has more than 8 bits a sample.
+
+    PPM, AVIF and colours of JPEG 2000 state themselves which value is white, and Pillow scales them by it.
+    """
     tiles = getattr(image, "tile", ())  # how the file stores the pixels
-    raw_modes = [str(args if isinstance(args, str) else args[0]) for *_, args in tiles if args]
-    return image.mode[0] in "IF" or any(map(SIXTEEN_BITS.search, raw_modes))
+    names = [
+        str(n)
+        for codec, *_, args in tiles
+        for n in (codec, args if isinstance(args, str) else (args or [""])[0])
+    ]
+    bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,))
+    return image.mode[0] in "IF" or max(bits) > 8 or any(map(SIXTEEN_BITS.search, names))
 
 
 def _deep_samples(image: Image.Image, blob: bytes) -> np.ndarray:
@@ -151,7 +160,8 @@ def _deep_samples(image: Image.Image, blob: bytes) -> np.ndarray:
     if image.mode[0] in "IF":
         return pixels
     samples = cv2.imdecode(np.frombuffer(blob, np.uint8), cv2.IMREAD_UNCHANGED)  # BGR, perhaps with alpha
-    if samples is None or samples.dtype != np.uint16 or samples.ndim != 3:
+    in_planes = PLANES in getattr(image, "tag_v2", {}).items()  # OpenCV takes them for interleaved channels
+    if in_planes or samples is None or samples.dtype != np.uint16 or samples.ndim != 3:
         raise DeepPicture(f"16 bits a sample in a form that is not read ({image.mode}); save it with 8")
     return samples[..., 2::-1]
 
@@ -162,8 +172,9 @@ def _to_bytes(samples: np.ndarray, exif: Image.Exif, value_range: ValueRange | N
         raise DeepPicture(f"values that are no numbers ({infinite} of {samples.size}); replace them")
     if value_range is None:
         raise DeepPicture(
-            f"more than 8 bits a sample (values {samples.min():g} to {samples.max():g}); which of them are "
-            "black and white must be stated, in `index.range` of params.yaml for a dataset"
+            f"more than 8 bits a sample (values {samples.min():g} to {samples.max():g}); state which are "
+            "black and white: `index.range` in params.yaml, or "
+            "`pipeline.data.index.decode(bytes, (black, white))`"
         )
     black, white = value_range
     levels = (samples.astype(np.float64) - black) * (255 / (white - black))

@@ -97,16 +97,47 @@ def test_values_that_are_no_numbers_are_refused_in_any_range():
             decode(saved(pixels, "TIFF"), value_range)
 
 
-def test_sixteen_bits_of_four_inks_are_refused():
-    inks = struct.pack("<4H", 1, 2, 3, 4)
-    depths = 8 + len(inks)  # where they stand
-    tags = {256: 1, 257: 1, 258: depths, 259: 1, 262: 5, 273: 8, 277: 4, 278: 1, 279: len(inks)}
-    entries = [struct.pack("<HHII", tag, 3, 4 if tag == 258 else 1, value) for tag, value in tags.items()]
-    body = inks + struct.pack("<4H", 16, 16, 16, 16)
-    head = b"II*\0" + struct.pack("<I", 8 + len(body))
-    blob = head + body + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
-    with pytest.raises(DeepPicture, match=r"16 bits a sample in a form that is not read \(CMYK\)"):
+def tiff_pixel(samples, photometric, planes):
+    """A TIFF file of one pixel of 16 bits a sample, whose channels are stored apart or not."""
+    count, size = len(samples), 2 * len(samples)
+    strips = count if planes else 1
+    arrays = [samples, [16] * count, range(8, 8 + size, size // strips), [size // strips] * strips]
+    starts = np.cumsum([8, *map(lambda array: 2 * len(array), arrays)])
+    body = b"".join(struct.pack(f"<{len(array)}H", *array) for array in arrays)
+    pointers = {258: (count, starts[1], 16), 273: (strips, starts[2], 8), 279: (strips, starts[3], size)}
+    tags = {256: 1, 257: 1, 259: 1, 262: photometric, 277: count, 278: 1, 284: 2 if planes else 1}
+    entries = {tag: (1, value) for tag, value in tags.items()} | {
+        tag: (number, start if number > 1 else value) for tag, (number, start, value) in pointers.items()
+    }
+    packed = [struct.pack("<HHII", tag, 3, *entries[tag]) for tag in sorted(entries)]
+    head = b"II*\0" + struct.pack("<I", starts[-1])
+    return head + body + struct.pack("<H", len(packed)) + b"".join(packed) + bytes(4)
+
+
+def sgi():
+    """A file of Silicon Graphics with 16 bits a sample."""
+    out = io.BytesIO()
+    Image.fromarray(GREY).save(out, "SGI", bpc=2)
+    return out.getvalue()
+
+
+UNREAD = {
+    "four inks": (tiff_pixel([1, 2, 3, 4], 5, False), "CMYK"),
+    "channels stored apart": (tiff_pixel([1, 2, 3], 2, True), "RGB"),
+    "SGI": (sgi(), "L"),
+}
+
+
+@pytest.mark.parametrize("kind", UNREAD)
+def test_sixteen_bits_that_no_library_reads_whole_are_refused(kind):
+    blob, mode = UNREAD[kind]
+    with pytest.raises(DeepPicture, match=rf"16 bits a sample in a form that is not read \({mode}\)"):
         decode(blob, (0.0, 65535.0))
+
+
+def test_a_tiff_of_interleaved_channels_is_read_whole():
+    pixels = decode(tiff_pixel([0, 2570, 65535], 2, False), (0.0, 65535.0))
+    assert pixels.tolist() == [[[0, 10, 255]]]
 
 
 def test_eight_bits_are_not_deep_and_need_no_range():

@@ -48,8 +48,8 @@ def test_deep_pictures_without_a_range_are_refused_with_their_values(tmp_path):
         build(tmp_path / "a.zip", thermal())
     name = "set/bounding_box_train/0002_c1s1_000001_00.jpg"
     values = f"(values {WARM.min()} to {WARM.max()})"
-    assert f"{name}: more than 8 bits a sample {values}; which of them are black" in str(error.value)
-    assert "`index.range` of params.yaml" in str(error.value) and "4 faults" in str(error.value)
+    assert f"{name}: more than 8 bits a sample {values}; state which are black" in str(error.value)
+    assert "`index.range` in params.yaml" in str(error.value) and "4 faults" in str(error.value)
 
 
 def test_a_deep_query_and_its_occluded_copy_are_one_fault(tmp_path):
