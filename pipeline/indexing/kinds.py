@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from pipeline.core.params import plural, shorten
+from pipeline.core.params import BadInput, plural, shorten
 from pipeline.data.index import DECODE_ERRORS
 from pipeline.data.pictures import NO_CROPS, SIDE_FOLDERS, UNREAD_SUFFIXES, picture_suffixes
 from pipeline.indexing.archive import NESTED_SUFFIXES, Archive
@@ -24,12 +24,14 @@ HIDDEN, HIDDEN_PICTURE = "hidden", "a hidden picture"
 UNREAD = "a picture of a format that Pillow lacks"
 NESTED = "an archive in the archive"
 LINK = "a link or device"
+DAMAGED = "a file that cannot be read from the archive"
 NO_PICTURE = "no picture"
 UNLISTED = "a picture that no list names"
 REMEDIES = {  # of what may be an image of a split
     HIDDEN_PICTURE: "rename it, or remove it",
     UNREAD: "save it as PNG or JPEG",
     NESTED: "unpack it before you pack the folder",
+    DAMAGED: "pack the folder again",
     LINK: "put the file itself there (`tar --dereference`)",
     UNLISTED: "add it to a list, or remove it",
 }
@@ -50,43 +52,48 @@ class LeftOut(NamedTuple):
 
 def is_hidden(name: str) -> bool:
     """Whether a file is hidden, lies in a hidden folder, or is a side file of a system."""
-    parts = PurePosixPath(name).parts
-    return any(part.startswith(".") for part in parts) or not SIDE_FOLDERS.isdisjoint(parts)
+    return any(part.startswith(".") or part in SIDE_FOLDERS for part in PurePosixPath(name).parts)
 
 
 def why_left_out(archive: Archive, name: str) -> str:
     """Why a file or link of an archive is no image to read; "" for a picture."""
-    suffix = PurePosixPath(name).suffix.lower()
+    path = PurePosixPath(name)
+    suffix, hidden = path.suffix.lower(), is_hidden(name)
     if name in archive.links:
         return LINK
-    if is_hidden(name):
-        return HIDDEN_PICTURE if _has_picture(archive, name) else HIDDEN
-    if suffix in UNREAD_SUFFIXES:
-        return UNREAD
-    if suffix in picture_suffixes():
-        return ""
-    if suffix in NESTED_SUFFIXES:
-        return NESTED
-    if archive.read(name, 12)[4:] in HEIF_BRANDS:
-        return UNREAD
-    return "" if _has_picture(archive, name) else NO_PICTURE
+    if not SIDE_FOLDERS.isdisjoint(path.parts):
+        return HIDDEN
+    if not hidden:
+        if suffix in UNREAD_SUFFIXES:
+            return UNREAD
+        if suffix in picture_suffixes():
+            return ""
+        if suffix in NESTED_SUFFIXES:
+            return NESTED
+    try:
+        reason = _reason_by_content(archive, name)
+    except BadInput:
+        return DAMAGED
+    return {"": HIDDEN_PICTURE, NO_PICTURE: HIDDEN}.get(reason, reason) if hidden else reason
 
 
-def _has_picture(archive: Archive, name: str) -> bool:
+def _reason_by_content(archive: Archive, name: str) -> str:
     picture_suffixes()  # registers the formats
     head = archive.read(name, 16).ljust(16, b"\0")
+    if head[4:12] in HEIF_BRANDS:
+        return UNREAD
     formats = [
         form
         for form, (_, accepts) in Image.OPEN.items()
         if form not in NO_CROPS and accepts is not None and accepts(head)
     ]
     if not formats:
-        return False
+        return NO_PICTURE
     try:
         with Image.open(io.BytesIO(archive.read(name)), formats=formats):
-            return True
+            return ""
     except DECODE_ERRORS:
-        return False
+        return NO_PICTURE
 
 
 def summarise(left_out: Sequence[LeftOut]) -> list[str]:

@@ -130,20 +130,16 @@ def list_folders(archive: Archive, folders: Mapping[str, str], parse: NameParser
     """List every image in these folders (last names of their paths -> split), which may lie below others."""
     listing = Listing()
     parents: dict[str, set[str]] = {}  # of each folder
-    pictures = set()
-    for name in archive.names:
-        parent, folder, path = _split_path(name, folders)
-        if folder and not kinds.why_left_out(archive, name):
-            pictures.add(name)
-            parents.setdefault(folder, set()).add(parent)
-            _add_image(listing, name, folders[folder], _path_in_split(folder, folders, path), parse(path))
-    # `x/` for x: a link may stand for the folder itself
-    listing.leave_out(
-        archive,
-        pictures,
-        f"outside {', '.join(f'{folder}/' for folder in folders)}",
-        lambda name: _split_path(f"{name}/" if name in archive.links else name, folders)[1] != "",
-    )
+    outside = f"outside {', '.join(f'{folder}/' for folder in folders)}"
+    for name in sorted({*archive.names, *archive.links}):
+        place = f"{name}/" if name in archive.links else name  # a link may stand for the folder itself
+        parent, folder, path = _split_path(place, folders)
+        reason = kinds.why_left_out(archive, name)
+        if reason or not folder:
+            listing.left_out.append(kinds.LeftOut(name, reason or outside, folder != ""))
+            continue
+        parents.setdefault(folder, set()).add(parent)
+        _add_image(listing, name, folders[folder], _path_in_split(folder, folders, path), parse(path))
     for folder in folders:
         _check_folder(listing, archive, folder, parents.get(folder, set()))
     return listing

@@ -93,7 +93,7 @@ NO_PICTURES = {  # name: content, and why it is none
     ".DS_Store": (b"\0\0\0\1Bud1", "hidden"),
     "a/._x.jpg": (b"\0\5\x16\7\0\2\0\0", "hidden"),
     "__MACOSX/x.jpg": (b"\0\5\x16\7\0\2\0\0", "hidden"),
-    "a/@eaDir/x.jpg": (b"thumbnail", "hidden"),
+    "a/@eaDir/x.jpg": (picture(), "hidden"),  # a thumbnail
     ".git/x": (b"x", "hidden"),
     "a/.x.jpg": (picture(), "a hidden picture"),
     "a/.ipynb_checkpoints/x-checkpoint": (picture(), "a hidden picture"),
@@ -111,6 +111,17 @@ def test_what_is_no_picture_has_a_reason(tmp_path, name):
     for path in (zipped(tmp_path / "a.zip", {name: content}), tarred(tmp_path / "a.tar", {name: content})):
         with Archive(path) as archive:
             assert why_left_out(archive, name) == reason
+
+
+def test_a_damaged_file_beside_the_images_is_listed_and_in_a_splits_folder_a_fault(tmp_path):
+    files = people() | {"set/notes.txt": b"12345678", "set/query/0001_c1s1_000001_09": b"abcdefgh"}
+    path = zipped(tmp_path / "a.zip", files)
+    raw = (
+        (tmp_path / "a.zip").read_bytes().replace(b"12345678", b"12345679").replace(b"abcdefgh", b"abcdefgg")
+    )
+    (tmp_path / "a.zip").write_bytes(raw)
+    assert "_09: a file that cannot be read from the archive, which is not read; pack" in complaint(path)
+    assert "cannot be read from the archive: 1 .txt, 1 without" in describe(build(path, others="warn"))
 
 
 # ------------------------------------------------------------------ what is left out
