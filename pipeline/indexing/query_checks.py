@@ -92,7 +92,22 @@ def dataset_warnings(index: pd.DataFrame) -> list[str]:
         f"{plural(shared, 'identity')} both in train and in query or gallery": shared,
     }
     missing = [line for split, line in MISSING_SPLIT.items() if split not in set(index["split"])]
-    return missing + [line for line, count in counts.items() if count] + _camera_warnings(index)
+    return (
+        missing
+        + [line for line, count in counts.items() if count]
+        + _one_sided_cameras(query, gallery)
+        + _camera_warnings(index)
+    )
+
+
+def _one_sided_cameras(query: pd.DataFrame, gallery: pd.DataFrame) -> list[str]:
+    sides = {"query": query, "gallery": gallery}
+    known = [name for name, rows in sides.items() if (rows["camid"] >= 0).any()]
+    if len(known) != 1 or not len(query) or not len(gallery):
+        return []
+    return [
+        f"cameras known in {known[0]} alone: no image is left out as its query's own, and Rank-1 is too high"
+    ]
 
 
 def _camera_warnings(index: pd.DataFrame) -> list[str]:

@@ -249,7 +249,6 @@ def _protocol(
         "queries": len(ranking.ap),
         "queries_without_match": len(without_match),
         "without_match": ", ".join(shorten(without_match, MAX_NAMED)),
-        "queries_unidentified": int((ranking.pid <= 0).sum()),
         "gallery": len(gallery),
         "gallery_junk": int((gallery["pid"] < 0).sum()),
         "gallery_distractors": int((gallery["pid"] == 0).sum()),

@@ -100,8 +100,6 @@ def _notes(report: dict[str, Any], systems: dict[str, dict[str, Any]]) -> list[s
         f"types by {protocol['z']}; {plural(protocol['queries_without_match'], 'query')} without a match "
         f"skipped; AP by the {protocol['ap']} rule"
     ]
-    if scores["unidentified"]:
-        lines.append(f"{plural(scores['unidentified'], 'query')} of identity 0 or below, skipped as well")
     if scores["camera_unknown"]:
         lines.append(
             f"{plural(scores['camera_unknown'], 'query')} with a match that may be by the same camera; "

@@ -10,7 +10,7 @@ from pipeline.batches.views import ImageSet, eval_batches
 from pipeline.core.params import BadInput
 from pipeline.methods.base import Method
 from pipeline.model.average_precision import average_precision
-from pipeline.model.distance import distances
+from pipeline.model.distance import check_embeddings, distances
 
 
 def hold_out(
@@ -61,13 +61,14 @@ def subset(images: ImageSet, rows: Bool[np.ndarray, "N"]) -> ImageSet:
 def score(method: Method, images: ImageSet, batch_size: int, device: torch.device) -> float:
     """Mean average precision in [0, 1] of the images without augmentation, each a query for all others.
 
-    An embedding's gate is left out.
+    An embedding's gate is left out.  Raises `BadInput` for embeddings that cannot be compared.
     """
     method.eval()
     embeddings = [method.embed(batch.to(device)) for batch in eval_batches(images, batch_size)]
     method.train()
     parts = torch.cat([embedding.parts for embedding in embeddings])
     visibility = torch.cat([embedding.visibility for embedding in embeddings])
+    check_embeddings("held-out", parts, visibility)
     distance = distances(parts, parts, visibility, visibility)
     return mean_average_precision(distance.cpu().numpy(), images.pid, images.camid)
 

@@ -19,7 +19,7 @@ from pipeline.data.index import Images, index_hash, read_index
 from pipeline.indexing.archive import Archive
 from pipeline.indexing.build import build_index, describe, load_layout
 from pipeline.indexing.layout import ImageEntry, PublishedCount
-from pipeline.indexing.query_checks import count_differences, has_match, self_matches
+from pipeline.indexing.query_checks import count_differences, dataset_warnings, has_match, self_matches
 from stages import index as stage
 from tests.indexing.test_build import CONFIG, options, picture, tarred, zipped
 
@@ -430,6 +430,23 @@ def test_a_query_has_a_match_exactly_if_the_ranking_finds_one(query, gallery):
         for t in tables
     ]
     assert has_match(*tables).tolist() == ranking.rank(*embedded).valid.tolist()
+
+
+KNOWN = {  # cameras of a query and of two gallery images of its identity: what is said of them
+    "both": (0, (0, 1), ""),
+    "neither": (-1, (-1, -1), ""),
+    "the query alone": (0, (-1, -1), "cameras known in query alone"),
+    "the gallery alone": (-1, (-1, 1), "cameras known in gallery alone"),
+}
+
+
+@pytest.mark.parametrize("side", KNOWN)
+def test_cameras_that_one_side_alone_knows_are_said(side):
+    camera, others, line = KNOWN[side]
+    rows = [("train", 9, 0), ("train", 9, 1), ("query", 1, camera), *(("gallery", 1, c) for c in others)]
+    index = pd.DataFrame(rows, columns=["split", "pid", "camid"])
+    text = "\n".join(dataset_warnings(index.assign(key=index.index.map(str), sha256=index.index.map(str))))
+    assert line in text and ("alone: no image is left out" in text) == bool(line)
 
 
 # ------------------------------------------------------------------ pictures of every kind

@@ -243,7 +243,6 @@ def test_the_protocol_is_written_beside_the_scores(indexed, world):
     assert counts == {
         "queries": 4,
         "queries_without_match": 1,
-        "queries_unidentified": 0,
         "gallery": 5,
         "gallery_junk": 1,
         "gallery_distractors": 1,
@@ -362,13 +361,6 @@ def test_cameras_that_one_side_alone_knows_leave_nothing_out_and_that_is_said(ch
     for group in ("all", "by_z"):
         assert one[group] == neither[group]
     assert one["all"]["camera_unknown"] == 3
-
-
-def test_a_query_of_identity_zero_is_counted_and_named(changed, capsys):
-    metrics = changed("zero", pid=lambda index: index["pid"].where(index["row"] != 2, 0))
-    assert (metrics["all"]["queries"], metrics["all"]["unidentified"]) == (2, 1)
-    assert metrics["protocol"]["queries_unidentified"] == 1
-    assert "1 query of identity 0 or below, skipped as well" in capsys.readouterr().out
 
 
 def test_systems_to_which_the_nearest_images_are_alike_are_named(indexed, world, capsys):

@@ -435,6 +435,18 @@ class Forgetful(Duel):
         return Embedding(features, torch.ones(len(image), 1))
 
 
+class Empty(Duel):
+    """Embeds every image as nothing."""
+
+    def embed(self, batch):
+        return Embedding(torch.zeros(len(batch.pid), 1, 2), torch.ones(len(batch.pid), 1))
+
+
+def test_held_out_images_that_embed_as_nothing_rank_no_epoch():
+    with pytest.raises(BadInput, match="held-out features: nothing but zeros in a visible part in 16 of 16"):
+        selection.score(Empty(), toy.people(), 8, torch.device("cpu"))
+
+
 def test_the_epoch_that_ranks_held_out_people_best_is_kept():
     people, plan = toy.people(), toy.schedule(**PLAN)
     first, both = Forgetful(), Forgetful()
