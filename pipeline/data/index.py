@@ -112,11 +112,16 @@ class DeepPicture(ValueError):
     """A picture of more than 8 bits a sample that cannot become bytes; the message says why."""
 
 
+class NoRange(DeepPicture):
+    """It is not stated which of its values are black and white; the message names its least and its most."""
+
+
 def decode(blob: bytes, value_range: ValueRange | None = None) -> UInt8[np.ndarray, "H W 3"]:
     """Decode an image file to RGB, rotated upright by its EXIF tag; raises one of `DECODE_ERRORS`.
 
     A deep picture, such as a thermal one of 14 bits, needs a `value_range`: the values that become 0 and 255.
-    What lies between is rounded, what lies beyond is clipped.  Raises `DeepPicture` without it.
+    What lies between is rounded, what lies beyond is clipped.  Raises `NoRange` without it, and `DeepPicture`
+    for values that are no numbers and for files that are not read whole.
     """
     with Image.open(io.BytesIO(blob)) as file:
         image: Image.Image = file
@@ -129,7 +134,7 @@ def decode(blob: bytes, value_range: ValueRange | None = None) -> UInt8[np.ndarr
 def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
     """A Pillow image as RGB, not rotated; raises one of `DECODE_ERRORS` if its file is damaged.
 
-    Grey is repeated, CMYK and palettes are converted, transparency is dropped.  Raises `DeepPicture` for more
+    Grey is repeated, CMYK and palettes are converted, transparency is dropped.  Raises `NoRange` for more
     than 8 bits a sample.
     """
     if is_deep(image):
@@ -171,11 +176,7 @@ def _to_bytes(samples: np.ndarray, exif: Image.Exif, value_range: ValueRange | N
     if infinite:
         raise DeepPicture(f"values that are no numbers ({infinite} of {samples.size}); replace them")
     if value_range is None:
-        raise DeepPicture(
-            f"more than 8 bits a sample (values {samples.min():g} to {samples.max():g}); state which are "
-            "black and white: `index.range` in params.yaml, or "
-            "`pipeline.data.index.decode(bytes, (black, white))`"
-        )
+        raise NoRange(f"more than 8 bits a sample (values {samples.min():g} to {samples.max():g})")
     black, white = value_range
     levels = (samples.astype(np.float64) - black) * (255 / (white - black))
     image = Image.fromarray(np.rint(levels).clip(0, 255).astype(np.uint8))

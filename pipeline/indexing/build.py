@@ -139,7 +139,7 @@ def build_index(
             *_encoding_notes(archive),
             *occluded.describe(),
             *_oddities(images, infos, occluded_keys, value_range),
-            *copies.contradictions(index),
+            *(f"one file under several identities: {names}" for names in copies.contradictions(index)),
             *copies.copy_warnings(index),
         ],
     )
@@ -225,8 +225,9 @@ def _contradictions(images: list[ImageEntry], probes: list[FileInfo | str]) -> l
     pairs = zip(images, probes, strict=True)
     rows = [(i.key, i.pid, i.split, info.sha256) for i, info in pairs if isinstance(info, FileInfo)]
     table = pd.DataFrame(rows, columns=["key", "pid", "split", "sha256"], dtype=object)
-    remedy = "remove the wrong one. `index.contradictions: warn` takes them all"
-    return [Problem("", f"{line}; {remedy}") for line in copies.contradictions(table)]
+    remedy = "remove the wrong ones. `index.contradictions: warn` takes them all"
+    message = f"one file under several identities; {remedy}"
+    return [Problem("", f"{message} ({names})") for names in copies.contradictions(table)]
 
 
 def _oddities(

@@ -13,7 +13,7 @@ from pipeline.data.index import SPLITS
 
 
 def contradictions(index: pd.DataFrame) -> list[str]:
-    """One line for each file that stands under several identities, in train, or in query and gallery.
+    """Identities and keys of each file that stands under several, in train, or in query and gallery.
 
     Identities of train and of the test splits may be numbered apart, so they are not compared.  A distractor
     or a junk image has no identity.
@@ -24,7 +24,7 @@ def contradictions(index: pd.DataFrame) -> list[str]:
     for _, copies in equal.groupby(["trained", "sha256"], sort=False):
         if copies["pid"].nunique() > 1:
             names = [f"{pid}: {key}" for pid, key in zip(copies["pid"], copies["key"], strict=True)]
-            lines.append(f"one file under several identities ({', '.join(shorten(names))})")
+            lines.append(", ".join(shorten(names)))
     return lines
 
 

@@ -21,6 +21,7 @@ from pipeline.core.workers import WorkerPool, num_cores, progress_bar
 from pipeline.data.index import (
     DECODE_ERRORS,
     DeepPicture,
+    NoRange,
     ValueRange,
     decode,
     encode_png,
@@ -32,7 +33,7 @@ from pipeline.indexing.layout import ImageEntry
 PROBE_BATCH = 256  # images in one task of a worker
 # how image files begin
 SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"GIF8")
-FEW_LEVELS = 16  # of 256
+FEW_LEVELS = 32  # of 256
 
 # what the pixels of a usable picture may not mean
 DEEP = "of more than 8 bits a sample, stored with 8 by `index.range`"
@@ -126,6 +127,9 @@ def probe(blob: bytes, value_range: ValueRange | None = None) -> FileInfo | str:
             fault, deep = "cut off or damaged", is_deep(image)
             oddities = [*_file_oddities(image)]
         pixels = decode(blob, value_range)
+    except NoRange as error:
+        deep_by, _, values = str(error).partition(" (")
+        return f"{deep_by}; state in `index.range` which values are black and white ({values}"
     except DeepPicture as error:
         return str(error)
     except DECODE_ERRORS as error:

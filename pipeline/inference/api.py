@@ -33,7 +33,7 @@ from pipeline.core.files import sha256
 from pipeline.core.params import BadInput, check_count, plural, shorten
 from pipeline.core.workers import progress_bar
 from pipeline.data import pictures as picture_files
-from pipeline.data.index import DECODE_ERRORS, decode, error_detail, to_rgb
+from pipeline.data.index import DECODE_ERRORS, NoRange, decode, error_detail, is_deep, to_rgb
 from pipeline.inference import embedding_file
 from pipeline.inference.embedding_file import LeftOut
 from pipeline.inference.extract import with_z_guessed
@@ -309,10 +309,15 @@ def _name(picture: Picture, number: int) -> str:
 
 
 def _decode(picture: Picture) -> UInt8[np.ndarray, "h w 3"]:
-    if isinstance(picture, str | Path):
-        return decode(Path(picture).read_bytes())
-    if isinstance(picture, Image.Image):
-        picture = to_rgb(ImageOps.exif_transpose(picture))  # of a copy, the user's stays as it is
+    try:
+        if isinstance(picture, str | Path):
+            return decode(Path(picture).read_bytes())
+        if isinstance(picture, Image.Image):
+            upright = picture if is_deep(picture) else ImageOps.exif_transpose(picture)
+            picture = to_rgb(upright)  # of a copy, the user's stays as it is
+    except NoRange as error:
+        remedy = "give pipeline.data.index.decode(bytes, (black, white)), by `index.range` of its training"
+        raise ValueError(f"{error}; {remedy}") from None
     if picture.dtype != np.uint8 or picture.shape[2:] != (3,) or picture.size == 0:
         raise ValueError(f"an array of {picture.dtype} {picture.shape}")
     return picture

@@ -47,9 +47,9 @@ def test_deep_pictures_without_a_range_are_refused_with_their_values(tmp_path):
     with pytest.raises(BadInput) as error:
         build(tmp_path / "a.zip", thermal())
     name = "set/bounding_box_train/0002_c1s1_000001_00.jpg"
-    values = f"(values {WARM.min()} to {WARM.max()})"
-    assert f"{name}: more than 8 bits a sample {values}; state which are black" in str(error.value)
-    assert "`index.range` in params.yaml" in str(error.value) and "4 faults" in str(error.value)
+    fault = "more than 8 bits a sample; state in `index.range` which values are black and white"
+    assert f"{name}: {fault} (values {WARM.min()} to {WARM.max()})" in str(error.value)
+    assert "4 faults" in str(error.value) and "Or set what is named above in params.yaml" in str(error.value)
 
 
 def test_a_deep_query_and_its_occluded_copy_are_one_fault(tmp_path):
@@ -116,12 +116,12 @@ FRAMES = [Image.fromarray(np.roll(NOISE[..., :3], n)) for n in range(2)]
 LOSSLESS = {"form": "WEBP", "lossless": True}
 
 ODD = {  # a picture's bytes, and what is said of it
-    "in seven levels": (saved((WARM >> 8).astype(np.uint8)), ["of 16 levels or fewer"]),
-    "a plane": (saved(np.full((16, 8, 3), 99, np.uint8)), ["of 16 levels or fewer"]),
+    "in seven levels": (saved((WARM >> 8).astype(np.uint8)), ["of 32 levels or fewer"]),
+    "a plane": (saved(np.full((16, 8, 3), 99, np.uint8)), ["of 32 levels or fewer"]),
     "overexposed": (saved(cv2.add(NOISE[..., 0], 140)), ["in which most samples are 0 or 255"]),
     "black and white": (
         picture(mode="1", form="PNG"),
-        ["of 16 levels or fewer", "in which most samples are 0 or 255"],
+        ["of 32 levels or fewer", "in which most samples are 0 or 255"],
     ),
     "see-through": (saved(SEE_THROUGH), ["with transparent pixels"]),
     "see-through, WebP": (saved(SEE_THROUGH, **LOSSLESS), ["with transparent pixels"]),
@@ -148,7 +148,7 @@ def test_odd_pictures_are_counted_and_the_first_named_without_their_copies(tmp_p
     files = people() | {f"set/query/0001_c1s1_00001{n}_00.jpg": ODD["a plane"][0] for n in range(7)}
     text = describe(build(tmp_path / "a.zip", files, occlude=True))
     names = ", ".join(f"set/query/0001_c1s1_00001{n}_00.jpg" for n in range(5))
-    assert f"7 pictures of 16 levels or fewer: {names}, and 2 more" in text
+    assert f"7 pictures of 32 levels or fewer: {names}, and 2 more" in text
 
 
 # ------------------------------------------------------------------ cut-outs and cameras
