@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from pipeline.core.params import STRICT, BadInput, shorten
 from pipeline.data.index import DECODE_ERRORS, error_detail, is_deep
+from pipeline.data.pictures import expand, is_picture
 
 FIT_STEPS = 8  # of the search for an obstacle's size
 
@@ -92,21 +93,18 @@ def cutout_files(folder: str) -> tuple[list[Path], list[Path]]:
 
     Raises `BadInput` if the folder is missing or holds no picture.
     """
-    root = Path(folder)
-    if not root.is_dir():
+    if not Path(folder).is_dir():
         raise BadInput(f"{folder}: no such folder. Put cut-outs there, pictures with alpha, or name another.")
-    paths = [path for path in sorted(root.rglob("*")) if path.is_file()]
-    files = [path for path in paths if not any(p.startswith(".") for p in path.relative_to(root).parts)]
-    suffixes = {s for s, form in Image.registered_extensions().items() if form in Image.OPEN}
-    pictures = [file for file in files if file.suffix.lower() in suffixes]
-    others = [file for file in files if file.suffix.lower() not in suffixes]
-    if not pictures:
+    files = expand(folder)
+    cutouts = [Path(file) for file in files if is_picture(file)]
+    others = [Path(file) for file in files if Path(file) not in cutouts]
+    if not cutouts:
         names = ", ".join(shorten([file.name for file in others])) or "no file"
         raise BadInput(
             f"{folder}: no picture in it or below it, but {names}. Put cut-outs there, as PNG with "
             "transparency, or do without them."
         )
-    return pictures, others
+    return cutouts, others
 
 
 def _read_cutout(file: Path) -> Obstacle:
