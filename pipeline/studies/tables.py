@@ -7,6 +7,7 @@ therefore continues where it stopped, and two studies share the rows that they h
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from pathlib import Path
@@ -207,7 +208,8 @@ def stage_commands(dag: dict[str, Any], values: Values, work: str | Path) -> lis
             body = stage.get("do", stage)
             outs = [*body.get("outs", []), *(path for entry in body.get("metrics", []) for path in entry)]
             moved |= {fill(out): str(Path(work) / fill(out)) for out in outs}
-            commands.append((name, [moved.get(word, word) for word in fill(body["cmd"]).split()[3:]]))
+            words = [fill(word) for word in shlex.split(body["cmd"])[3:]]
+            commands.append((name, [moved.get(word, word) for word in words]))
     return commands
 
 
