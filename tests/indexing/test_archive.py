@@ -7,6 +7,7 @@ import socket
 import tarfile
 import unicodedata
 import zipfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -219,6 +220,11 @@ def test_without_any_image_the_folders_and_archives_there_are_named(tmp_path):
     assert (
         "2 other files left out:\n" in text and "an archive in the archive: 1 .gz (set/train.tar.gz)" in text
     )
+
+
+def test_two_files_of_truth_are_refused(tmp_path):
+    path = zipped(tmp_path / "a.zip", people() | {"set/truth.h5": b"x", "truth.h5": b"x"})
+    assert complaint(path) == f"{path}: set/truth.h5 and truth.h5: more than one truth. Keep one."
 
 
 # ------------------------------------------------------------------ a table
@@ -486,13 +492,20 @@ def test_a_file_that_cannot_be_packed_is_named_and_nothing_is_written(tmp_path, 
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("owner", "name"), [(os, "scandir"), (Path, "is_file")])
+def test_a_folder_that_cannot_be_listed_or_entered_is_named(tmp_path, monkeypatch, owner, name):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(BadInput, match=r"one: cannot be read \(Permission denied\)\. Allow it"):
-        walk(tmp_path / "one")
+    folder = unpack(tmp_path / "one", {"x": b""})
+    monkeypatch.setattr(owner, name, refuse)
+    with pytest.raises(BadInput, match=r"one(/x)?: cannot be read \(Permission denied\)\. Allow it"):
+        walk(folder)
+
+
+def test_packing_writes_a_zip_alone(tmp_path):
+    with pytest.raises(BadInput, match=r"a\.tar: packing writes a zip\. Choose a name that ends in \.zip"):
+        pack(unpack(tmp_path / "one", people()), tmp_path / "a.tar")
 
 
 def test_an_archive_is_not_packed_as_a_folder(tmp_path):
