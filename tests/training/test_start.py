@@ -14,7 +14,7 @@ from pipeline.inference.extract import untrained_encoder
 from pipeline.methods.base import data_spec, describe, load_method
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.start import check_start, describe_start, load_start
-from stages import check, train
+from stages import train
 from tests import toy
 from tests.methods.test_contract import EVERY, settings
 from tests.training.test_train import WORDS, folder, trained  # noqa: F401  # `folder` is a fixture
@@ -169,10 +169,3 @@ def test_a_start_that_is_the_output_stops_before_anything_is_read(folder):  # no
     Path("index.parquet").unlink()
     with pytest.raises(BadInput, match=re.escape("train.start_from = model: the training writes to model")):
         train.main(*WORDS, "params.yaml")
-
-
-def test_the_check_of_params_yaml_finds_it_before_any_stage(tmp_path):
-    text = Path("params.yaml").read_text()
-    (tmp_path / "params.yaml").write_text(text.replace('start_from: ""', "start_from: models/trained"))
-    with pytest.raises(BadInput, match=r"train\.start_from = models/trained: the training writes to"):
-        check.main(config=str(tmp_path / "params.yaml"))
