@@ -88,7 +88,8 @@ def train(
     if cutouts := schedule.obstacles.cutouts:
         files[cutouts] = obstacles.digest(cutouts)
     unused = without_effect(name, module, settings, schedule)
-    say([f"without effect: {', '.join(unused)}"] * bool(unused) + remarks(schedule, image_set))
+    lines = [f"without effect: {', '.join(unused)}"] * bool(unused) + remarks(schedule, image_set)
+    say(lines + obstacles.describe_cutouts(schedule.obstacles.cutouts))
     record = describe(name, settings, spec, architecture(vit)) | {"without_effect": unused}
     if schedule.start_from:
         record["start_from"] = load_start(model, schedule.start_from, record)

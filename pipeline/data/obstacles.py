@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field, field_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
-from pipeline.core.params import STRICT, BadInput, shorten
+from pipeline.core.params import STRICT, BadInput, plural, shorten
 from pipeline.data.index import DECODE_ERRORS, error_detail, is_deep
 from pipeline.data.pictures import expand, is_picture
 
@@ -105,6 +105,16 @@ def cutout_files(folder: str) -> tuple[list[Path], list[Path]]:
             "transparency, or do without them."
         )
     return cutouts, others
+
+
+def describe_cutouts(folder: str) -> list[str]:
+    """A line about a folder: its number of cut-outs, and the files that are none; no line for ""."""
+    if not folder:
+        return []
+    cutouts, others = cutout_files(folder)
+    names = ", ".join(shorten([str(file.relative_to(folder)) for file in others]))
+    left_out = f"; {plural(len(others), 'other file')} left out: {names}" if others else ""
+    return [f"{folder}: {plural(len(cutouts), 'cut-out')}{left_out}"]
 
 
 def _read_cutout(file: Path) -> Obstacle:

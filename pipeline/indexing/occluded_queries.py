@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from pipeline.core.params import STRICT, BadInput, plural, shorten
+from pipeline.core.params import STRICT, BadInput
 from pipeline.data import obstacles
 from pipeline.data.index import DECODE_ERRORS, ValueRange, decode, encode_png
 from pipeline.data.obstacles import Obstacle, Ratios, Shares
@@ -121,12 +121,3 @@ class OccludedQueries:
             "covered": np.array([c.share for c in coverage], np.float32),
             "box": np.array([c.box for c in coverage], np.int32),
         }
-
-    def describe(self) -> list[str]:
-        """What obstacles are cut from, and the files of a folder of cut-outs that are not read."""
-        if not self._cutouts:
-            return []
-        _, others = obstacles.cutout_files(self._options.cutouts)
-        names = shorten([str(file.relative_to(self._options.cutouts)) for file in others])
-        left_out = f"; {plural(len(others), 'other file')} left out: {', '.join(names)}" if others else ""
-        return [f"obstacles from {plural(len(self._cutouts), 'cut-out')}{left_out}"]

@@ -159,7 +159,7 @@ def test_cut_outs_are_counted_and_the_other_files_of_their_folder_named(tmp_path
     folder = unpack(tmp_path / "cut-outs", files)
     occlude = OCCLUDE | {"cutouts": str(folder)}
     text = describe(build(tmp_path / "a.zip", people(), occlude=True, options={"occlude": occlude}))
-    assert "obstacles from 1 cut-out; 1 other file left out: read me.txt" in text
+    assert f"{folder}: 1 cut-out; 1 other file left out: read me.txt" in text
 
 
 def with_cameras(cameras):

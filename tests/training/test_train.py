@@ -150,6 +150,12 @@ def test_a_record_tells_cutouts_apart_by_their_content(folder):
     assert [name for name in first["data"] if first["data"][name] != other["data"][name]] == ["poles"]
 
 
+def test_files_among_the_cutouts_that_are_none_are_named(folder, capsys):
+    Path("poles/read me.txt").write_text("poles")
+    trained()
+    assert "train: poles: 1 cut-out; 1 other file left out: read me.txt" in capsys.readouterr().out
+
+
 def test_a_killed_run_does_not_go_on_with_other_cutouts(folder, monkeypatch):
     def killed(*words):
         raise KeyboardInterrupt
