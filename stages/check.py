@@ -2,6 +2,7 @@
 
 Takes:
     data       folder of the datasets, of which those that are indexed are checked too
+    trained    folder that the training writes, from which none can start
 Writes:
     out        a file that says so; always the same bytes, so that nothing else runs again
 
@@ -27,9 +28,10 @@ from pipeline.methods.base import load_method
 from pipeline.ranking.figures import Draw
 from pipeline.ranking.report import Evaluate
 from pipeline.studies.tables import METHODS
+from pipeline.studies.unused import unused_params
 from pipeline.synthetic.dataset import Render
 from pipeline.training.schedule import Schedule
-from pipeline.training.start import output_faults
+from pipeline.training.start import check_start
 
 SECTIONS: dict[str, Any] = {
     "lambda": params.Amount,
@@ -59,7 +61,7 @@ SECTIONS: dict[str, Any] = {
 }
 
 
-def main(data: str = "", out: str = "", config: str = "params.yaml") -> None:
+def main(data: str = "", trained: str = "", out: str = "", config: str = "params.yaml") -> None:
     values = params.load(config)
     methods = {name: load_method(name).Params for name in METHODS}
     faults = params.section_faults(values, SECTIONS | methods, "")
@@ -69,7 +71,7 @@ def main(data: str = "", out: str = "", config: str = "params.yaml") -> None:
         *datasets.reference_faults(values),
         *layout_faults(values),
         *weights_faults(config, values["parsers"]),
-        *output_faults(values["train"]["start_from"], "models/trained"),
+        *start_faults(values["train"]["start_from"], trained),
         *role_faults(config, data),
     ]
     if faults:
@@ -79,6 +81,7 @@ def main(data: str = "", out: str = "", config: str = "params.yaml") -> None:
         with atomic_write(out) as path:
             path.write_text("params.yaml was checked\n", encoding="utf-8")
     print(f"{config}: {plural(len(values['datasets']), 'dataset')}, every name and value is known")
+    print(f"{config}: without effect: {', '.join(unused_params(values)) or 'none'}")
 
 
 def layout_faults(values: dict[str, Any]) -> list[str]:
@@ -110,6 +113,16 @@ def weights_faults(config: str, parsers: str) -> list[str]:
         for name, path in own.items()
         if path.startswith(("/", "models/"))
     ]
+
+
+def start_faults(folder: str, trained: str) -> list[str]:
+    """What is wrong with the trained model that the training starts from."""
+    try:
+        if folder and trained:
+            check_start(folder, trained)
+    except BadInput as error:
+        return [str(error).removeprefix("params.yaml: ")]
+    return []
 
 
 def role_faults(config: str, data: str) -> list[str]:

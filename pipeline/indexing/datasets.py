@@ -169,7 +169,7 @@ def _batch_faults(name: str, count: int, identities: int, held_out: int) -> list
     if left < 2:
         return [
             f"train.held_out = {held_out}, but {name} has {count} training identities, and training "
-            f"compares two. Set it to {count - 2} or less."
+            f"compares two. Set it to {count - 2 if count > 3 else 0} or less."
         ]
     if identities > left:
         rest = f" beside {held_out} held out" if held_out else ""

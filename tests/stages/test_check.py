@@ -27,7 +27,12 @@ def faults(folder: Path, **changed) -> list[str]:
         section[last] = value
     YAML().dump({key: value for key, value in values.items() if value is not None}, folder / "params.yaml")
     try:
-        check.main(str(folder / "data"), str(folder / "out.txt"), config=str(folder / "params.yaml"))
+        check.main(
+            str(folder / "data"),
+            "models/trained",
+            str(folder / "out.txt"),
+            config=str(folder / "params.yaml"),
+        )
     except BadInput as error:
         *lines, last = str(error).splitlines()
         assert last.endswith("; nothing was run.") and not (folder / "out.txt").exists()
@@ -37,7 +42,7 @@ def faults(folder: Path, **changed) -> list[str]:
 
 def test_the_committed_params_are_without_fault(tmp_path, capsys):
     assert faults(tmp_path) == []
-    assert capsys.readouterr().out.endswith("params.yaml: 1 dataset, every name and value is known\n")
+    assert "params.yaml: 1 dataset, every name and value is known\n" in capsys.readouterr().out
 
 
 def test_what_it_writes_is_the_same_for_all_params(tmp_path):
@@ -82,6 +87,18 @@ FAULTS = {  # changes: how each line starts
     "a misspelt param of a method that is not chosen": (
         {"vit_baseline__strid": 16},
         ["vit_baseline.strid is not a parameter; did you mean 'stride'?"],
+    ),
+    "a start that is no trained model": (
+        {"train__start_from": "models/embedded"},
+        ["train.start_from: models/embedded: no trained model."],
+    ),
+    "a start that the training replaces": (
+        {"train__start_from": "models/trained"},
+        ["train.start_from = models/trained: the training writes to models/trained"],
+    ),
+    "params that contradict each other": (
+        {"ogfr__distil": False, "ogfr__fep": "teacher"},
+        ["ogfr.fep = teacher, but ogfr.distil = false leaves no teacher."],
     ),
     "no test set": ({"test_on": []}, ["test_on = []: list should have at least 1 item"]),
     "networks that nobody knows": ({"parsers": "cocos"}, ["parsers = 'cocos': input should be '' or"]),

@@ -202,7 +202,8 @@ def test_the_words_of_a_command_are_its_data_dependencies_then_its_outputs(name)
     unread = ("stages/", "pipeline", "data/checked.txt", "params.yaml")
     data = [d for d in names_of(stage["deps"]) if not d.startswith(unread)]
     outs = names_of(stage.get("metrics")) + names_of(stage.get("outs"))
-    paths = [word for word in words[3:] if "/" in word or word.startswith("${")]
+    names = [word for before, word in itertools.pairwise(words[2:]) if before != "--trained"]  # not read
+    paths = [word for word in names if "/" in word or word.startswith("${")]
     paths = [path for path in paths if path != "${item.layout}"]
     assert paths[: len(data)] == data and sorted(paths[len(data) :]) == sorted(outs)
 
