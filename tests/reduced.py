@@ -27,6 +27,14 @@ def change(path: str | Path, settings: dict[str, Any]) -> None:
     yaml.dump(values, Path(path))
 
 
+def replace(path: str | Path, settings: dict[str, Any]) -> None:
+    """Set whole values of a params file."""
+    yaml = YAML()
+    values = yaml.load(Path(path))
+    values.update(settings)
+    yaml.dump(values, Path(path))
+
+
 def check(metrics: str | Path, labels: str | Path) -> None:
     """Fail unless every group of every system has its scores, in percent, and the labels have theirs."""
     scores = json.loads(Path(metrics).read_text())

@@ -62,6 +62,18 @@ def kill(folder: Path, stop: signal.Signals, condition: Callable[[], object], *w
     run.wait()
 
 
+def copy_project(folder: Path) -> Path:
+    """The project's files as they are now, in a new git repository, with a reduced dataset and no results."""
+    listed = command(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard", "-z")
+    for name in listed.split("\0"):
+        if name and (ROOT / name).is_file() and not name.endswith("dvc.lock"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    reduced.reduce(folder / "params.yaml")
+    command(folder, "git", "init", "--quiet", "--initial-branch=main")
+    return folder
+
+
 class FirstRun(NamedTuple):
     project: Path
     output: str  # of `dvc repro`
@@ -71,14 +83,7 @@ class FirstRun(NamedTuple):
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     """A copy of the project with a reduced dataset and a folder as remote, after one `dvc repro`."""
-    project = tmp_path_factory.mktemp("team") / "first"
-    listed = command(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard", "-z")
-    for name in listed.split("\0"):
-        if name and (ROOT / name).is_file() and not name.endswith("dvc.lock"):
-            (project / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, project / name)
-    reduced.reduce(project / "params.yaml")
-    command(project, "git", "init", "--quiet", "--initial-branch=main")
+    project = copy_project(tmp_path_factory.mktemp("team") / "first")
     dvc(project, "remote", "add", "--default", "shared", str(project.parent / "remote"))
     commit(project, "A reduced embedded dataset")
     run = FirstRun(project, dvc(project, "repro"), command(project, "git", "status", "--short"))
