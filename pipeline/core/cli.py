@@ -67,7 +67,8 @@ def command_line() -> Iterator[None]:
     except OSError as error:
         if error.errno not in FORBIDDEN or error.filename is None:
             raise
-        sys.exit(f"{error.filename}: {error.strerror}. Name a place that this user may read and write.")
+        remedy = "Name a place that this user may read and write, or run in one."
+        sys.exit(f"{error.filename}: {error.strerror}. {remedy}")
 
 
 def command_parser(main: Callable[..., None], program: str | None = None) -> argparse.ArgumentParser:
