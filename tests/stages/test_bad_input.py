@@ -183,7 +183,7 @@ BAD = {
     "two images with one key": (
         two_of_a_key,
         INDEX,
-        r"query/0001_c1s1_000001_00\.jpg: 2 images of a split have this name \(set/query/.*, other/query/",
+        r"query/0001_c1s1_000001_00\.jpg: 2 images of a split have this name \(other/query/.*, set/query/",
     ),
     "an empty dataset": (an_empty_dataset, INDEX, r"bounding_box_train"),
     "no query folder": (no_query, INDEX, r"query"),
