@@ -64,19 +64,20 @@ SECTIONS: dict[str, Any] = {
 def main(data: str = "", trained: str = "", out: str = "", config: str = "params.yaml") -> None:
     values = params.load(config)
     methods = {name: load_method(name).Params for name in METHODS}
-    faults = params.section_faults(values, SECTIONS | methods, "")
-    if isinstance(values.get("datasets"), dict):
-        faults += datasets.name_faults(values["datasets"])
-    faults = faults or [
-        *datasets.reference_faults(values),
-        *layout_faults(values),
-        *weights_faults(config, values["parsers"]),
-        *start_faults(values["train"]["start_from"], trained),
-        *role_faults(config, data),
-    ]
+    by_section = params.section_faults(values, SECTIONS | methods)
+    if isinstance(values.get("datasets"), dict) and (lines := datasets.name_faults(values["datasets"])):
+        by_section.setdefault("datasets", []).extend(lines)
+    faults = [fault for lines in by_section.values() for fault in lines]
+    if not by_section.keys() & datasets.SECTIONS:
+        faults += [*datasets.reference_faults(values), *layout_faults(values)]
+    if not by_section.keys() & {"segment", "pose", "parsers"}:
+        faults += weights_faults(config, values["parsers"])
+    if "train" not in by_section:
+        faults += start_faults(values["train"]["start_from"], trained)
+    faults = faults or role_faults(config, data)
     if faults:
-        lines = "\n".join(f"{config}: {fault}" for fault in faults)
-        raise BadInput(f"{lines}\n{plural(len(faults), 'fault')}; nothing was run.")
+        listed = "\n".join(f"{config}: {fault}" for fault in faults)
+        raise BadInput(f"{listed}\n{plural(len(faults), 'fault')}; nothing was run.")
     if out:
         with atomic_write(out) as path:
             path.write_text("params.yaml was checked\n", encoding="utf-8")

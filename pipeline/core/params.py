@@ -108,16 +108,16 @@ def _with_text_keys(value: Any) -> Any:
     return [_with_text_keys(item) for item in value] if isinstance(value, list) else value
 
 
-def section_faults(values: Mapping[str, Any], schemas: Mapping[str, Any], source: str) -> list[str]:
-    """The faults of all values of a parameter file, a line each, among them keys that `schemas` lacks."""
-    faults = [source + _unknown(str(key), schemas) for key in values if key not in schemas]
+def section_faults(values: Mapping[str, Any], schemas: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The faults of all values of a parameter file, by section; a key that `schemas` lacks is one, too."""
+    faults = {str(key): [_unknown(str(key), schemas)] for key in values if key not in schemas}
     for section, schema in schemas.items():
         try:
             if section not in values:
-                raise BadInput(f"{source}{section} is missing.")
-            validate(values[section], schema, source, section)
+                raise BadInput(f"{section} is missing.")
+            validate(values[section], schema, "", section)
         except BadInput as error:
-            faults += str(error).splitlines()
+            faults[section] = str(error).splitlines()
     return faults
 
 

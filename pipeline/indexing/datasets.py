@@ -20,6 +20,7 @@ from pipeline.indexing.archive import Encoding
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 RULE = "a letter, then letters of English, digits, _ or -; at most 40 in all"
+SECTIONS = {"datasets", "parse_on", "labels_from", "train_on", "test_on", "index"}  # that name datasets
 RESERVED = "raw"  # the folder of the archives
 QUOTED = re.compile(r'["$`\\\n]')  # what a shell reads inside double quotes
 

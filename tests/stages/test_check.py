@@ -116,8 +116,8 @@ FAULTS = {  # changes: how each line starts
     ),
     "no archive": ({"datasets__embedded__archive": ""}, ["datasets.embedded.archive is empty. Name"]),
     "faults of many sections": (
-        {"lambda": -1, "train__images": 0, "draw__dpi": "high"},
-        ["lambda = -1", "train.images = 0", "draw.dpi = 'high'"],
+        {"lambda": -1, "train__images": 0, "draw__dpi": "high", "train_on": "mine", "pose__weights": ""},
+        ["lambda = -1", "train.images = 0", "draw.dpi = 'high'", "train_on = mine", "pose.weights is empty"],
     ),
 }  # fmt: skip
 
