@@ -46,7 +46,10 @@ def main(
         for rank, (distance, row) in enumerate(zip(*lists, strict=True), 1)
     ]
     if csv:
-        with atomic_write(csv) as path, path.open("w", newline="", errors="surrogateescape") as out:
+        with (
+            atomic_write(csv) as path,
+            path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as out,
+        ):
             tables.writer(out).writerows([("query", "rank", "distance", "picture"), *table])
     else:
         tables.writer(sys.stdout, delimiter="\t", lineterminator="\n").writerows(table)

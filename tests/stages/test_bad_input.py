@@ -196,6 +196,11 @@ BAD = {
     ),
     "a corrupted chunk": (corrupted, LABEL, r"parsing\.h5: 'map', rows from 0: .*dvc checkout"),
     "a missing file": (lambda: None, LABEL, r"parsing\.h5: no such file.*dvc pull"),
+    "a batch of more people than are trained on": (
+        setting("train_on: embedded", "train_on: out"),
+        INDEX,
+        r"params\.yaml: train\.identities = 16, but out has \d training identities\. Set it to \d or less",
+    ),
     "a detector of another architecture": (
         weights(lambda name: save_file({"fc.weight": torch.zeros(2, 2)}, name)),
         SEGMENT,
