@@ -52,7 +52,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
                 shutil.rmtree(path)
             os.replace(temporary, path)
             _fsync(path.parent)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and str(error.filename) == str(temporary):
+            error.filename = str(path)  # which the user named
         _remove(temporary)
         raise
 

@@ -190,14 +190,14 @@ def download(url: str, algorithm: str = "sha256") -> Path:
     name = Path(urlparse(url).path).name
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             digits = _digits(path) if algorithm == "sha256" else None  # torch.hub knows no other
             torch.hub.download_url_to_file(url, str(path), hash_prefix=digits)
         except (URLError, OSError, RuntimeError) as error:
             raise BadInput(
                 f"{path}: not there, and {url} cannot be downloaded ({_line(error)}). "
-                "Download it elsewhere and put it there."
+                "Download it elsewhere and put it there; TORCH_HOME chooses another place."
             ) from None
     verify(path, algorithm)
     return path

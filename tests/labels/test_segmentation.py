@@ -281,6 +281,13 @@ def test_offline_the_place_to_put_a_published_file_is_named(hub, monkeypatch):
         weights.download("https://example.org/net-ba7816bf.pth")
 
 
+def test_a_place_for_published_files_that_cannot_be_written_is_named(hub, monkeypatch):
+    (hub / "file").write_bytes(b"")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(hub / "file"))  # which no folder can be made in
+    with pytest.raises(BadInput, match=r"file/checkpoints/net-ba7816bf.pth: not there.*TORCH_HOME chooses"):
+        weights.download("https://example.org/net-ba7816bf.pth")
+
+
 def test_a_published_file_is_downloaded_once_and_hashed_every_time(hub, monkeypatch):
     asked = []
 
