@@ -243,7 +243,7 @@ def reranking(folder: Path, checkout: str) -> dict[str, Any]:
     theirs = _module("rerank", Path(checkout) / "torchreid/utils/rerank.py")
     final, their_costs = measured(lambda: theirs.re_ranking(*matrices, k1=20, k2=6, lambda_value=0.3))
     listed = ours.top >= 0
-    gap = np.abs(np.take_along_axis(final, ours.top.clip(0), 1) - ours.at)[listed]
+    gap = np.abs(np.take_along_axis(final, ours.top.clip(0), 1) - ours.top_distance)[listed]
     return {
         **costs,
         "torchreid_cpu_s": their_costs["cpu_s"],

@@ -105,7 +105,7 @@ def query_batches(task: Task, pid: Int[np.ndarray, "Q"], memory: int) -> Iterato
         new = np.diff(pid[start:], prepend=pid[start] - 1) != 0
         near = np.cumsum(images[start:] * new) + task.gallery_block  # images of the batch's identities
         per_query = task.query_bytes + 4 * near + 16 * task.top
-        matches = 48 * np.cumsum(images[start:])
+        matches = 56 * np.cumsum(images[start:])
         needed = task.fixed_bytes + np.arange(1, len(new) + 1) * per_query + matches
         if needed[0] > memory * MB:
             refuse_memory(memory, int(needed[0]))

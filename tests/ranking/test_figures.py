@@ -412,8 +412,8 @@ def test_a_type_is_named_by_what_is_hidden(pattern, name):
 # ------------------------------------------------------------------ the pictures
 
 
-def drawn(indexed, world, out="figures"):
-    run(indexed, world)
+def drawn(indexed, world, out="figures", config=None):
+    run(indexed, world, config=config)
     draw.main(
         str(indexed / "index.parquet"),
         str(indexed / "images.h5"),
@@ -432,6 +432,18 @@ def test_three_pictures_are_drawn_the_same_twice(indexed, world):
     for content in one.values():
         assert min(Image.open(io.BytesIO(content)).size) > 50
         assert b"Software" not in content and b"Date" not in content
+
+
+def test_no_listed_image_leaves_the_scores_and_the_pictures(indexed, world):
+    drawn(indexed, world)
+    names = ("metrics.json", "scores.csv", "figures/cmc.png", "figures/types.png")
+    listed = [(world / name).read_bytes() for name in names]
+    config = world / "params.yaml"
+    config.write_text((indexed / "params.yaml").read_text().replace("top: 3", "top: 0"))
+    shutil.rmtree(world / "figures")
+    drawn(indexed, world, config=config)
+    assert pd.read_csv(world / "rankings.csv").empty
+    assert [(world / name).read_bytes() for name in names] == listed
 
 
 def queries(**columns):
