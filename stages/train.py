@@ -79,7 +79,7 @@ def train(
     image_set, names, held_out = selection.hold_out(image_set, names, schedule.held_out, seed)
 
     seed_generators(seed)
-    vit = pretrained_encoder(settings.vit, settings.weights, embedded)
+    vit = pretrained_encoder(settings.vit, settings.weights, embedded, schedule.size)
     spec = data_spec(image_set)
     torch.manual_seed(seed)
     model = module.build(settings, spec, vit)

@@ -101,7 +101,8 @@ def untrained_encoder(folder: str | Path, embedded: str) -> OcclusionAwareViT:
     """
     record = read_record(folder)
     height, width = record["data_spec"]["size"]
-    encoder = pretrained_encoder(record["params"]["vit"], record["params"]["weights"], embedded)
+    vit, weights = record["params"]["vit"], record["params"]["weights"]
+    encoder = pretrained_encoder(vit, weights, embedded, (height, width))
     start, actual = record["vit"], architecture(encoder)
     if start.get("weights", actual["weights"]) != actual["weights"]:
         raise BadInput(

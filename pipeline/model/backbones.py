@@ -1,6 +1,7 @@
 """Where encoders come from: timm, or the small ViT that this project pre-trained."""
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -20,11 +21,13 @@ from torch import Tensor, nn
 
 from pipeline.core.params import BadInput
 from pipeline.core.weights import check_shapes, load_strict, prefixes, read, report, write
+from pipeline.model.vit import grid
 
 ARCHITECTURE = ("img_size", "patch_size", "embed_dim", "depth", "num_heads")  # timm's words
 # beside an encoder's tensors: classifiers, projection heads, and the decoder of a masked autoencoder
 LEFT_OUT = re.compile(r"(head|head_dist|heads|fc|classifier|pre_logits)\.|decoder_|mask_token$")
-POSITION = re.compile(r"pos_embed|positional_embedding")
+# of a position embedding, as timm, and OpenAI's CLIP call it
+POSITIONS = ("pos_embed", "visual.positional_embedding", "module.visual.positional_embedding")
 
 
 def _check_weights(weights: str, info: Any) -> str:
@@ -80,12 +83,13 @@ def load_vit(path: str | Path) -> VisionTransformer:
     return model
 
 
-def timm_vit(name: str, file: str = "") -> VisionTransformer:
+def timm_vit(name: str, file: str = "", size: tuple[int, int] = (0, 0)) -> VisionTransformer:
     """A ViT of timm with its pre-trained weights: from `file`, or downloaded under its tag.
 
     Every tensor is accounted for.  What surrounds an encoder is left out: whatever lies outside the prefix
     that its names share in the file, and heads (`LEFT_OUT`); one line says so.  A position embedding of
-    another, square size is resampled as timm does.
+    another, square size is resampled as timm does.  One of images of `size` (height, width), under any
+    stride, is kept, and so is its grid (TransReID's own trainings).
     Its tag says how its training images were normalised; its first layer is changed to take ours
     (`views.normalise`).
     Raises `BadInput` if timm knows no such ViT, or if the weights are out of reach or do not fit.
@@ -99,12 +103,14 @@ def timm_vit(name: str, file: str = "") -> VisionTransformer:
     if file and not Path(file).is_file():
         raise BadInput(f"{place}: no weights of {name} there. {remedy}")
     tensors = read(file) if file else _published(model, f"{place}: no weights of {name} there", remedy)
-    candidates = [_fit(tensors, model, prefix) for prefix in ["", *prefixes(tensors, "cls_token")]]
-    expected = model.state_dict()
-    fit = max(candidates, key=lambda fit: len(fit.tensors.keys() & expected.keys()))
-    check_shapes(expected, fit.tensors, place, remedy)
+    fit = _best_fit(tensors, model)
+    if file_grid := _grid_of(fit, size, model.patch_embed.patch_size[0]):
+        model = _create(name, img_size=tuple(n * model.patch_embed.patch_size[0] for n in file_grid))
+        fit = _best_fit(tensors, model)
+        fit.words.append(f"pos_embed of {file_grid[0]} x {file_grid[1]} patches kept")
+    check_shapes(model.state_dict(), fit.tensors, place, remedy)
     model.load_state_dict(fit.tensors)
-    report(place, fit.prefix, fit.left_out, *fit.resampled)
+    report(place, fit.prefix, fit.left_out, *fit.words)
     _set_architecture(model, {"name": name, "weights": _weights_hash(model)})
     _adapt_normalisation(model)
     return model
@@ -116,29 +122,50 @@ class Fit(NamedTuple):
     prefix: str
     tensors: dict[str, Tensor]
     left_out: list[str]  # by their names in the file
-    resampled: list[str]  # what was, in words
+    words: list[str]  # about the position embedding
+
+
+def _best_fit(tensors: Mapping[str, Tensor], model: VisionTransformer) -> Fit:
+    fits = [_fit(tensors, model, prefix) for prefix in ["", *prefixes(tensors, "cls_token")]]
+    return max(fits, key=lambda fit: len(fit.tensors.keys() & model.state_dict().keys()))
 
 
 def _fit(tensors: Mapping[str, Tensor], model: VisionTransformer, prefix: str) -> Fit:
     inside = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
     kept = {n: t for n, t in _rename(inside, model).items() if not LEFT_OUT.match(n)}
     storages = {t.untyped_storage().data_ptr() for t in kept.values()}
-    rest = {n: t for n, t in tensors.items() if t.untyped_storage().data_ptr() not in storages}
-    resampled = {n: t for n, t in rest.items() if n.startswith(prefix) and POSITION.fullmatch(n, len(prefix))}
-    new = tuple(kept["pos_embed"].shape) if resampled else ()
-    words = [f"{n} resampled from {tuple(t.shape)} to {new}" for n, t in resampled.items()]
+    rest = [n for n, t in tensors.items() if t.untyped_storage().data_ptr() not in storages]
+    resampled = [n for n in rest if n in {f"{prefix}{position}" for position in POSITIONS}]
+    words = [
+        f"{n} resampled from {tuple(tensors[n].shape)} to {tuple(kept['pos_embed'].shape)}" for n in resampled
+    ]
     return Fit(prefix, kept, [n for n in rest if n not in resampled], words)
 
 
 def _rename(tensors: dict[str, Tensor], model: VisionTransformer) -> dict[str, Tensor]:
-    """Tensors by timm's names, its position embedding resampled, if timm knows how; else as they are."""
-    patch = model.patch_embed.proj.weight.shape[2:]
-    if any(t.ndim == 4 and t.shape[2:] != patch for t in tensors.values()):  # timm would resample that, too
+    """Tensors by timm's names, a square position embedding resampled, if timm knows how; else as they are.
+
+    timm would also resample kernels, and cut what is no square into one.
+    """
+    patch, places = model.patch_embed.proj.weight.shape[2:], model.pos_embed.shape[1]
+    kernels = [t for t in tensors.values() if t.ndim == 4]
+    counts = [tensors[name].shape[-2] for name in POSITIONS if name in tensors]
+    if any(t.shape[2:] != patch for t in kernels):
+        return tensors
+    if any(count != places and math.isqrt(count - 1) ** 2 != count - 1 for count in counts):
         return tensors
     try:
         return checkpoint_filter_fn(dict(tensors), model, adapt_layer_scale=True)
-    except (RuntimeError, KeyError, AttributeError):  # a position embedding that is not of a square
+    except (RuntimeError, KeyError, AttributeError):  # tensors of another kind of network
         return tensors
+
+
+def _grid_of(fit: Fit, size: tuple[int, int], patch: int) -> tuple[int, int] | None:
+    """Patches down and across of a file's position embedding, if it is no square, but that of `size`."""
+    count = fit.tensors["pos_embed"].shape[-2] - 1 if "pos_embed" in fit.tensors else 0
+    grids = {grid(size, patch, stride) for stride in range(1, patch + 1)}
+    fitting = [g for g in grids if g[0] * g[1] == count and math.isqrt(count) ** 2 != count]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def _published(model: VisionTransformer, fault: str, remedy: str) -> dict[str, Tensor]:
@@ -179,9 +206,12 @@ def _weights_hash(model: VisionTransformer) -> str:
     return digest.hexdigest()
 
 
-def pretrained_encoder(name: str, file: str, embedded: str) -> VisionTransformer:
-    """The encoder to start from: `embedded` names our own file, anything else a ViT of timm."""
-    return load_vit(embedded) if name == "embedded" else timm_vit(name, file)
+def pretrained_encoder(name: str, file: str, embedded: str, size: tuple[int, int]) -> VisionTransformer:
+    """The encoder to start from: `embedded` names our own file, anything else a ViT of timm.
+
+    `size` is the images' height and width.
+    """
+    return load_vit(embedded) if name == "embedded" else timm_vit(name, file, size)
 
 
 def untrained_vit(architecture: dict[str, Any]) -> VisionTransformer:
@@ -195,12 +225,12 @@ def untrained_vit(architecture: dict[str, Any]) -> VisionTransformer:
     return model
 
 
-def _create(name: str) -> VisionTransformer:
+def _create(name: str, **options: Any) -> VisionTransformer:
     """A ViT of timm with random weights.  Raises `BadInput` if timm has none of that name that we can use."""
     if not timm.is_model(name.split(".")[0]):
         raise BadInput(f"params.yaml: vit = {name}: timm has no such model. Try vit_small_patch16_224.")
     try:
-        model = timm.create_model(name, pretrained=False, num_classes=0)
+        model = timm.create_model(name, pretrained=False, num_classes=0, **options)
     except RuntimeError as error:
         raise BadInput(f"params.yaml: vit = {name}: {error} Leave the tag out, or correct it.") from None
     if not isinstance(model, VisionTransformer) or not _is_plain(model):

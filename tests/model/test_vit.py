@@ -177,14 +177,14 @@ def test_a_file_that_is_no_vit_of_ours_is_an_error(tmp_path):
     with pytest.raises(BadInput, match="not a ViT of ours"):
         load_vit(tmp_path / "other.safetensors")
     with pytest.raises(BadInput, match="no such file"):
-        pretrained_encoder("embedded", "", str(tmp_path / "missing.safetensors"))
+        pretrained_encoder("embedded", "", str(tmp_path / "missing.safetensors"), toy.SIZE)
 
 
 def test_a_vit_of_timm_takes_weights_from_a_local_file(tmp_path):
     torch.manual_seed(1)
     theirs = timm.create_model("vit_tiny_patch16_224", num_classes=1000)
     save_file(theirs.state_dict(), tmp_path / "tiny.safetensors")
-    ours = pretrained_encoder("vit_tiny_patch16_224", str(tmp_path / "tiny.safetensors"), "")
+    ours = pretrained_encoder("vit_tiny_patch16_224", str(tmp_path / "tiny.safetensors"), "", toy.SIZE)
     assert torch.equal(ours.blocks[3].mlp.fc1.weight, theirs.blocks[3].mlp.fc1.weight)
     encoder = OcclusionAwareViT(ours, (256, 128), 16, 9, 4, 1)
     assert encoder.position.shape == (1, 128 + 10, 192)
@@ -278,13 +278,17 @@ def openai_names(tensors):
 def test_clips_names_are_understood_and_its_text_is_left_out(tmp_path, capsys):
     name = "vit_xsmall_patch16_clip_224.tinyclip_yfcc15m"
     theirs = timm.create_model(name, num_classes=0).state_dict()
-    text = {"token_embedding.weight": torch.zeros(7, 8), "logit_scale": torch.zeros(())}
+    text = {"token_embedding.weight": torch.zeros(7, 8), "positional_embedding": torch.zeros(77, 8)}
     save_file(
         {n: t.contiguous() for n, t in (openai_names(theirs) | text).items()}, tmp_path / "clip.safetensors"
     )
     ours = timm_vit(name, str(tmp_path / "clip.safetensors"))
     assert torch.equal(ours.blocks[3].attn.qkv.weight, theirs["blocks.3.attn.qkv.weight"])
-    assert "2 tensors left out (logit_scale, token_embedding.weight)" in capsys.readouterr().out
+    assert "2 tensors left out (positional_embedding, token_embedding.weight)" in capsys.readouterr().out
+    larger = openai_names(theirs | {"pos_embed": torch.zeros(1, 577, theirs["norm.bias"].shape[0])}) | text
+    torch.save(larger, tmp_path / "larger.pth")
+    timm_vit(name, str(tmp_path / "larger.pth"))
+    assert "; visual.positional_embedding resampled from (577, 256)" in capsys.readouterr().out
 
 
 SMALL = {n: t[..., :96] if t.ndim > 1 else t for n, t in BODY.items()}
@@ -327,6 +331,21 @@ def test_a_file_that_is_not_the_encoders_is_refused_by_its_tensors(tmp_path, cas
     with pytest.raises(BadInput, match=rf"other\.pth: .*{message}.*the method's vit to the ViT") as error:
         timm_vit(TINY, str(tmp_path / "other.pth"))
     assert error.value.args[0].count("\n") == 0
+
+
+@pytest.mark.parametrize("stride", [16, 14, 12, 11])
+def test_an_encoder_trained_on_images_of_our_size_keeps_its_grid(tmp_path, capsys, stride):
+    down, across = GRIDS[stride]
+    places = torch.randn(1, down * across + 1, 192)
+    torch.save(named("base.", BODY | {"pos_embed": places}), tmp_path / "transreid.pth")
+    ours = pretrained_encoder(TINY, str(tmp_path / "transreid.pth"), "", (256, 128))
+    assert f"pos_embed of {down} x {across} patches kept" in capsys.readouterr().out
+    encoder = OcclusionAwareViT(ours, (256, 128), stride, parts=0, coarse=4, cameras=1)
+    assert torch.equal(encoder.position.data, places)
+    with pytest.raises(
+        BadInput, match=rf"pos_embed \(1, {down * across + 1}, 192\) instead of \(1, 197, 192\)"
+    ):
+        pretrained_encoder(TINY, str(tmp_path / "transreid.pth"), "", (224, 224))
 
 
 @pytest.mark.parametrize("content", [BODY, {n: t for n, t in BODY.items() if n != "norm.bias"}])
