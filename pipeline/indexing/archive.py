@@ -130,8 +130,8 @@ class Archive:
             )
         elif twice:
             fault = (
-                f"{plural(len(twice), 'name')} in it stand for more than one file each, of which unpacking "
-                f"would keep the last: {', '.join(shorten(twice))}. Unpack it, see which files you mean"
+                f"holds {plural(len(twice), 'name')} for several files, of which unpacking would keep the "
+                f"last: {', '.join(shorten(twice))}. Unpack it, see which files you mean"
             )
         if fault:
             self.close()
@@ -191,7 +191,7 @@ class Archive:
         best = max(hits, key=lambda encoding: hits[encoding])
         example = f"`names: {best}`, which finds {hits[best]} of them" if hits[best] else "`names: gbk`"
         return (
-            f"the zip does not record in which encoding {plural(len(names), 'name')} in it are, such as "
+            f"the zip does not record the encoding of {plural(len(names), 'name')} in it, such as "
             f"{names[0]}: state it in params.yaml, beside the archive's path, as {example}"
         )
 

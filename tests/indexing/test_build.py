@@ -274,7 +274,7 @@ def test_a_key_that_occurs_twice_is_named(tmp_path):
     zipped(path, people())
     with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(path, "a") as target:
         target.writestr("set/query/0001_c1s1_000001_00.jpg", picture(8))
-    match = r"1 name in it stand for more than one file each, .*: set/query/0001_c1s1_000001_00\.jpg\."
+    match = r"holds 1 name for several files, .*: set/query/0001_c1s1_000001_00\.jpg\."
     with pytest.raises(BadInput, match=match):
         build(path)
 

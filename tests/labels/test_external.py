@@ -199,7 +199,7 @@ def test_what_is_no_label_is_listed_by_its_ending(tmp_path):
 
 def test_labels_in_a_zip_of_another_encoding_say_so_and_are_read_when_it_is_stated(tmp_path):
     path = zipped_in("gbk", tmp_path / "labels.zip", {"query/张三.npy": npy(body())})
-    with pytest.raises(BadInput, match=r"does not record in which encoding 1 name in it are.*names: gbk"):
+    with pytest.raises(BadInput, match=r"does not record the encoding of 1 name in it.*names: gbk"):
         adapter.check_labels(table("query/张三.jpg"), settings(path), RULE, "labels_from.set")
     stated = settings(path, names="gbk")
     assert adapter.check_labels(table("query/张三.jpg"), stated, RULE, "labels_from.set").missing == 0
