@@ -100,6 +100,22 @@ FAULTS = {  # changes: how each line starts
         {"ogfr__distil": False, "ogfr__fep": "teacher"},
         ["ogfr.fep = teacher, but ogfr.distil = false leaves no teacher."],
     ),
+    "weights of an encoder that are not there": (
+        {"ogfr__vit": "vit_base_patch16_224.orig_in21k", "ogfr__weights": "models/none.safetensors"},
+        ["ogfr.weights = models/none.safetensors: no such file."],
+    ),
+    "an encoder that timm lacks": (
+        {"ogfr__vit": "vit_bas_patch16_224"},
+        ["ogfr.vit = vit_bas_patch16_224: timm knows no such model."],
+    ),
+    "a batch that processes cannot share": (
+        {"processes__train": 3},
+        ["train.identities = 16 is no multiple of processes.train = 3."],
+    ),
+    "cut-outs that are not there": (
+        {"train__obstacles__cutouts": "cutouts"},
+        ["cutouts: no such folder."],
+    ),
     "no test set": ({"test_on": []}, ["test_on = []: list should have at least 1 item"]),
     "networks that nobody knows": ({"parsers": "cocos"}, ["parsers = 'cocos': input should be '' or"]),
     "no weights for our own network": (
