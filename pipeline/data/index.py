@@ -50,7 +50,8 @@ DECODE_ERRORS = (
 )
 # how Pillow calls channels of 16 bits, of which it reads the upper eight: a decoder, or the mode of its data
 SIXTEEN_BITS = re.compile(r"SGI16|;16[BLN]$")
-BITS_PER_SAMPLE, PLANES = 258, (284, 2)  # of TIFF: a tag; a tag and its value for channels stored apart
+# of TIFF: tags with a value a channel, the value of signed samples, tag and value of channels stored apart
+BITS_PER_SAMPLE, SAMPLE_FORMAT, SIGNED, PLANES = 258, 339, 2, (284, 2)
 # markers of JPEG segments: APP1 holds EXIF or XMP; byte 9 of a frame is its number of colour channels
 APP1, START_OF_FRAME = b"\xff\xe1", (b"\xff\xc0", b"\xff\xc1", b"\xff\xc2")
 
@@ -145,7 +146,7 @@ def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether a Pillow image, not loaded yet, has more than 8 bits a sample.
+    """Whether a Pillow image, not loaded yet, has more than 8 bits a sample, or signed ones.
 
     PPM, AVIF and colours of JPEG 2000 state themselves which value is white, and Pillow scales them by it.
     """
@@ -155,19 +156,22 @@ def is_deep(image: Image.Image) -> bool:
         for codec, *_, args in tiles
         for n in (codec, args if isinstance(args, str) else (args or [""])[0])
     ]
-    bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,))
-    return image.mode[0] in "IF" or max(bits) > 8 or any(map(SIXTEEN_BITS.search, names))
+    tags = getattr(image, "tag_v2", {})
+    in_bytes = max(tags.get(BITS_PER_SAMPLE, (8,))) <= 8 and SIGNED not in tags.get(SAMPLE_FORMAT, ())
+    return image.mode[0] in "IF" or not in_bytes or any(map(SIXTEEN_BITS.search, names))
 
 
 def _deep_samples(image: Image.Image, blob: bytes) -> np.ndarray:
     # (H, W) or (H, W, 3)
-    pixels = np.asarray(image)
+    pixels, tags = np.asarray(image), getattr(image, "tag_v2", {})
+    if image.mode == "I" and SIGNED not in tags.get(SAMPLE_FORMAT, ()):
+        return pixels.view(np.uint32)  # of 32 bits, whose upper half Pillow gives as negative numbers
     if image.mode[0] in "IF":
         return pixels
     samples = cv2.imdecode(np.frombuffer(blob, np.uint8), cv2.IMREAD_UNCHANGED)  # BGR, perhaps with alpha
-    in_planes = PLANES in getattr(image, "tag_v2", {}).items()  # OpenCV takes them for interleaved channels
+    in_planes = PLANES in tags.items()  # OpenCV takes them for interleaved channels
     if in_planes or samples is None or samples.dtype != np.uint16 or samples.ndim != 3:
-        raise DeepPicture(f"16 bits a sample in a form that is not read ({image.mode}); save it with 8")
+        raise DeepPicture(f"samples of a form that is not read ({image.mode}); save them with 8 bits each")
     return samples[..., 2::-1]
 
 

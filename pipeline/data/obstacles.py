@@ -140,7 +140,8 @@ def cut_rectangle(
     """A rectangle of `image` at a random position.
 
     Its area, as a share of the image, is uniform in `area`.  Its height / width is log-uniform in `aspect`,
-    changed where the image is too small for it.
+    changed where the image is too small for it.  One that would be wider than the image is cut to its width,
+    so that it covers less.
     """
     height, width = image.shape[:2]
     pixels = rng.uniform(*area) * height * width

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pipeline.core.params import BadInput
 from pipeline.core.workers import WorkerPool, num_cores, progress_bar
@@ -132,6 +132,8 @@ def probe(blob: bytes, value_range: ValueRange | None = None) -> FileInfo | str:
         return f"{deep_by}; state in `index.range` which values are black and white ({values}"
     except DeepPicture as error:
         return str(error)
+    except UnidentifiedImageError:
+        return f"{fault}, or of a kind that Pillow does not read" if fault != "no image" else fault
     except DECODE_ERRORS as error:
         return fault + error_detail(error)
     stored = encode_png(pixels) if deep else blob

@@ -17,8 +17,9 @@ def unpack(dataset: str | Path, folder: str | Path) -> int:
     """Write every image of `dataset` (a folder with index.parquet and images.h5) below `folder`.
 
     Returns the number of images.  A file is named by its key, as in `query/occluded/x.jpg`, and holds the
-    bytes that were indexed.  An occluded copy is a PNG file, whatever its suffix.  Raises `BadInput` if
-    `folder` exists, if a key leads out of it, or if the dataset is missing or damaged.
+    bytes that were indexed.  An occluded copy, or a picture that had more than 8 bits a sample, is a PNG
+    file, whatever its suffix.  Raises `BadInput` if `folder` exists, if a key leads out of it, or if the
+    dataset is missing or damaged.
     """
     if Path(folder).exists():
         raise BadInput(f"{folder}: exists already. Name a new folder; no file is overwritten.")

@@ -97,21 +97,26 @@ def test_values_that_are_no_numbers_are_refused_in_any_range():
             decode(saved(pixels, "TIFF"), value_range)
 
 
-def tiff_pixel(samples, photometric, planes):
-    """A TIFF file of one pixel of 16 bits a sample, whose channels are stored apart or not."""
-    count, size = len(samples), 2 * len(samples)
+def tiff_pixel(samples, bits=16, photometric=1, planes=False, signed=False):
+    """A TIFF file of one pixel, whose channels are stored apart or not."""
+    count, size = len(samples), bits // 8
+    data = b"".join((sample % 2**bits).to_bytes(size, "little") for sample in samples) + bytes(size % 2)
     strips = count if planes else 1
-    arrays = [samples, [16] * count, range(8, 8 + size, size // strips), [size // strips] * strips]
-    starts = np.cumsum([8, *map(lambda array: 2 * len(array), arrays)])
-    body = b"".join(struct.pack(f"<{len(array)}H", *array) for array in arrays)
-    pointers = {258: (count, starts[1], 16), 273: (strips, starts[2], 8), 279: (strips, starts[3], size)}
-    tags = {256: 1, 257: 1, 259: 1, 262: photometric, 277: count, 278: 1, 284: 2 if planes else 1}
-    entries = {tag: (1, value) for tag, value in tags.items()} | {
-        tag: (number, start if number > 1 else value) for tag, (number, start, value) in pointers.items()
-    }
-    packed = [struct.pack("<HHII", tag, 3, *entries[tag]) for tag in sorted(entries)]
-    head = b"II*\0" + struct.pack("<I", starts[-1])
-    return head + body + struct.pack("<H", len(packed)) + b"".join(packed) + bytes(4)
+    arrays = {  # by tag: values of two bytes
+        256: [1], 257: [1], 258: [bits] * count, 259: [1], 262: [photometric],
+        273: [8 + n * size for n in range(strips)], 277: [count], 278: [1],
+        279: [size * count // strips] * strips, 284: [2 if planes else 1], 339: [2 if signed else 1] * count,
+    }  # fmt: skip
+    entries, body = b"", data
+    for tag, array in arrays.items():
+        value = struct.pack(f"<{len(array)}H", *array)
+        if len(value) > 4:
+            entries += struct.pack("<HHII", tag, 3, len(array), 8 + len(body))
+            body += value
+        else:
+            entries += struct.pack("<HHI", tag, 3, len(array)) + value.ljust(4, b"\0")
+    head = b"II*\0" + struct.pack("<I", 8 + len(body))
+    return head + body + struct.pack("<H", len(arrays)) + entries + bytes(4)
 
 
 def sgi():
@@ -122,22 +127,33 @@ def sgi():
 
 
 UNREAD = {
-    "four inks": (tiff_pixel([1, 2, 3, 4], 5, False), "CMYK"),
-    "channels stored apart": (tiff_pixel([1, 2, 3], 2, True), "RGB"),
+    "four inks": (tiff_pixel([1, 2, 3, 4], photometric=5), "CMYK"),
+    "channels stored apart": (tiff_pixel([1, 2, 3], photometric=2, planes=True), "RGB"),
+    "8 bits with a sign": (tiff_pixel([-57], 8, signed=True), "L"),
     "SGI": (sgi(), "L"),
 }
 
 
 @pytest.mark.parametrize("kind", UNREAD)
-def test_sixteen_bits_that_no_library_reads_whole_are_refused(kind):
+def test_samples_that_no_library_reads_whole_are_refused(kind):
     blob, mode = UNREAD[kind]
-    with pytest.raises(DeepPicture, match=rf"16 bits a sample in a form that is not read \({mode}\)"):
+    with pytest.raises(DeepPicture, match=rf"samples of a form that is not read \({mode}\)"):
         decode(blob, (0.0, 65535.0))
 
 
-def test_a_tiff_of_interleaved_channels_is_read_whole():
-    pixels = decode(tiff_pixel([0, 2570, 65535], 2, False), (0.0, 65535.0))
-    assert pixels.tolist() == [[[0, 10, 255]]]
+TIFF_PIXELS = {  # a file, its values of black and white, its bytes
+    "channels beside each other": (tiff_pixel([0, 2570, 65535], photometric=2), (0.0, 65535.0), [0, 10, 255]),
+    "32 bits without a sign": (tiff_pixel([2**31], 32), (0.0, 2.0**32), [128] * 3),
+    "32 bits with a sign": (tiff_pixel([-(2**30)], 32, signed=True), (-(2.0**31), 2.0**31), [64] * 3),
+    "16 bits with a sign": (tiff_pixel([-30], signed=True), (-100.0, 155.0), [70] * 3),
+    "8 bits": (tiff_pixel([199], 8), None, [199] * 3),
+}
+
+
+@pytest.mark.parametrize("kind", TIFF_PIXELS)
+def test_a_tiff_pixel_has_the_value_that_its_form_states(kind):
+    blob, value_range, pixel = TIFF_PIXELS[kind]
+    assert decode(blob, value_range).tolist() == [[pixel]]
 
 
 def test_eight_bits_are_not_deep_and_need_no_range():

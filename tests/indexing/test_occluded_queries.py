@@ -106,6 +106,23 @@ def test_cut_outs_cover_where_they_are_solid(tmp_path):
         build(tmp_path / "b.zip", test_only, "occluded_reid")
 
 
+def test_a_cut_out_that_is_longer_than_the_picture_covers_what_was_drawn_and_shows_either_end(tmp_path):
+    pole = np.zeros((200, 8, 4), np.uint8)
+    pole[:100], pole[100:] = (250, 0, 0, 255), (0, 0, 250, 255)
+    pole[[0, -1], 0] = 0  # transparent: WebP drops the alpha of an opaque picture
+    (tmp_path / "cutouts/poles").mkdir(parents=True)
+    Image.fromarray(pole, "RGBA").save(tmp_path / "cutouts/poles/pole.webp", lossless=True)
+    ends = set()
+    for seed in range(12):
+        changes = {"cutouts": str(tmp_path / "cutouts"), "area": [0.25, 0.25], "seed": seed}
+        indexed, blobs = build(tmp_path / f"{seed}.zip", dataset(), **changes)
+        _, share, (top, _, bottom, _) = pasted(indexed, "query/occluded/0003_c1s1.png")
+        assert share == pytest.approx(0.25, abs=0.005) and (top, bottom) == (0, 40)  # 5 of 20 columns
+        image = decode(blobs["query/occluded/0003_c1s1.png"])
+        ends |= {end for end, colour in (("upper", 0), ("lower", 2)) if (image[..., colour] == 250).any()}
+    assert ends == {"upper", "lower"}
+
+
 def test_a_damaged_query_or_donor_is_named_once_for_each(tmp_path):
     files = dataset()
     for name in ("query/0003_c1s1.png", "bounding_box_train/0001_c1s1.png"):

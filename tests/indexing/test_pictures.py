@@ -15,6 +15,7 @@ from pipeline.indexing.archive import Archive
 from pipeline.indexing.build import build_index, describe
 from pipeline.indexing.probing import probe
 from stages import index as stage
+from tests.data.test_index import tiff_pixel
 from tests.indexing.test_build import CONFIG, OCCLUDE, people, picture, unpack, zipped
 from tests.indexing.test_build import options as index_options
 
@@ -142,6 +143,12 @@ def test_what_is_odd_about_a_picture_is_said(kind):
     oddities = probe(blob).oddities
     assert len(oddities) == len(words)
     assert all(oddity.startswith(word) for oddity, word in zip(oddities, words, strict=True))
+
+
+def test_a_file_that_pillow_does_not_identify_is_not_called_cut_off_alone():
+    ten_bits = tiff_pixel([1], 10)
+    assert probe(ten_bits) == "cut off or damaged, or of a kind that Pillow does not read"
+    assert probe(b"text") == "no image"
 
 
 def test_odd_pictures_are_counted_and_the_first_named_without_their_copies(tmp_path):
