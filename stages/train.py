@@ -108,7 +108,8 @@ def save(out: str, log: str, model: Method, record: dict[str, Any], steps: pd.Da
     with atomic_write(out) as folder:
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(safetensors.torch.save(model.state_dict()))
-        Path(folder / "record.json").write_text(json.dumps(record, indent=1) + "\n")
+        record = {**record, "sha256": sha256(folder / "model.safetensors")}
+        (folder / "record.json").write_text(json.dumps(record, indent=1) + "\n")
     with atomic_write(Path(log).with_name("times.csv")) as path:
         steps[["step", *TIMES]].to_csv(path, index=False)
     with atomic_write(log) as path:

@@ -139,8 +139,19 @@ def load_trained(folder: str | Path) -> Method:
             "what is missing."
         ) from None
     model = module.build(settings, trained_data_spec(folder), untrained_vit(record["vit"]))
-    weights.load_strict(model, weights.read(file), file, "Run `dvc checkout`, or train again.")
+    weights.load_strict(model, read_weights(folder), file, "Run `dvc checkout`, or train again.")
     return model.eval()
+
+
+def read_weights(folder: str | Path) -> dict[str, Tensor]:
+    """The tensors of the trained model in a folder.  Raises `BadInput` if its record is of others."""
+    file, expected = Path(folder) / "model.safetensors", read_record(folder).get("sha256")
+    if expected and (actual := weights.fingerprint(file)) != expected:
+        raise BadInput(
+            f"{file}: not the model of record.json beside it (its sha256 begins {actual[:8]}, the record "
+            f"says {expected[:8]}). Run `dvc checkout`, or train again."
+        )
+    return weights.read(file)
 
 
 def trained_data_spec(folder: str | Path) -> DataSpec:

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.core import weights
 from pipeline.core.files import sha256
 from pipeline.core.params import BadInput, shorten
-from pipeline.methods.base import Method, read_record
+from pipeline.methods.base import Method, read_record, read_weights
 
 
 def check_start(folder: str, out: str) -> None:
@@ -58,7 +58,7 @@ def load_start(model: Method, folder: str, description: dict[str, Any]) -> dict[
         if record["params"].get(name) != value
     }
     words = [f"{name} = {there} there, {here} here" for name, (there, here) in params.items()]
-    tensors, expected = weights.read(file), model.state_dict()
+    tensors, expected = read_weights(folder), model.state_dict()
     taken = {name: tensor for name, tensor in tensors.items() if name not in model.TRAINING_SET}
     kept = {name: tensor for name, tensor in expected.items() if name not in model.TRAINING_SET}
     remedy = f"Params that differ: {', '.join(shorten(words)) or 'none'}. Set them as there."

@@ -3,6 +3,7 @@
 import json
 import platform
 import random
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from pipeline.core.label_file import LabelFile, write_label_file, write_packed
 from pipeline.core.params import BadInput
 from pipeline.data.index import COLUMNS, index_hash, read_index
 from pipeline.labels import occlusion
+from pipeline.methods.base import load_trained
 from pipeline.model.backbones import save_vit
 from pipeline.training import run, selection
 from pipeline.training.run import train_model
@@ -99,6 +101,18 @@ def test_a_record_has_the_hash_of_the_encoders_file_and_of_its_weights(folder):
     assert other["vit"]["weights"] != record["vit"]["weights"]
 
 
+def test_weights_of_another_run_beside_a_record_are_refused(folder):
+    record = trained()
+    assert record["sha256"] == sha256("model/model.safetensors") and load_trained("model")
+    Path("model").rename("first")
+    trained(seed=2)
+    shutil.copy("first/model.safetensors", "model/model.safetensors")  # of equal names and shapes
+    with pytest.raises(
+        BadInput, match=r"model\.safetensors: not the model of record\.json.*Run `dvc checkout`"
+    ):
+        load_trained("model")
+
+
 def test_two_trainings_from_a_vit_of_timm_start_from_equal_bytes(folder):
     save_file(timm.create_model(TINY).state_dict(), "tiny.safetensors")
     records = []
@@ -146,7 +160,8 @@ def test_a_record_tells_cutouts_apart_by_their_content(folder):
     other = trained()
     Path("poles/red.png").rename("poles/blue.png")  # the only one, whatever its name is
     renamed = trained()
-    assert first == again and other == renamed and first | {"data": other["data"]} == other
+    changed = {name: other[name] for name in ("data", "sha256")}
+    assert first == again and other == renamed and first | changed == other
     assert [name for name in first["data"] if first["data"][name] != other["data"][name]] == ["poles"]
 
 
