@@ -112,7 +112,7 @@ def read_csv(folder: Path, file: Path, columns: Mapping[str, str]) -> pd.DataFra
     table = pd.DataFrame(
         {name: rows[column].str.strip() if column else "" for name, column in chosen.items()}
     )
-    faults = [*_locate(table, folder, file), *_empty_people(table), *_split_words(table)]
+    faults = [*_locate(table, folder, file), *_empty_people(table), *_split_words(table), *_repeated(table)]
     if faults:
         raise BadInput(f"{file}: {plural(len(faults), 'fault')}\n  " + "\n  ".join(shorten(faults)))
     return table
@@ -124,8 +124,9 @@ def _read_rows(file: Path) -> pd.DataFrame:
         header = text.partition("\n")[0]
         separator = max(",;\t", key=header.count)
         frame = pd.read_csv(
-            io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, skipinitialspace=True
-        )
+            io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, skipinitialspace=True,
+            index_col=False, skip_blank_lines=False,
+        )  # fmt: skip
     except OSError as error:
         raise BadInput(f"{file}: cannot be read ({error.strerror}). Name the CSV file.") from None
     except UnicodeDecodeError:
@@ -133,6 +134,9 @@ def _read_rows(file: Path) -> pd.DataFrame:
     except ValueError as error:  # pandas' own are such
         raise BadInput(f"{file}: no readable CSV ({' '.join(str(error).split())}).") from None
     frame.index = frame.index + 2  # the header is row 1
+    frame = frame[(frame.fillna("") != "").any(axis=1)]
+    if frame.empty:
+        raise BadInput(f"{file}: has no row below its header. Write one for each picture.")
     return frame
 
 
@@ -193,6 +197,11 @@ def _split_words(table: pd.DataFrame) -> list[str]:
         f"row {row}: split = {words[row]!r} is none of {', '.join(SPLIT_WORDS)}"
         for row in table.index[table["split"].isna()]
     ]
+
+
+def _repeated(table: pd.DataFrame) -> list[str]:
+    repeated = table[table.duplicated(["path", "split"])]
+    return [f"row {row}: {path} stands above already" for row, path in repeated["path"].items()]
 
 
 # ------------------------------------------------------------------ numbers

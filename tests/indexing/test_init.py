@@ -249,6 +249,13 @@ FAULTS = {  # files, csv, options: what is said
         {},
         r"row 3: no file '2\.jpg' below mine",
     ),
+    "a picture twice": (
+        ["1.jpg"],
+        "path,pid\n1.jpg,1\n\n1.jpg,2\n",
+        {},
+        r"row 4: 1\.jpg stands above already",
+    ),
+    "no row": (["1.jpg"], "path,pid\n", {}, "has no row below its header"),
     "nobody": (["1.jpg"], "path,pid\n1.jpg,-1\n", {}, "row 2: person = '-1' is nobody"),
     "a split of another name": (
         ["1.jpg"],
