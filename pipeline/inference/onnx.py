@@ -82,7 +82,8 @@ def write(folder: str | Path, path: str | Path) -> tuple[str, ...]:
     """
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
-        raise BadInput(f"{path}: writing ONNX needs {' and '.join(missing)}. Run `uv sync --group onnx`.")
+        remedy = "Run `uv sync --group onnx` in the checkout, or install the package with its extra `onnx`."
+        raise BadInput(f"{path}: writing ONNX needs {' and '.join(missing)}. {remedy}")
     model, spec = load_trained(folder), trained_data_spec(folder)
     if model.needs_parsing:
         raise BadInput(f"{folder}: erases by parsing maps when it embeds, and ONNX inputs have none.")
