@@ -19,9 +19,14 @@ def check_start(folder: str, out: str) -> None:
     if faults := output_faults(folder, out):
         raise BadInput(f"params.yaml: {faults[0]}")
     try:
-        read_record(folder)
+        record = read_record(folder)
     except BadInput as error:
         raise BadInput(f"params.yaml: train.start_from: {error}") from None
+    if missing := [key for key in ("method", "vit", "params", "data_spec", "data") if key not in record]:
+        raise BadInput(
+            f"params.yaml: train.start_from: {folder}/record.json has no {', '.join(missing)}. Name a "
+            "folder that `train` wrote."
+        )
 
 
 def output_faults(folder: str, out: str) -> list[str]:

@@ -124,6 +124,13 @@ def test_the_folder_that_the_training_writes_is_no_start(tmp_path, inside):
         check_start(str(tmp_path / "nothing"), str(tmp_path / "models/trained"))
 
 
+def test_a_record_of_something_else_is_no_start(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "record.json").write_text('{"method": "ogfr", "vit": {}}')
+    with pytest.raises(BadInput, match=r"record\.json has no params, data_spec, data\. Name a folder that"):
+        check_start(str(tmp_path), "models/trained")
+
+
 def set_start(where):
     values = json.loads(Path("params.yaml").read_text())
     values["train"]["start_from"] = where
