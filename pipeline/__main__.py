@@ -12,7 +12,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from pipeline.core.cli import run_stage
+from pipeline.core.cli import command_line, run_stage
 
 COMMANDS = ("embed", "search", "export", "pack", "unpack")
 
@@ -27,12 +27,13 @@ def main() -> None:
     parser.add_argument("command", choices=COMMANDS, help="`COMMAND --help` describes its words")
     parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     words = parser.parse_args()
-    if words.command in ("pack", "unpack"):
-        module = import_module(f"{__package__}.indexing.__main__")
-        run_stage(module.main, [words.command, *words.words], program)
-    else:  # imported only now, as PyTorch takes seconds
-        module = import_module(f"{__package__}.command_line.{words.command}")
-        run_stage(module.main, words.words, f"{program} {words.command}")
+    with command_line():  # Ctrl-C may come during imports, too
+        if words.command in ("pack", "unpack"):
+            module = import_module(f"{__package__}.indexing.__main__")
+            run_stage(module.main, [words.command, *words.words], program)
+        else:  # imported only now, as PyTorch takes seconds
+            module = import_module(f"{__package__}.command_line.{words.command}")
+            run_stage(module.main, words.words, f"{program} {words.command}")
 
 
 if __name__ == "__main__":

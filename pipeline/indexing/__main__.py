@@ -19,11 +19,12 @@ from typing import Literal
 
 from pipeline.core.cli import run_stage
 from pipeline.core.params import plural
-from pipeline.indexing import archive, kinds, unpacking
 
 
 def main(command: Literal["pack", "unpack"], source: str, target: str) -> None:
     """Pack or unpack, and print how many files."""
+    from pipeline.indexing import archive, kinds, unpacking  # slow; `run_stage` handles Ctrl-C by now
+
     if command == "pack":
         count, others = archive.pack(source, target)
         print(f"{target}: {plural(count, 'file')} of {source}, {Path(target).stat().st_size / 1e6:.1f} MB")

@@ -1,10 +1,11 @@
 """params.yaml: typed values, no unknown names, read as DVC reads it."""
 
+from datetime import date
 from typing import Literal
 
 import numpy as np
 import pytest
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from pipeline.core import params
@@ -124,6 +125,37 @@ def test_a_count_is_a_whole_number_of_python_or_numpy(value):
     with pytest.raises(BadInput) as error:
         params.check_count("batch", value, 1)
     assert str(error.value) == f"batch = {value!r}: give a whole number, 1 or more."
+
+
+def test_a_check_of_several_params_speaks_for_itself():
+    @dataclass(frozen=True, config=STRICT)
+    class Range:
+        low: int
+        high: int
+
+        @model_validator(mode="after")
+        def _check(self):
+            if self.low > self.high:
+                raise ValueError("range.low is above range.high. Swap them.")
+            return self
+
+    with pytest.raises(BadInput) as error:
+        params.validate({"low": 2, "high": 1}, Range, "params.yaml: ", "range")
+    assert str(error.value) == "params.yaml: range.low is above range.high. Swap them."
+
+
+def test_all_sections_of_a_file_are_checked_together():
+    schemas = {"train": Train, "lambda": params.Amount, "seed": int}
+    values = {"lambda": -1, "sed": 1, "train": {"epochs": 3, "rate": 1e-3, "size": [1, 2], "rule": "steps"}}
+    assert params.section_faults(values, schemas) == {
+        "sed": ["sed is not a parameter; did you mean 'seed'?"],
+        "lambda": ["lambda = -1: input should be greater than or equal to 0."],
+        "seed": ["seed is missing."],
+    }
+
+
+def test_a_key_that_yaml_takes_for_a_date_is_a_text_too():
+    assert params.validate({date(2024, 5, 1): {1: None}}, dict, "") == {"2024-05-01": {"1": None}}
 
 
 def test_a_missing_section_suggests_the_nearest(tmp_path):
