@@ -20,9 +20,9 @@ from torch import Tensor
 
 from pipeline import inference
 from pipeline.core.files import atomic_write
-from pipeline.core.label_file import LabelFile
 from pipeline.core.params import BadInput, check_count
 from pipeline.inference import embedding_file
+from pipeline.inference.embedding_file import EmbeddingFile
 from pipeline.methods.base import Embedding
 
 PAIRS = 1 << 22  # distances in memory at a time
@@ -33,7 +33,7 @@ def main(
 ) -> None:
     """Print or write the table."""
     check_count("--top", top, 1)
-    file = LabelFile(gallery, embedding_file.KIND)
+    file = EmbeddingFile(gallery)
     trained = inference.load(model, device)
     if file.attrs["model"] != trained.weights:
         raise BadInput(f"{gallery}: not made by the model {model}. Embed the gallery with it.")
@@ -56,7 +56,7 @@ def main(
 
 
 def nearest(
-    query: Embedding, gallery: LabelFile, top: int
+    query: Embedding, gallery: EmbeddingFile, top: int
 ) -> tuple[Float[Tensor, "Q top"], Int[Tensor, "Q top"]]:
     """Distances and rows of the nearest pictures to each query; equal ones keep the gallery's order."""
     count, total = len(query.parts), len(gallery["part"])

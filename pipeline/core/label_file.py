@@ -123,6 +123,8 @@ class LabelFile:
     another kind or format, or made for another index.
     """
 
+    remedy = ""  # for files that no stage makes; else `dvc repro` is one
+
     def __init__(self, path: str | Path, kind: str | None = None, index: str | None = None):
         self.path = str(path)
         self._file: h5py.File | None = None
@@ -134,11 +136,12 @@ class LabelFile:
     def _check(self, kind: str | None, index: str | None) -> None:
         actual = self.attrs.get("kind")
         if kind is not None and actual != kind:
-            raise BadInput(f"{self.path}: holds '{actual}', not '{kind}'. Check the paths in dvc.yaml.")
+            remedy = self.remedy or "Check the paths in dvc.yaml."
+            raise BadInput(f"{self.path}: holds '{actual}', not '{kind}'. {remedy}")
         if self.attrs.get("format") != FORMAT:
             raise BadInput(
                 f"{self.path}: format {self.attrs.get('format')}, this version reads {FORMAT}. "
-                "Delete it and run `dvc repro`."
+                f"{self.remedy or 'Delete it and run `dvc repro`.'}"
             )
         if index is not None and self.attrs.get("index") != index:
             raise BadInput(
@@ -150,13 +153,19 @@ class LabelFile:
         if self._file is not None and self._pid == os.getpid():
             return self._file
         if not Path(self.path).is_file():
-            raise BadInput(f"{self.path}: no such file. Run `dvc repro`, or `dvc pull` to fetch it.")
+            remedy = self.remedy or "Run `dvc repro`, or `dvc pull` to fetch it."
+            raise BadInput(f"{self.path}: no such file. {remedy}")
         try:
             file = h5py.File(self.path, "r", locking=False)  # it is replaced whole, never changed in place
         except OSError as error:
-            raise BadInput(f"{self.path}: {_damage(error)}") from None
+            raise BadInput(f"{self.path}: {self._damage(error)}") from None
         self._file, self._pid = file, os.getpid()
         return file
+
+    def _damage(self, error: OSError) -> str:
+        fetch = "Fetch it again with `dvc checkout` or `dvc pull`, or delete it and run `dvc repro`."
+        detail = " ".join(str(error).split())[:120]
+        return f"cannot be read ({detail}): damaged or no HDF5 file. {self.remedy or fetch}"
 
     def names(self) -> list[str]:
         """The paths of the datasets in this file, such as `model/part`."""
@@ -199,14 +208,8 @@ class Dataset:
             return self._file._open()[self._name][index]
         except OSError as error:
             rows = f"rows from {index.start or 0}" if isinstance(index, slice) else f"row {index}"
-            raise BadInput(f"{self._file.path}: '{self._name}', {rows}: {_damage(error)}") from None
-
-
-def _damage(error: OSError) -> str:
-    return (
-        f"cannot be read ({' '.join(str(error).split())[:120]}): damaged or no HDF5 file. Fetch it "
-        "again with `dvc checkout` or `dvc pull`, or delete it and run `dvc repro`."
-    )
+            damage = self._file._damage(error)
+            raise BadInput(f"{self._file.path}: '{self._name}', {rows}: {damage}") from None
 
 
 def _plain_value(value: Any) -> Any:

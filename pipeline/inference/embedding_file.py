@@ -37,6 +37,15 @@ class NamedEmbedding:
     left_out: list[LeftOut]
 
 
+class EmbeddingFile(LabelFile):
+    """A file of embeddings to read by rows."""
+
+    remedy = "Name a file that `embed` wrote, or embed the pictures again."
+
+    def __init__(self, path: str | Path):
+        super().__init__(path, KIND)
+
+
 @contextmanager
 def create(path: str | Path, attrs: dict[str, Any], left_out: list[LeftOut]) -> Iterator[Append]:
     """A function that appends pictures to a file, which appears at `path` when the block ends.
@@ -85,17 +94,17 @@ def _as_bytes(texts: list[str]) -> np.ndarray:
 
 def read(path: str | Path) -> NamedEmbedding:
     """The content of a file.  Raises `BadInput` if it is missing, damaged or another kind of file."""
-    file = LabelFile(path, KIND)
+    file = EmbeddingFile(path)
     left_out = list(zip(names(file, "left_out/name"), names(file, "left_out/reason"), strict=True))
     return NamedEmbedding(names(file), rows(file, slice(None)), left_out)
 
 
-def names(file: LabelFile, dataset: str = "name") -> list[str]:
+def names(file: EmbeddingFile, dataset: str = "name") -> list[str]:
     """The names in a file."""
     return [os.fsdecode(name) for name in file[dataset][:]]
 
 
-def rows(file: LabelFile, which: slice) -> Embedding:
+def rows(file: EmbeddingFile, which: slice) -> Embedding:
     """Some rows of a file."""
     part, visibility = (torch.from_numpy(file[name][which]) for name in ("part", "visibility"))
     return Embedding(part, visibility, torch.from_numpy(file["gate"][which]) if "gate" in file else None)

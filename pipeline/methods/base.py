@@ -171,7 +171,10 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     """The record of the trained model in a folder.  Raises `BadInput` if there is none, or it is damaged."""
     path, model = Path(folder) / "record.json", Path(folder) / "model.safetensors"
     if not (path.is_file() and model.is_file()):
-        raise BadInput(f"{folder}: no trained model. Run `dvc repro train`, or `dvc pull` to fetch it.")
+        raise BadInput(
+            f"{folder}: no trained model. Run `dvc repro train`, or `dvc pull` to fetch it, or name another "
+            "folder with model.safetensors and record.json."
+        )
     try:
         return json.loads(path.read_text())
     except ValueError as error:

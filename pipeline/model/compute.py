@@ -92,7 +92,7 @@ def float32_matmul(name: Matmul) -> Iterator[None]:
     """
     if name == "onednn" and not _onednn_is_exact():
         raise BadInput(
-            "params.yaml: matmul = onednn: rounds float32 to bfloat16 on this machine. Set it to default."
+            "matmul = onednn: rounds float32 to bfloat16 on this machine. Set it to default."
         )
     with _matmul_library(name):
         yield

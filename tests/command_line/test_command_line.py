@@ -13,8 +13,8 @@ from PIL import Image
 
 from pipeline import __main__, inference
 from pipeline.command_line import search
-from pipeline.core.label_file import LabelFile
 from pipeline.inference import embedding_file
+from pipeline.inference.embedding_file import EmbeddingFile
 from pipeline.methods.base import Embedding
 from tests import toy
 
@@ -103,7 +103,7 @@ def test_a_search_by_blocks_finds_what_sorting_all_distances_finds(
         append([str(n) for n in range(count)], sides[1])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(search, "PAIRS", pairs)
-        distances, rows = search.nearest(sides[0], LabelFile(path), top)
+        distances, rows = search.nearest(sides[0], EmbeddingFile(path), top)
     table = torch.cat([inference.distances(sides[0], _rows(sides[1], g)) for g in range(count)], 1)
     for q in range(queries):
         order = sorted(range(count), key=lambda g, q=q: (table[q, g], g))[:top]
@@ -122,8 +122,8 @@ def test_a_search_by_another_model_is_refused(run, tmp_path):
 
 
 WRONG = {  # words: what the user reads
-    "search trained gone.h5 people": "gone.h5: no such file",
-    "search gone trained/model.safetensors people": "cannot be read",
+    "search trained gone.h5 people": "gone.h5: no such file. Name a file that `embed` wrote",
+    "search gone trained/model.safetensors people": "damaged or no HDF5 file. Name a file that `embed` wrote",
     "search trained trained/record.json people --top 0": "--top = 0: give a whole number, 1 or more.",
     "embed trained gone.png": "none of 1 picture can be used. The first is gone.png (No such file",
     "embed trained people/*.jpg": "people/*.jpg: no picture among 0 files",
