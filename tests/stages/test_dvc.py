@@ -13,6 +13,8 @@ from dvc.stage.serialize import to_pipeline_file
 from ruamel.yaml import YAML
 from scmrepo.git import Git
 
+from pipeline.indexing import datasets
+
 ROOT = Path(__file__).parents[2]
 DAG = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
 PARAMS = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
@@ -151,6 +153,17 @@ def test_every_stage_waits_for_the_check():
 def test_paths_with_a_value_of_params_are_quoted_for_the_shell(name):
     for word in re.findall(r'"[^"]*"|\S+', STAGES[name]["cmd"]):
         assert ("${" in word) == (word[0] == word[-1] == '"'), word
+
+
+@pytest.mark.parametrize("name", ["x", "Occluded-Duke_2", "a" * 40, "true"])
+def test_dvc_takes_every_name_that_check_takes(tmp_path, name):
+    labels = {name: {"source": "lip", "path": "data/raw/labels.zip"}}
+    entry = {name: PARAMS["datasets"]["embedded"]}
+    names = {"datasets": entry, "labels_from": labels, "parse_on": [], "train_on": name, "test_on": [name]}
+    stages = stages_with(tmp_path, **names)
+    assert datasets.name_faults([name]) == []
+    assert f"data/{name}/index.parquet" in stages[f"index@{name}"][f"index@{name}"]["outs"]
+    assert f"labels_from.{name}" in stages[f"adopt@{name}"][f"adopt@{name}"]["params"]
 
 
 @pytest.mark.parametrize("weights", ["", None, "segmentation.safetensors", "../mine.safetensors"])
