@@ -10,6 +10,7 @@ match by another camera is left for the gallery.
 
 import csv
 import io
+import os
 import re
 import unicodedata
 import zipfile
@@ -168,7 +169,7 @@ def _locate(table: pd.DataFrame, folder: Path, file: Path) -> list[str]:
     faults, located = [], []
     for row, path in table["path"].items():
         plain = unicodedata.normalize("NFC", path.replace("\\", "/"))
-        places = [(start / plain) for start in starts]
+        places = [Path(os.path.normpath(start / plain)) for start in starts]
         names = [p.relative_to(home).as_posix() for p in places if p.is_relative_to(home)]
         name = next((files[name] for name in names if name in files), None)
         if name is None:

@@ -178,6 +178,14 @@ def test_columns_of_any_name_are_named_by_options(project):
     assert set(table_of("data/raw/our.zip")["camera"]) == {"x", "y"}
 
 
+def test_paths_start_at_the_folder_or_at_the_csv_or_at_the_root(project):
+    draw("mine", *(f"{n}.jpg" for n in range(4)))
+    paths = ["0.jpg", "../1.jpg", "./2.jpg", str(project / "mine/3.jpg")]
+    rows = "".join(f"{path},{n // 2}\n" for n, path in enumerate(paths))
+    init.main("mine", csv=write_csv("path,pid\n" + rows, "mine/lists/all.csv"))
+    assert set(table_of("data/raw/mine.zip")["path"]) == {"0.jpg", "1.jpg", "2.jpg", "3.jpg"}
+
+
 def test_a_split_that_is_given_is_kept(project):
     draw("mine", *(f"{n}.jpg" for n in range(6)))
     rows = [
