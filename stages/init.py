@@ -30,7 +30,7 @@ from typing import Any, Literal
 from pipeline.core import editing, params
 from pipeline.core.cli import run_stage
 from pipeline.core.params import BadInput, plural, shorten
-from pipeline.indexing import datasets, own_data
+from pipeline.indexing import build, datasets, own_data
 
 
 def main(
@@ -42,6 +42,7 @@ def main(
     source = Path(folder)
     name = name or datasets.suggest_name(source.resolve().name)
     archive = Path(archives, f"{name}.zip")
+    check_params(config)
     check_target(name, archive, test, force, params.load(config))
     columns = {"path": path, "person": person, "camera": camera, "split": split}
     read = own_data.read_csv(source, Path(csv), columns) if csv else own_data.read_folders(source, pattern)
@@ -58,6 +59,14 @@ def main(
     lines += [f"left out: {plural(len(others), 'file')}: {', '.join(shorten(others))}"] if others else []
     print("\n".join([*lines, *notes, *(f"{config}: {edit}" for edit in edits)]))
     print(f"Next: `uv run dvc repro index@{name}` checks every picture, `uv run dvc repro` does the rest.")
+
+
+def check_params(config: str) -> None:
+    """Raise `BadInput` unless a parameter file has what `use` sets."""
+    datasets.read_roles(config)
+    params.read(config, "index", build.Index)
+    for section, schema in {"datasets": dict, "labels_from": dict, "parse_on": list, "parsers": str}.items():
+        params.read(config, section, schema)
 
 
 def check_target(name: str, archive: Path, test: int, force: bool, values: dict[str, Any]) -> None:

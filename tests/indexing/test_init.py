@@ -291,6 +291,15 @@ def test_a_fault_is_named_and_nothing_is_written(project, fault):
     assert Path("params.yaml").read_text() == before and not Path("data").exists()
 
 
+def test_a_params_yaml_that_lacks_a_section_is_named_and_nothing_is_written(project):
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("index:", "indx:"))
+    draw("mine", *folders(4, "A", "B"))
+    with pytest.raises(BadInput, match=r"params\.yaml: index is missing; rename 'indx'"):
+        init.main("mine")
+    assert not Path("data").exists()
+
+
 def test_nothing_is_replaced_unless_forced(project):
     draw("mine", *folders(4, "A", "B"))
     init.main("mine")
