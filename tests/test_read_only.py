@@ -1,5 +1,6 @@
 """A checkout, a home and a cache that cannot be written, as in a container that runs as another user."""
 
+import errno
 import importlib
 import os
 import pwd
@@ -9,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from numba.core.dispatcher import Dispatcher
+from numba import njit
+from numba.core.caching import IndexDataCacheFile, _CacheLocator
 
 import pipeline.core
 from pipeline.ranking import kernels
@@ -18,12 +20,28 @@ from tests import toy
 ROOT = Path(__file__).parents[1]
 
 
-def test_a_kernel_is_compiled_anew_where_no_cache_can_be_written(monkeypatch):
-    def refuse(dispatcher):
-        raise RuntimeError("cannot cache function: no locator available")
+def write_nothing(locator):
+    raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(Dispatcher, "enable_caching", refuse)
-    assert kernels.compiled(lambda number: number + 1)(1) == 2
+
+def fill_the_disk(file, *_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "fault"),
+    [(_CacheLocator, "ensure_cache_path", write_nothing), (IndexDataCacheFile, "save", fill_the_disk)],
+)
+def test_a_kernel_is_compiled_anew_where_no_cache_can_be_written(monkeypatch, place, name, fault):
+    with monkeypatch.context() as patch, pytest.raises((RuntimeError, OSError)):
+        patch.setattr(place, name, fault)
+        njit(cache=True)(add_one)(1)
+    monkeypatch.setattr(place, name, fault)
+    assert kernels.compiled(add_one)(1) == 2
+
+
+def add_one(number):
+    return number + 1
 
 
 def test_kernels_are_cached_where_they_can_be():

@@ -1,7 +1,8 @@
 """The inner loops of ranking, compiled by numba for the processor that they run on.
 
-The compiled code is cached beside this file, or in the user's cache folder.  Where neither can be written,
-each process compiles anew, in seconds.  No annotations: numba reads the types off the arguments.
+The compiled code is cached beside this file, or in the user's cache folder.  Where neither can be written, or
+the disk is full, each process compiles anew, in seconds.  No annotations: numba reads the types off the
+arguments.
 """
 
 from collections.abc import Callable
@@ -11,16 +12,23 @@ from typing import Any, no_type_check
 
 import numpy as np
 from numba import njit
+from numba.core.caching import FunctionCache
 
 FAR = np.float32(np.inf)
 JUNK = np.float32(np.nan)  # NaN compares false with everything, so a junk image is never counted
+
+
+class _Cache(FunctionCache):
+    def save_overload(self, sig: Any, data: Any) -> None:
+        with suppress(OSError):  # a full disk
+            super().save_overload(sig, data)
 
 
 def compiled(function: Callable, **options: Any) -> Callable:
     """A function compiled on its first call; cached where some folder for that can be written."""
     kernel = njit(nogil=True, error_model="numpy", **options)(function)
     with suppress(RuntimeError):  # "no locator available"
-        kernel.enable_caching()
+        kernel._cache = _Cache(function)  # as `cache=True` does it
     return kernel
 
 
