@@ -408,7 +408,7 @@ def test_ranking_equals_the_protocol_read_aloud_whatever_the_tiles(seed, queries
         return embedded(parts, rng.integers(-1, 4, count), rng.integers(-1, 3, count), visibility)
 
     query, gallery = some(queries), some(galleries)
-    query.camid[:1] = gallery.camid[:1] = 0  # each side knows a camera
+    query.camid[:1] = gallery.camid[:1] = gallery.pid[:1] = 0  # each side knows a camera, not only of junk
     with (
         mock.patch.dict(comparison.GALLERY_BLOCK, cpu=tile),
         mock.patch.dict(comparison.QUERY_BLOCK, cpu=5),
