@@ -91,9 +91,7 @@ def float32_matmul(name: Matmul) -> Iterator[None]:
     Raises `BadInput` if oneDNN is asked for where it rounds float32 to bfloat16 (on CPUs with AMX).
     """
     if name == "onednn" and not _onednn_is_exact():
-        raise BadInput(
-            "matmul = onednn: rounds float32 to bfloat16 on this machine. Set it to default."
-        )
+        raise BadInput("matmul = onednn: rounds float32 to bfloat16 on this machine. Set it to default.")
     with _matmul_library(name):
         yield
 
