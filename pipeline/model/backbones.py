@@ -225,6 +225,16 @@ def untrained_vit(architecture: dict[str, Any]) -> VisionTransformer:
     return model
 
 
+def check_vit(name: str) -> None:
+    """Raise `BadInput` unless this is `embedded`, or a plain ViT of timm whose tag timm knows.
+
+    Takes tenths of a second: no weights are made, and nothing is downloaded.
+    """
+    if name != "embedded":
+        with torch.device("meta"):
+            _create(name)
+
+
 def _create(name: str, **options: Any) -> VisionTransformer:
     """A ViT of timm with random weights.  Raises `BadInput` if timm has none of that name that we can use."""
     if not timm.is_model(name.split(".")[0]):

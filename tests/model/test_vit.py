@@ -10,7 +10,14 @@ from timm.models import _builder
 
 from pipeline.batches.views import normalise
 from pipeline.core.params import BadInput
-from pipeline.model.backbones import load_vit, pretrained_encoder, save_vit, timm_vit, untrained_vit
+from pipeline.model.backbones import (
+    check_vit,
+    load_vit,
+    pretrained_encoder,
+    save_vit,
+    timm_vit,
+    untrained_vit,
+)
 from pipeline.model.layers import TransformerLayer, TransformerLayers
 from pipeline.model.vit import (
     OcclusionAwareViT,
@@ -391,3 +398,13 @@ def test_a_vit_of_other_colours_takes_ours(tmp_path, name):
 def test_only_plain_vits_with_one_class_token_are_taken(name):
     with pytest.raises(BadInput, match=f"vit = {name}"):
         untrained_vit({"name": name})
+    with pytest.raises(BadInput, match=f"vit = {name}"):
+        check_vit(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["embedded", TINY, f"{TINY}.augreg_in21k", "vit_large_patch14_clip_224.openai"]
+)
+def test_a_vits_name_is_checked_without_its_weights(monkeypatch, name):
+    monkeypatch.setattr(_builder, "load_state_dict_from_hf", None)
+    check_vit(name)
