@@ -35,7 +35,7 @@ from pipeline.data import obstacles
 from pipeline.data.index import Images, index_hash, read_index
 from pipeline.methods.base import Method, data_spec, describe, load_method
 from pipeline.methods.presets import resolve
-from pipeline.model.backbones import architecture, pretrained_encoder
+from pipeline.model.backbones import architecture, check_vit, pretrained_encoder
 from pipeline.training import selection
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.loop import TIMES
@@ -69,6 +69,7 @@ def train(
     settings = resolve(settings, module.PRESETS, settings.preset, name)
     seed, every = params.read(config, "seed", params.Count), params.read(config, "checkpoint", params.Amount)
 
+    check_vit(settings.vit, settings.weights)
     if schedule.start_from:
         check_start(schedule.start_from, out)
     table = read_index(index)

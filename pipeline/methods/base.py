@@ -112,6 +112,8 @@ class Method(nn.Module):
 
 # ------------------------------------------------------------------ methods by name, and trained models
 
+DESCRIPTION = {"method": str, "params": dict, "data_spec": dict, "vit": dict}  # of `describe`, in record.json
+
 
 def load_method(name: str) -> ModuleType:
     """The module of a method.  Raises `BadInput` that lists the methods there are."""
@@ -135,8 +137,8 @@ def load_trained(folder: str | Path) -> Method:
         )
     except BadInput as error:
         raise BadInput(
-            f"{error}\nAnother version of this project trained the model. Train again, or add to record.json "
-            "what is missing."
+            f"{error}\nAnother version of this project trained the model. Train again, or mend `params` in "
+            "record.json: add what is missing, take out what is unknown, change what is refused."
         ) from None
     model = module.build(settings, trained_data_spec(folder), untrained_vit(record["vit"]))
     weights.load_strict(model, read_weights(folder), file, "Run `dvc checkout`, or train again.")
@@ -159,7 +161,7 @@ def trained_data_spec(folder: str | Path) -> DataSpec:
 
     Raises `BadInput` if there is no model, or if its record lacks them.
     """
-    values = read_record(folder).get("data_spec", {})
+    values = read_record(folder)["data_spec"]
     sizes: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     missing = [field.name for field in fields(DataSpec) if field.name not in sizes]
     if missing:
@@ -168,7 +170,10 @@ def trained_data_spec(folder: str | Path) -> DataSpec:
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
-    """The record of the trained model in a folder.  Raises `BadInput` if there is none, or it is damaged."""
+    """The record of the trained model in a folder.
+
+    Raises `BadInput` if there is none, or if it is damaged or lacks what `describe` gives.
+    """
     path, model = Path(folder) / "record.json", Path(folder) / "model.safetensors"
     if not (path.is_file() and model.is_file()):
         raise BadInput(
@@ -176,9 +181,13 @@ def read_record(folder: str | Path) -> dict[str, Any]:
             "folder with model.safetensors and record.json."
         )
     try:
-        return json.loads(path.read_text())
+        record = json.loads(path.read_text())
     except ValueError as error:
         raise BadInput(f"{path}: damaged ({error}). Run `dvc checkout`, or train again.") from None
+    values = record if isinstance(record, dict) else {}
+    if faults := [name for name, kind in DESCRIPTION.items() if not isinstance(values.get(name), kind)]:
+        raise BadInput(f"{path}: has no {', '.join(faults)}. Name a folder that `train` wrote.")
+    return values
 
 
 def data_spec(images: ImageSet) -> DataSpec:

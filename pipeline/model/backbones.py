@@ -6,13 +6,11 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import timm
 import torch
-from pydantic import AfterValidator
-from pydantic_core import PydanticCustomError
 from safetensors import SafetensorError
 from timm.layers import Attention, PatchEmbed
 from timm.models import load_pretrained
@@ -28,21 +26,6 @@ ARCHITECTURE = ("img_size", "patch_size", "embed_dim", "depth", "num_heads")  # 
 LEFT_OUT = re.compile(r"(head|head_dist|heads|fc|classifier|pre_logits)\.|decoder_|mask_token$")
 # of a position embedding, as timm, and OpenAI's CLIP call it
 POSITIONS = ("pos_embed", "visual.positional_embedding", "module.visual.positional_embedding")
-
-
-def _check_weights(weights: str, info: Any) -> str:
-    if weights and info.data.get("vit") == "embedded":
-        raise PydanticCustomError(
-            "not_read",
-            "The vit `embedded` has its own, and does not read these. Name a ViT of timm in vit, or set this "
-            'to "". To go on from a trained model, name its folder in train.start_from',
-        )
-    return weights
-
-
-Weights = Annotated[
-    str, AfterValidator(_check_weights)
-]  # param after `vit`: a timm ViT's file; "" downloads it
 
 
 def small_vit(**architecture: Any) -> VisionTransformer:
@@ -209,7 +192,7 @@ def _weights_hash(model: VisionTransformer) -> str:
 def pretrained_encoder(name: str, file: str, embedded: str, size: tuple[int, int]) -> VisionTransformer:
     """The encoder to start from: `embedded` names our own file, anything else a ViT of timm.
 
-    `size` is the images' height and width.
+    `size` is the images' height and width.  Beside `embedded`, `file` is not read (see `check_vit`).
     """
     return load_vit(embedded) if name == "embedded" else timm_vit(name, file, size)
 
@@ -225,11 +208,18 @@ def untrained_vit(architecture: dict[str, Any]) -> VisionTransformer:
     return model
 
 
-def check_vit(name: str) -> None:
+def check_vit(name: str, file: str = "") -> None:
     """Raise `BadInput` unless this is `embedded`, or a plain ViT of timm whose tag timm knows.
 
-    Takes tenths of a second: no weights are made, and nothing is downloaded.
+    `file` is the param `weights`, which `embedded` does not read.  Takes tenths of a second: no weights are
+    made, and nothing is downloaded.
     """
+    if name == "embedded" and file:
+        raise BadInput(
+            f"params.yaml: weights = {file!r}: the vit `embedded` has its own, and does not read these. Name "
+            'a ViT of timm in vit, or set this to "". To go on from a trained model, name its folder in '
+            "train.start_from."
+        )
     if name != "embedded":
         with torch.device("meta"):
             _create(name)
@@ -238,14 +228,14 @@ def check_vit(name: str) -> None:
 def _create(name: str, **options: Any) -> VisionTransformer:
     """A ViT of timm with random weights.  Raises `BadInput` if timm has none of that name that we can use."""
     if not timm.is_model(name.split(".")[0]):
-        raise BadInput(f"params.yaml: vit = {name}: timm has no such model. Try vit_small_patch16_224.")
+        raise BadInput(f"params.yaml: vit = {name!r}: timm has no such model. Try vit_small_patch16_224.")
     try:
         model = timm.create_model(name, pretrained=False, num_classes=0, **options)
     except RuntimeError as error:
-        raise BadInput(f"params.yaml: vit = {name}: {error} Leave the tag out, or correct it.") from None
+        raise BadInput(f"params.yaml: vit = {name!r}: {error} Leave the tag out, or correct it.") from None
     if not isinstance(model, VisionTransformer) or not _is_plain(model):
         raise BadInput(
-            f"params.yaml: vit = {name}: not a plain ViT with one class token. Choose another one."
+            f"params.yaml: vit = {name!r}: not a plain ViT with one class token. Choose another one."
         )
     return model
 

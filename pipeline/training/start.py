@@ -16,28 +16,21 @@ from pipeline.methods.base import Method, read_record, read_weights
 
 def check_start(folder: str, out: str) -> None:
     """Raise `BadInput` if a folder holds no trained model, or if the training will write to `out` there."""
-    if faults := output_faults(folder, out):
-        raise BadInput(f"params.yaml: {faults[0]}")
+    path, target = Path(folder).resolve(), Path(out).resolve()
+    if target in (path, *path.parents):
+        raise BadInput(
+            f"params.yaml: train.start_from = {folder}: the training writes to {out}, and DVC empties that "
+            f"first. Copy it (`cp -r {out} models/start`; `dvc checkout` brings it back) and name the copy."
+        )
     try:
         record = read_record(folder)
     except BadInput as error:
         raise BadInput(f"params.yaml: train.start_from: {error}") from None
-    if missing := [key for key in ("method", "vit", "params", "data_spec", "data") if key not in record]:
+    if "data" not in record:
         raise BadInput(
-            f"params.yaml: train.start_from: {folder}/record.json has no {', '.join(missing)}. Name a "
-            "folder that `train` wrote."
+            f"params.yaml: train.start_from: {folder}/record.json: has no data. Name a folder that `train` "
+            "wrote."
         )
-
-
-def output_faults(folder: str, out: str) -> list[str]:
-    """What is wrong with starting from a folder that is, or lies in, the one which the training writes."""
-    path, target = Path(folder).resolve(), Path(out).resolve()
-    if not folder or target not in (path, *path.parents):
-        return []
-    return [
-        f"train.start_from = {folder}: the training writes to {out}, and DVC empties that first. Copy it "
-        f"(`cp -r {out} models/start`; `dvc checkout` brings it back) and name the copy."
-    ]
 
 
 def load_start(model: Method, folder: str, description: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """What every method promises to the loop, the data and the ranking, whatever its name."""
 
+import json
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ METHODS = sorted(path.parent.name for path in Path("pipeline/methods").glob("*/_
 PEOPLE = toy.people()
 EITHER = pytest.mark.parametrize("preset", ["recommended", "paper"])
 EVERY = pytest.mark.parametrize("name", METHODS)
+PARAMS_OF_OLD = re.compile(r"head_gain = -1.*of_old is not a parameter.*take out what is unknown", re.DOTALL)
 
 
 def settings(name, preset="recommended", **changes):
@@ -55,16 +58,6 @@ def test_every_null_of_params_yaml_has_a_row_and_every_row_a_reason(name, preset
     assert all(len(row) == 3 and row[2] for row in module.PRESETS.values())
     resolved = resolve(values, module.PRESETS, preset, name)
     assert None not in vars(resolved).values()
-
-
-@EVERY
-@pytest.mark.parametrize("file", ["models/trained/model.safetensors", "no/such.pth"])
-def test_weights_beside_the_embedded_encoder_are_refused(name, file):
-    values = params.load("params.yaml")[name] | {"vit": "embedded", "weights": file}
-    with pytest.raises(
-        BadInput, match=rf"{name}\.weights = '{file}': the vit `embedded` has its own.*start_from"
-    ):
-        params.validate(values, load_method(name).Params, "params.yaml: ", name)
 
 
 @EVERY
@@ -133,3 +126,17 @@ def test_the_state_dict_is_all_of_a_trained_model(name, tmp_path):
     embeddings = [method.embed(eval_batch(PEOPLE)) for method in (first, second)]
     assert torch.equal(embeddings[0].parts, embeddings[1].parts)
     assert torch.equal(embeddings[0].visibility, embeddings[1].visibility)
+
+
+@EVERY
+def test_a_model_whose_record_names_weights_that_were_not_read_is_still_loaded(name, tmp_path):
+    assert load_trained(toy.trained(tmp_path, name, vit="embedded", weights="models/other.safetensors"))
+
+
+@EVERY
+def test_a_record_of_another_versions_params_says_how_to_mend_it(name, tmp_path):
+    record = json.loads((toy.trained(tmp_path, name) / "record.json").read_text())
+    record["params"] |= {"head_gain": -1.0, "of_old": 1}
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    with pytest.raises(BadInput, match=PARAMS_OF_OLD):
+        load_trained(tmp_path)

@@ -396,9 +396,9 @@ def test_a_vit_of_other_colours_takes_ours(tmp_path, name):
     ],
 )
 def test_only_plain_vits_with_one_class_token_are_taken(name):
-    with pytest.raises(BadInput, match=f"vit = {name}"):
+    with pytest.raises(BadInput, match=f"vit = '{name}'"):
         untrained_vit({"name": name})
-    with pytest.raises(BadInput, match=f"vit = {name}"):
+    with pytest.raises(BadInput, match=f"vit = '{name}'"):
         check_vit(name)
 
 
@@ -408,3 +408,10 @@ def test_only_plain_vits_with_one_class_token_are_taken(name):
 def test_a_vits_name_is_checked_without_its_weights(monkeypatch, name):
     monkeypatch.setattr(_builder, "load_state_dict_from_hf", None)
     check_vit(name)
+
+
+@pytest.mark.parametrize("file", ["models/trained/model.safetensors", "no/such.pth"])
+def test_weights_beside_the_embedded_encoder_are_refused(file):
+    with pytest.raises(BadInput, match=rf"weights = '{file}': the vit `embedded` has its own.*start_from"):
+        check_vit("embedded", file)
+    check_vit(TINY, file)

@@ -127,7 +127,10 @@ def test_the_folder_that_the_training_writes_is_no_start(tmp_path, inside):
 def test_a_record_of_something_else_is_no_start(tmp_path):
     (tmp_path / "model.safetensors").touch()
     (tmp_path / "record.json").write_text('{"method": "ogfr", "vit": {}}')
-    with pytest.raises(BadInput, match=r"record\.json has no params, data_spec, data\. Name a folder that"):
+    with pytest.raises(BadInput, match=r"start_from: .*record\.json: has no params, data_spec\. Name a"):
+        check_start(str(tmp_path), "models/trained")
+    (tmp_path / "record.json").write_text('{"method": "ogfr", "vit": {}, "params": {}, "data_spec": {}}')
+    with pytest.raises(BadInput, match=r"start_from: .*record\.json: has no data\. Name a folder that"):
         check_start(str(tmp_path), "models/trained")
 
 

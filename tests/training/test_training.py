@@ -256,6 +256,14 @@ def test_a_folder_without_a_model_or_with_a_damaged_record_is_an_error(tmp_path)
         load_trained(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["[]", "{}", "1", '{"method": ["ogfr"], "vit": null}'])
+def test_a_record_of_something_else_is_no_trained_model(tmp_path, content):
+    (tmp_path / "record.json").write_text(content)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(BadInput, match=r"record\.json: has no method, params, data_spec, vit\. Name a"):
+        load_trained(tmp_path)
+
+
 def test_a_record_is_plain_json_and_holds_all_that_a_run_depends_on():
     plan, people = toy.schedule(), toy.people()
     records = [run_record(toy.model(people, seed), plan, 1, {"index": "abc"}) for seed in (0, 0, 1)]
