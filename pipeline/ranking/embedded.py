@@ -137,17 +137,28 @@ def _visibility(values: Array) -> Float32[Tensor, "n P"]:
 
 
 def _float32(name: str, values: Array) -> Float32[Tensor, "..."]:
-    array = values.detach().cpu() if isinstance(values, Tensor) else np.asarray(values)
-    if array.is_complex() if isinstance(array, Tensor) else array.dtype.kind not in "biuf":
+    array = values.detach().cpu() if isinstance(values, Tensor) else as_array(name, values)
+    if array.is_complex() if isinstance(array, Tensor) else array.dtype.kind not in "biufO":
         raise BadInput(f"{name}: {array.dtype}. Give real numbers.")
     if isinstance(array, Tensor):
         return array.float()
-    return torch.from_numpy(np.array(array, np.float32, order="C"))
+    try:  # objects may be numbers, as those of a table with several types of columns are
+        return torch.from_numpy(np.array(array, np.float32, order="C"))
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{name}: {array.dtype} ({error}). Give real numbers.") from None
+
+
+def as_array(name: str, values: Array) -> np.ndarray:
+    """Lists, tables and tensors as an array, on the CPU.  Raises `BadInput` for rows of several lengths."""
+    try:
+        return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    except (TypeError, ValueError) as error:  # NumPy has no bfloat16
+        raise BadInput(f"{name}: no array of numbers ({error}). Give rows of equal length.") from None
 
 
 def whole_numbers(name: str, values: Array) -> Int64[np.ndarray, "n"]:
     """Identities or cameras as 64-bit integers.  Raises `BadInput` for fractions, text and other shapes."""
-    numbers = values.cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    numbers = as_array(name, values)
     if numbers.ndim != 1 or (numbers.dtype.kind not in "iu" and len(numbers)):
         raise BadInput(
             f"{name}: {numbers.dtype} of {numbers.shape}. Give one whole number per image, "

@@ -116,7 +116,8 @@ def ranking_sheet(
     A match has a green frame, an image of another identity a red one.
     """
     systems = rankings["system"].unique().tolist()
-    lists = dict(list(rankings.groupby(["system", "query"])))
+    drawn = rankings[rankings["query"].isin(queries["key"])]
+    lists = dict(list(drawn.groupby(["system", "query"])))
     number = dict(zip(index["key"], range(len(index)), strict=True))
     widths = [1, 1] + ([0.3] + [1] * nearest) * len(systems)
     height = 1.25 * len(queries) + 0.4

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int, Int64
 
 from pipeline.core.params import BadInput, check_choice, check_count
 from pipeline.model.average_precision import Rule, average_precision
 from pipeline.ranking import kernels
-from pipeline.ranking.embedded import Array, whole_numbers
+from pipeline.ranking.embedded import Array, as_array, whole_numbers
 
 ROWS = 64  # queries of a matrix that are ranked at a time: they stay in the processor's cache
 
@@ -39,6 +39,10 @@ class RaggedRows:
         lengths = np.bincount(self.query[entries], minlength=len(self.start) - 1)
         return RaggedRows(np.concatenate([[0], np.cumsum(lengths)]), self.images[entries])
 
+    def any(self, entries: Bool[np.ndarray, "n"]) -> Bool[np.ndarray, "Q"]:
+        """Whether each query has one of these entries."""
+        return self.select(entries).lengths > 0
+
 
 @dataclass(frozen=True)
 class IdentityIndex:
@@ -60,22 +64,29 @@ class IdentityIndex:
         place = np.arange(start[-1]) + np.repeat(begin - start[:-1], np.diff(start))
         return RaggedRows(start, self.order[place])
 
+    def camera_sides(self, pid: Int[np.ndarray, "Q"], camid: Int[np.ndarray, "Q"]) -> list[str]:
+        """Which of query and gallery have known cameras, among pairs of images of one identity."""
+        pairs = self.same_identity(pid)
+        cameras = {"query": camid[pairs.query], "gallery": self.camid[pairs.images]}
+        return [side for side, known in cameras.items() if (known >= 0).any()]
+
     def check_cameras(self, pid: Int[np.ndarray, "Q"], camid: Int[np.ndarray, "Q"]) -> None:
-        """Raises `BadInput` if queries that could have a match know their camera and no image does its own.
+        """Raises `BadInput` if queries that could have a match know their camera, and no such image its own.
 
         Or the other way round.  No image would be left out for its query's own camera.
         """
-        query, gallery = (bool((cameras >= 0).any()) for cameras in (camid, self.camid))
-        if query != gallery and len(self.same_identity(pid).images):
-            side = "queries" if query else "gallery"
+        sides = self.camera_sides(pid, camid)
+        if len(sides) == 1:
+            side = "queries" if sides == ["query"] else "gallery"
             raise BadInput(
-                f"camid: known of the {side} alone, so no image is left out for its query's own camera, and "
-                "scores are too high. Give both sides their cameras, or neither: then every image counts."
+                f"camid: known of the {side} alone, where both show one person, so no image is left out for "
+                "its query's own camera, and scores are too high. Give both sides their cameras, or neither: "
+                "then every image counts."
             )
 
-    def may_be_junk(self, matches: RaggedRows, camid: Int[np.ndarray, "Q"]) -> Bool[np.ndarray, "n"]:
-        """Whether each match may be by its query's own camera, as one of the two cameras is unknown."""
-        return (camid[matches.query] < 0) | (self.camid[matches.images] < 0)
+    def camera_unknown(self, matches: RaggedRows, camid: Int[np.ndarray, "Q"]) -> Bool[np.ndarray, "Q"]:
+        """Whether a match may be by its query's own camera, as one of the two cameras is unknown."""
+        return matches.any((camid[matches.query] < 0) | (self.camid[matches.images] < 0))
 
     def matches_and_junk(
         self, pid: Int[np.ndarray, "Q"], camid: Int[np.ndarray, "Q"]
@@ -101,6 +112,8 @@ class Ranking:
     num_matches: Int[np.ndarray, "Q"]  # in the gallery, without junk
     top: Int[np.ndarray, "Q top"]  # nearest gallery images, by position; -1 where there are no more
     top_distance: Float[np.ndarray, "Q top"]  # infinite where there are no more
+    camera_unknown: Bool[np.ndarray, "Q"]  # of a match or the query: it may be the query's own
+    infinitely_far: Bool[np.ndarray, "Q"]  # a match shows no part that the query shows
     matches: "Matches"
     rule: str  # of the average precision
 
@@ -118,22 +131,20 @@ class Matches:
     image: Int[np.ndarray, "n"]  # of the gallery, by position
     rank: Int[np.ndarray, "n"]  # from 1
     precision: Float[np.ndarray, "n"]  # in [0, 1]
-    distance: Float[np.ndarray, "n"]  # before any re-ranking; infinite if the two show no common part
-    may_be_junk: Bool[np.ndarray, "n"]  # a camera is unknown, so that it may be the query's own
 
 
 def score_queries(
     pid: Int[np.ndarray, "Q"],
     matches: RaggedRows,
     ranks: Int[np.ndarray, "n"],
-    distance: Float[np.ndarray, "n"],
-    may_be_junk: Bool[np.ndarray, "n"],
+    camera_unknown: Bool[np.ndarray, "Q"],
+    infinitely_far: Bool[np.ndarray, "Q"],
     top: tuple[Float[np.ndarray, "Q top"], Int[np.ndarray, "Q top"]],
     rule: str,
     order: Int[np.ndarray, "Q"],
     kept: Int[np.ndarray, "G"],
 ) -> Ranking:
-    """Scores from the ranks of all matches, counted from 1; `distance` and `may_be_junk` as in `Matches`.
+    """Scores from the ranks of all matches, counted from 1.
 
     `top` holds the distances and the numbers of the nearest images; -1 is no image.  Query i of the arguments
     is query order[i] of the result, image j is image kept[j].
@@ -149,17 +160,25 @@ def score_queries(
         first_match[answered] = ranks[start[answered]]
     near_distance, near = top
     near = np.where(near < 0, -1, np.append(kept, -1)[near])
-    by_position = Matches(
-        order[query], kept[images], ranks, precision, distance[by_rank], may_be_junk[by_rank]
-    )
+    by_position = Matches(order[query], kept[images], ranks, precision)
+    columns = {
+        "pid": pid,
+        "ap": ap,
+        "inp": inp,
+        "first_match": first_match,
+        "num_matches": counts.astype(np.int32),
+        "top": near,
+        "top_distance": near_distance,
+        "camera_unknown": camera_unknown,
+        "infinitely_far": infinitely_far,
+    }
     back = np.argsort(order)
-    pid, ap, inp, first_match = pid[back], ap[back], inp[back], first_match[back]
-    num_matches = counts.astype(np.int32)[back]
-    return Ranking(pid, ap, inp, first_match, num_matches, near[back], near_distance[back], by_position, rule)
+    by_query = {name: column[back] for name, column in columns.items()}
+    return Ranking(**by_query, matches=by_position, rule=rule)
 
 
 def rank_distances(
-    table: np.ndarray,
+    table: Array,
     query_pid: Array,
     query_camid: Array,
     gallery_pid: Array,
@@ -170,15 +189,14 @@ def rank_distances(
     """Rank by a matrix of distances (Q, G), whatever computed it, by the same protocol as `rank`.
 
     The matrix is not changed; beside it, a few of its rows are held.  Raises `BadInput` for another rule, a
-    negative `top`, distances that `check_table` refuses, identities and cameras that are not whole numbers,
-    and cameras that one side alone knows.
+    negative `top`, distances that `distance_table` refuses, identities and cameras that are not whole numbers
+    or not one per image, and cameras that one side alone knows.
     """
     check_choice("rule", rule, Rule)
     check_count("top", top)
-    query_pid, gallery_pid = whole_numbers("query_pid", query_pid), whole_numbers("gallery_pid", gallery_pid)
-    query_camid = whole_numbers("query_camid", query_camid)
-    gallery_camid = whole_numbers("gallery_camid", gallery_camid)
-    check_table("distances", table, len(query_pid), len(gallery_pid))
+    query_pid, query_camid = _identities_and_cameras("query", query_pid, query_camid)
+    gallery_pid, gallery_camid = _identities_and_cameras("gallery", gallery_pid, gallery_camid)
+    table = distance_table("distances", table, len(query_pid), len(gallery_pid))
     kept = np.flatnonzero(gallery_pid >= 0)
     whole = len(kept) == len(gallery_pid)
     identities = IdentityIndex.of(gallery_pid[kept], gallery_camid[kept])
@@ -198,16 +216,27 @@ def rank_distances(
         kernels.count(rows, block.start, distance, block.images, ranks[entries])
         if top:
             kernels.nearest(rows, images, top_distance[queries], top_image[queries])
-    may_be_junk = identities.may_be_junk(matches, query_camid)
+    counted = identities.camera_unknown(matches, query_camid), matches.any(np.isinf(match_distance))
     top_lists, order = (top_distance, top_image), np.arange(len(table))
-    return score_queries(query_pid, matches, ranks, match_distance, may_be_junk, top_lists, rule, order, kept)
+    return score_queries(query_pid, matches, ranks, *counted, top_lists, rule, order, kept)
 
 
-def check_table(name: str, table: np.ndarray, rows: int, columns: int) -> None:
-    """Raises `BadInput` unless a matrix of distances has this size, holds floats, and none of them is NaN.
+def _identities_and_cameras(
+    side: str, pid: Array, camid: Array
+) -> tuple[Int64[np.ndarray, "n"], Int64[np.ndarray, "n"]]:
+    identities, cameras = whole_numbers(f"{side}_pid", pid), whole_numbers(f"{side}_camid", camid)
+    if len(identities) != len(cameras):
+        raise BadInput(f"{side}_pid: {len(identities)}, {side}_camid: {len(cameras)}. Give one per image.")
+    return identities, cameras
 
-    NaN would hide an image, and whole numbers cannot hold the mark that hides junk.
+
+def distance_table(name: str, table: Array, rows: int, columns: int) -> Float[np.ndarray, "rows columns"]:
+    """A matrix of distances of any origin.
+
+    Raises `BadInput` unless it has this size, holds floats, and none of them is NaN.  NaN would hide an
+    image, and whole numbers cannot hold the mark that hides junk.
     """
+    table = as_array(name, table)
     if table.dtype not in (np.float32, np.float64) or table.shape != (rows, columns):
         raise BadInput(
             f"{name}: {table.dtype} of {table.shape}. Give float32 or float64 of {(rows, columns)}."
@@ -216,6 +245,7 @@ def check_table(name: str, table: np.ndarray, rows: int, columns: int) -> None:
         faulty = np.flatnonzero(np.isnan(table[start : start + ROWS]).any(1))
         if len(faulty):
             raise BadInput(f"{name}: NaN in row {start + faulty[0]}. Correct it, or leave the row out.")
+    return table
 
 
 def mask_junk(

@@ -21,6 +21,7 @@ from pipeline.data import parts
 from pipeline.labels import occlusion
 from pipeline.ranking import Embedded, Metric, Ranking, Rerank, Rule, Stored, rank, rerank, scores
 from pipeline.ranking.embedded import take
+from pipeline.ranking.protocol import IdentityIndex
 from pipeline.ranking.summary import interval
 
 GROUPS = ("all", "occluded", "holistic")
@@ -109,9 +110,11 @@ def embedded(features: LabelFile, index: pd.DataFrame, system: str) -> tuple[Emb
 
 
 def camera_sides(index: pd.DataFrame) -> list[str]:
-    """Which of query and gallery have images of known cameras, junk aside."""
-    known = index[(index["camid"] >= 0) & (index["pid"] >= 0)]
-    return [side for side in ("query", "gallery") if (known["split"] == side).any()]
+    """Which of query and gallery have known cameras, among pairs of images of one identity."""
+    query, gallery = (
+        index.loc[index["split"] == side, ["pid", "camid"]].to_numpy().T for side in ("query", "gallery")
+    )
+    return IdentityIndex.of(*gallery).camera_sides(*query)
 
 
 def visible_parts(query: Embedded) -> Int[np.ndarray, "Q"]:

@@ -29,9 +29,9 @@ from pipeline.core.distributed import parse_device
 from pipeline.core.params import STRICT, BadInput, check_choice, check_count
 from pipeline.model.distance import Metric, distances
 from pipeline.ranking import reciprocal
-from pipeline.ranking.embedded import Embedded, take
+from pipeline.ranking.embedded import Array, Embedded, take
 from pipeline.ranking.neighbours import Neighbours, neighbours
-from pipeline.ranking.protocol import IdentityIndex, RaggedRows, Ranking, check_table, score_queries
+from pipeline.ranking.protocol import IdentityIndex, RaggedRows, Ranking, distance_table, score_queries
 
 ROWS, PAIRS = 1024, 256  # images described, and pairs compared, at a time
 
@@ -109,21 +109,21 @@ def pair_distances(
 
 
 def rerank_distances(
-    query_gallery: np.ndarray,
-    query_query: np.ndarray,
-    gallery_gallery: np.ndarray,
+    query_gallery: Array,
+    query_query: Array,
+    gallery_gallery: Array,
     ranking: Ranking,
     options: Rerank,
 ) -> Ranking:
     """`rerank` by matrices of distances (Q, G), (Q, Q) and (G, G), whatever computed them, without junk.
 
     The ranking is that of `rank_distances(query_gallery, ..., top=depth)`.  Raises `BadInput` for distances
-    that `check_table` refuses, and for a ranking of other matrices or too short a list.
+    that `distance_table` refuses, and for a ranking of other matrices or too short a list.
     """
     queries, images = len(query_query), len(gallery_gallery)
-    check_table("query_gallery", query_gallery, queries, images)
-    check_table("query_query", query_query, queries, queries)
-    check_table("gallery_gallery", gallery_gallery, images, images)
+    query_gallery = distance_table("query_gallery", query_gallery, queries, images)
+    query_query = distance_table("query_query", query_query, queries, queries)
+    gallery_gallery = distance_table("gallery_gallery", gallery_gallery, images, images)
     _check_ranking(ranking, queries, images, min(options.depth, images))
     halves = (query_query, query_gallery), (query_gallery.T, gallery_gallery)
     nearest = Neighbours.empty(queries + images, max(options.k1 + 1, options.k2))
@@ -245,15 +245,13 @@ def _score(
     """Scores of the new order; `place` is the new place of each image of the shortlist, from 0."""
     depth, matches = top.shape[1], ranking.matches
     order = np.argsort(matches.query, kind="stable")
-    columns = matches.query, matches.image, matches.rank, matches.distance, matches.may_be_junk
-    query, image, rank, before, may_be_junk = (column[order] for column in columns)
+    query, image, rank = (column[order] for column in (matches.query, matches.image, matches.rank))
     short = rank <= depth
     rank[short] = 1 + place[query[short], rank[short] - 1]
     lists = RaggedRows(np.concatenate([[0], np.cumsum(ranking.num_matches)]), image)
     numbers = np.arange(len(top)), np.arange(images)
-    new = score_queries(
-        ranking.pid, lists, rank, before, may_be_junk, (distance, top), ranking.rule, *numbers
-    )
+    counted = ranking.camera_unknown, ranking.infinitely_far
+    new = score_queries(ranking.pid, lists, rank, *counted, (distance, top), ranking.rule, *numbers)
     return replace(
         new,
         top=np.concatenate([top, ranking.top[:, depth:]], 1),

@@ -84,14 +84,13 @@ def rank(
 def _join(task: Task, order: Int[np.ndarray, "Q"], results: list["BatchResult"], rule: str) -> Ranking:
     pid, camid = task.query.pid[order], task.query.camid[order]
     matches, _ = task.identities.matches_and_junk(pid, camid)
-    may_be_junk = task.identities.may_be_junk(matches, camid)
     ranks = np.concatenate([np.ones(0, np.int64), *(result.ranks for result in results)])
     distance = np.concatenate([np.ones(0, np.float32), *(result.match_distance for result in results)])
     top_distance, top_image = empty_top(0, task.top)
     top_distance = np.concatenate([top_distance, *(result.top_distance for result in results)])
     top_image = np.concatenate([top_image, *(result.top_image for result in results)])
-    top = top_distance, top_image
-    return score_queries(pid, matches, ranks, distance, may_be_junk, top, rule, order, task.kept)
+    counted = task.identities.camera_unknown(matches, camid), matches.any(np.isinf(distance))
+    return score_queries(pid, matches, ranks, *counted, (top_distance, top_image), rule, order, task.kept)
 
 
 def query_batches(task: Task, pid: Int[np.ndarray, "Q"], memory: int) -> Iterator[slice]:

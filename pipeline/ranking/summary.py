@@ -55,13 +55,12 @@ def _chosen(ranking: Ranking, which: Array | None) -> Bool[np.ndarray, "Q"]:
 
 
 def _counted(ranking: Ranking) -> dict[str, Bool[np.ndarray, "Q"]]:
-    matches, valid, queries = ranking.matches, ranking.valid, np.arange(len(ranking.pid))
     return {
-        "queries": valid,
-        "without_match": ~valid & (ranking.pid > 0),
+        "queries": ranking.valid,
+        "without_match": ~ranking.valid & (ranking.pid > 0),
         "unidentified": ranking.pid <= 0,
-        "camera_unknown": np.isin(queries, matches.query[matches.may_be_junk]),
-        "infinitely_far": np.isin(queries, matches.query[np.isinf(matches.distance)]),
+        "camera_unknown": ranking.camera_unknown,
+        "infinitely_far": ranking.infinitely_far,
     }
 
 

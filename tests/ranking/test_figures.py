@@ -363,6 +363,13 @@ def test_cameras_that_one_side_alone_knows_leave_nothing_out_and_that_is_said(ch
     assert one["all"]["camera_unknown"] == 3
 
 
+def test_a_camera_of_a_distractor_alone_is_not_known_of_the_gallery(changed):
+    one = changed(
+        "one", camid=lambda index: index["camid"].where((index["split"] == "query") | (index["pid"] == 0), -1)
+    )
+    assert one["protocol"]["cameras"] == "known of query alone, so no image is left out as its query's own"
+
+
 def test_systems_to_which_the_nearest_images_are_alike_are_named(indexed, world, capsys):
     metrics, _, _ = run(indexed, world)
     assert metrics["ties"] == 0 and metrics["baselines"]["encoder"]["ties"] == 4
@@ -487,6 +494,17 @@ def test_right_answers_are_framed_green_and_wrong_ones_red(indexed, world):
     right = [figures.matplotlib.colors.to_rgba(figures.RIGHT) == colour for colour in frames]
     assert right == [True, False, False, False, True, False]  # the model's three, the histogram's three
     figures.plt.close(sheet)
+
+
+def test_lists_of_queries_that_are_not_drawn_are_not_looked_at(indexed, world, monkeypatch):
+    _, table, _ = run(indexed, world)
+    index = read_index(indexed / "index.parquet")
+    images, parsing = Images(indexed / "images.h5"), LabelFile(world / "parsing.h5")
+    rankings = pd.read_csv(world / "rankings.csv")
+    grouped, groupby = [], pd.DataFrame.groupby
+    monkeypatch.setattr(pd.DataFrame, "groupby", lambda rows, by: grouped.append(rows) or groupby(rows, by))
+    figures.plt.close(figures.ranking_sheet(table.iloc[:1], rankings, index, images, parsing, 3))
+    assert [set(rows["query"]) for rows in grouped] == [{table["key"][0]}] and rankings["query"].nunique() > 1
 
 
 def test_parts_are_tinted_and_background_is_darkened():

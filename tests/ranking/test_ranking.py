@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.label_file import LabelFile, write_label_file
@@ -65,7 +65,7 @@ CASES = {  # gallery nearest first, pid(camera); the query is person 1 on camera
     "2(0) 1(1)": (1 / 2, 2, 1 / 2),  # another person by the same camera counts
     "-1(1) 1(1)": (1.0, 1, 1.0),  # junk: neither hit nor miss
     "0(1) 1(1)": (1 / 2, 2, 1 / 2),  # a distractor is a miss
-    "1(-1) 2(1)": (1.0, 1, 1.0),  # an unknown camera hides nothing
+    "1(-1) 2(0) 1(1)": ((1 + 2 / 3) / 2, 1, 2 / 3),  # an unknown camera hides nothing
     "2(1) 3(1)": (nan, 0, nan),  # never seen elsewhere
     "1(0) 2(1)": (nan, 0, nan),  # seen by its own camera alone
 }
@@ -219,6 +219,29 @@ def test_cameras_that_one_side_alone_knows_do_not_matter_to_queries_of_nobody():
     assert rank(replace(query, pid=np.array([0, 2])), gallery, top=1).top.tolist() == [[0], [0]]
 
 
+BESIDE = {  # a query and an image, pid(camera), that no match is made of: beside known cameras of one side
+    "a query of nobody knows its camera": ("1(-1) 0(3)", "1(0) 2(-1)", "gallery"),
+    "an unmatched query knows its camera": ("1(-1) 7(3)", "1(0) 2(-1)", "gallery"),
+    "a distractor knows its camera": ("1(0) 2(0)", "1(-1) 0(3)", "queries"),
+}
+
+
+@pytest.mark.parametrize("case", BESIDE)
+def test_cameras_of_images_that_are_nobodys_match_do_not_hide_that_one_side_alone_knows_its(case):
+    *sides, known = BESIDE[case]
+    query, gallery = (embedded(on_an_arc([0, 1]), *people(side)) for side in sides)
+    with pytest.raises(BadInput, match=f"camid: known of the {known} alone"):
+        rank(query, gallery)
+
+
+@pytest.mark.parametrize("beside", ["0(3)", "-1(3)", "7(3)"])
+def test_a_camera_of_nobodys_match_is_no_reason_to_refuse(beside):
+    query = embedded(on_an_arc([0, 1]), *people("1(-1) 2(-1)"))
+    gallery = embedded(on_an_arc([0, 1, 2]), *people(f"1(-1) 2(-1) {beside}"))
+    assert rank(query, gallery).num_matches.tolist() == [1, 1]
+    assert rank(gallery, query).num_matches.tolist() == [1, 1, 0]
+
+
 COUNTED = {  # cameras of two queries and of three images: how many queries might find their own camera's
     "all known": ([0, 1], [0, 1, 2], 0),
     "none known": ([-1, -1], [-1, -1, -1], 2),
@@ -275,6 +298,8 @@ TABLES = {  # a matrix for two queries and three images: what the user reads
     ),
     "an image too many": (np.ones((2, 4), np.float32), r".* of \(2, 4\). Give .* of \(2, 3\)"),
     "NaN": (np.array([[1, 2, 3], [1, nan, 3]], np.float32), "NaN in row 1"),
+    "rows of two lengths": ([[1.0, 2.0, 3.0], [1.0]], "no array of numbers .* Give rows of equal length"),
+    "a tensor of half precision": (torch.ones(2, 3, dtype=torch.bfloat16), "no array of numbers .*BFloat16"),
 }
 
 
@@ -287,6 +312,31 @@ def test_a_matrix_that_would_rank_wrongly_is_refused(case):
     queries, images = np.ones((2, 2)), np.ones((3, 3))
     with pytest.raises(BadInput, match=f"query_gallery: {message}"):
         rerank_distances(table, queries, images, ranked, Rerank(1, 1, 1, 0.3))
+
+
+LENGTHS = {  # identities and cameras of two queries, then of three images: what the user reads
+    "too many cameras of queries": ([0] * 20, [1] * 3, "query_pid: 2, query_camid: 20. Give one per image"),
+    "too few cameras of queries": ([0], [1] * 3, "query_pid: 2, query_camid: 1"),
+    "too many cameras of images": ([0] * 2, [1] * 40, "gallery_pid: 3, gallery_camid: 40"),
+    "too few cameras of images": ([0] * 2, [1], "gallery_pid: 3, gallery_camid: 1"),
+}
+
+
+@pytest.mark.parametrize("case", LENGTHS)
+def test_a_matrix_wants_one_camera_per_image(case):
+    query, gallery, message = LENGTHS[case]
+    with pytest.raises(BadInput, match=message):
+        rank_distances(np.ones((2, 3)), [1, 2], query, [1, 2, 2], gallery)
+
+
+@pytest.mark.parametrize("of", [np.ndarray.tolist, torch.tensor, pd.DataFrame])
+def test_a_matrix_of_any_origin_is_ranked_alike(of):
+    table = np.array([[0.3, 0.1, 0.2], [0.1, 0.3, 0.2]])
+    ranked = rank_distances(of(table), [1, 2], [0, 0], [1, 2, 2], [1, 1, 1], top=3)
+    assert ranked.ap.tolist() == [1 / 3, (1 / 2 + 2 / 3) / 2]
+    others = of(np.ones((2, 2))), of(np.ones((3, 3)))
+    again = rerank_distances(of(table), *others, ranked, Rerank(2, 1, 1, 1.0))
+    assert again.top.tolist() == ranked.top.tolist()
 
 
 # ------------------------------------------------------------------ the distance
@@ -408,7 +458,9 @@ def test_ranking_equals_the_protocol_read_aloud_whatever_the_tiles(seed, queries
         return embedded(parts, rng.integers(-1, 4, count), rng.integers(-1, 3, count), visibility)
 
     query, gallery = some(queries), some(galleries)
-    query.camid[:1] = gallery.camid[:1] = gallery.pid[:1] = 0  # each side knows a camera, not only of junk
+    pairs = [(i, j) for i in range(queries) for j in range(galleries) if query.pid[i] == gallery.pid[j] > 0]
+    known = (query.camid[i] >= 0 for i, _ in pairs), (gallery.camid[j] >= 0 for _, j in pairs)
+    assume(any(known[0]) == any(known[1]))  # else it is refused
     with (
         mock.patch.dict(comparison.GALLERY_BLOCK, cpu=tile),
         mock.patch.dict(comparison.QUERY_BLOCK, cpu=5),
@@ -564,6 +616,8 @@ REFUSED = {  # features, pid, camid, visibility: what the user reads
     "complex features": (COLUMNS + 1j, IDS, None, None, "features: complex128. Give real numbers"),
     "a tensor of complex features": (torch.ones(3, 2) + 1j, IDS, None, None, "features: torch.complex64"),
     "features of text": ([["1"], ["2"], ["3"]], IDS, None, None, "features: <U1. Give real numbers"),
+    "objects of text": (np.array([["a"], ["b"], ["c"]], object), IDS, None, None, "features: object .*'a'"),
+    "rows of two lengths": ([[1, 2], [1, 2], [1]], IDS, None, None, "features: no array of numbers"),
     "fractions": (COLUMNS, IDS, [0.5, 1, nan], None, r"camid: float64 .* below 0 where .* unknown"),
     "one feature": (np.ones(3), IDS, None, None, r"features of \(3,\): give \(images, channels\)"),
     "four dimensions": (np.ones((3, 2, 1, 4)), IDS, None, None, r"features of \(3, 2, 1, 4\)"),
@@ -590,6 +644,7 @@ def test_lists_tensors_columns_and_reversed_arrays_are_taken_alike():
     taken = (
         Embedded.of(COLUMNS.tolist(), torch.tensor(IDS), column),
         Embedded.of(COLUMNS[::-1][::-1].astype(np.float16), np.array(IDS, np.uint8), tuple(IDS)),
+        Embedded.of(COLUMNS.astype(object), IDS, IDS),
         Embedded.of(torch.from_numpy(COLUMNS).requires_grad_(), IDS, IDS, np.ones((3, 1), bool)),
     )
     for images in taken:

@@ -33,8 +33,9 @@ def crowd(count, seed):
     rng = np.random.default_rng(seed)
     parts = torch.from_numpy(rng.choice([-1.0, 1.0], (count, 3, 16)).astype(np.float32))  # of length 4
     visibility = torch.from_numpy(rng.choice([0, 0.5, 1], (count, 3)).astype(np.float32))
-    camid = np.append(0, rng.integers(-1, 3, count))[:count]  # a camera is known
-    return Embedded(parts, visibility, rng.integers(0, 5, count), camid)
+    camid = np.append(0, rng.integers(-1, 3, count))[:count]
+    pid = np.append(1, rng.integers(0, 5, count))[:count]  # the first camera of person 1 is known
+    return Embedded(parts, visibility, pid, camid)
 
 
 def together(query, gallery):
