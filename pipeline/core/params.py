@@ -9,13 +9,15 @@ Every module raises `BadInput` for what a user can mend.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, overload
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -24,6 +26,22 @@ STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 MAX_NAMED = 5  # items that a message lists
+UNQUOTED = re.compile(r'["$`\\\n]')  # what a shell reads inside double quotes
+
+
+def _check_path(path: str) -> str:
+    if not path:
+        raise PydanticCustomError("path", "Name the file")
+    if UNQUOTED.search(path):
+        raise PydanticCustomError(
+            "path",
+            "dvc.yaml quotes paths for the shell, so a path has none of the characters "
+            '" $ ` \\ and no line break. Rename the file',
+        )
+    return path
+
+
+QuotedPath = Annotated[str, AfterValidator(_check_path)]  # that dvc.yaml hands to a stage
 
 
 class BadInput(ValueError):
@@ -56,11 +74,13 @@ def check_count(name: str, value: Any, least: int = 0) -> None:
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """All values of a parameter file.  Raises `BadInput` if it is missing or no YAML."""
+    """All values of a parameter file.  Raises `BadInput` if it cannot be read or is no YAML."""
     try:
         values = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file. Run from the project's root, or name the file.") from None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror}). Name a file of params.") from None
     except YAMLError as error:
         raise BadInput(f"{path}: not readable as YAML ({' '.join(str(error).split())}).") from None
     except UnicodeDecodeError as error:

@@ -165,16 +165,35 @@ def npy_map() -> bytes:
     return npy(np.zeros((2, 1), np.uint8))
 
 
-@pytest.mark.parametrize("missing", ["nobody", "refuse"])
-def test_a_label_of_another_ending_is_a_fault_and_no_picture_without_a_person(tmp_path, missing):
-    keys = [f"query/{n}.jpg" for n in range(4)]
-    files = {"query/0.png": png(np.zeros((2, 1))), "query/1.tif": b"", "query/2.npz": b"", "query/3.jpg": b""}
+ENDINGS = {"query/0.png": png(np.zeros((2, 1))), "query/1.tif": b"", "query/2.npz": b"", "query/3.jpg": b""}
+
+
+def test_a_label_of_another_ending_is_a_fault_where_none_may_be_missing(tmp_path):
     with pytest.raises(BadInput) as error:
-        account(tmp_path, keys, files, source="lip", missing=missing)
+        account(tmp_path, [f"query/{n}.jpg" for n in range(4)], ENDINGS, source="lip")
     text = str(error.value)
     assert "2 of another ending:\n    query/1.jpg: query/1.tif\n    query/2.jpg: query/2.npz\n" in text
     assert "Save labels as .png or .npy." in text
-    assert ("1 missing:\n    query/3.jpg" in text) == (missing == "refuse")  # 3.jpg is the image itself
+    assert "1 missing:\n    query/3.jpg" in text  # 3.jpg is the image itself
+
+
+def test_a_picture_beside_the_labels_is_named_where_a_label_may_be_missing(tmp_path):
+    # crops are .tif, labels .png, and the crops as .jpg lie beside them
+    files = {f"query/{n}.png": png(np.zeros((2, 1))) for n in range(2)}
+    files |= {f"query/{n}.jpg": b"" for n in range(3)}
+    keys = [f"query/{n}.tif" for n in range(3)]
+    done = account(tmp_path, keys, files, source="lip", missing="nobody")
+    assert done.names == ["query/0.png", "query/1.png", ""]
+    first, *_, last = adapter.describe(done).splitlines()
+    assert first == "3 images: 2 labels, 1 missing; 3 other files left out:"
+    assert last == (
+        "1 of those missing may have a label of another ending, which is not read: query/2.tif: query/2.jpg"
+    )
+
+
+def test_labels_that_all_have_another_ending_are_a_fault_in_either_case(tmp_path):
+    with pytest.raises(BadInput, match=r"1 of another ending:\n    query/1\.jpg: query/1\.tif"):
+        account(tmp_path, ["query/1.jpg"], {"query/1.tif": b""}, source="lip", missing="nobody")
 
 
 def test_a_label_that_two_images_of_a_split_would_share_is_refused(tmp_path):
@@ -394,8 +413,8 @@ def test_a_users_own_classes_name_parts_and_pairs():
     with pytest.raises(BadInput, match=r"tail is no part\. Name background, head"):
         label_maps.class_codes("classes", ["background", "tail"])
     for source, classes in (("lip", ["background"]), ("bpbreid", ["background"]), ("classes", None)):
-        with pytest.raises(BadInput, match="for `source: classes`, and for that alone"):
-            settings(source=source, classes=classes).class_parts()
+        with pytest.raises(ValueError, match="for `source: classes`, and for that alone"):
+            settings(source=source, classes=classes)
 
 
 def test_trousers_take_the_side_of_the_nearest_shoe():

@@ -15,10 +15,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 from jaxtyping import Integer, UInt8
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from pipeline.core.params import STRICT, BadInput, plural, shorten
+from pipeline.core.params import STRICT, BadInput, QuotedPath, plural, shorten
 from pipeline.core.workers import progress_bar
 from pipeline.data.index import SPLITS
 from pipeline.indexing import kinds
@@ -50,12 +50,17 @@ class ExternalLabels:
 
     # bpbreid: confidences of 17 keypoints and 19 limbs.  All others: label maps, named by their classes
     source: Literal["bpbreid", "lip", "cihp", "atr", "pascal", "bodypix", "classes"]
-    path: str  # a folder, zip, tar or tar.gz; the file that dvc.yaml hands to the stage
+    path: QuotedPath  # a folder, zip, tar or tar.gz; the file that dvc.yaml hands to the stage
     folders: SplitFolders
     missing: Literal["refuse", "nobody"]  # nobody: images without a label count as images without a person
     # source `classes`: the part, pair or `background` of class 0, 1, ...
     classes: list[str] | None = Field(default=None, min_length=1)
     names: Encoding | None = None  # of an archive's names whose encoding it does not record
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> "ExternalLabels":
+        self.class_parts()
+        return self
 
     def suffixes(self) -> tuple[str, ...]:
         """The suffixes of the labels' names."""
@@ -80,6 +85,7 @@ class MatchedLabels(NamedTuple):
     names: list[str]  # of the label's file, one per image; empty for a missing label
     content: str  # hash of all labels, in the order of the images
     left_out: list[kinds.LeftOut]  # files that are no label of any image
+    similar: list[str]  # missing ones, each with the file of another ending that may be meant
 
     @property
     def missing(self) -> int:
@@ -178,7 +184,7 @@ def check_labels(
     """The label of every image, read and checked.  `section` names the settings in params.yaml.
 
     Raises `BadInput` that lists the first missing, ambiguous and unusable labels and counts the rest.  With
-    `missing: nobody`, a missing label is an error only if its whole split has none.
+    `missing: nobody`, a missing label or one of another ending is an error only if its whole split has none.
     """
     if settings.source == "bpbreid":
         confidences.check_rule(rule)
@@ -210,9 +216,11 @@ def check_labels(
                 except confidences.InvalidLabel as error:
                     faults["unusable"].append(f"{match[0]}: {error}")
     faults["one label for several"] = _shared_labels(index["key"], matches)
+    of_another_ending = faults["of another ending"]
     if settings.missing == "nobody":
         unlabelled = _unlabelled_splits(index["key"], matches)
-        faults["missing"] = [key for key in faults["missing"] if key.split("/")[0] in unlabelled]
+        for kind in ("missing", "of another ending"):
+            faults[kind] = [line for line in faults[kind] if line.split("/")[0] in unlabelled]
     if any(faults.values()):
         report = _fault_report(settings, faults, len(index), section)
         raise BadInput(report + _search_report(settings, faults, files.names, encoding))
@@ -220,7 +228,7 @@ def check_labels(
     digest.update("".join("01"[bool(name)] for name in names).encode())
     others = [kinds.LeftOut(name, "no label of any image") for name in left_out]
     others += [kinds.LeftOut(name, kinds.LINK) for name in sorted(files.links)]
-    return MatchedLabels(names, digest.hexdigest(), others)
+    return MatchedLabels(names, digest.hexdigest(), others, of_another_ending)
 
 
 def _check_orientation(label: tuple[int, int], image: Sequence[int]) -> None:
@@ -290,10 +298,16 @@ def _fault_report(settings: ExternalLabels, faults: dict[str, list[str]], images
 
 
 def describe(labels: MatchedLabels) -> str:
-    """A line for the user: how many images, labels, missing labels and other files there are."""
+    """Lines for the user: how many images, labels, missing labels and other files there are."""
     images, missing = len(labels.names), labels.missing
-    left_out = "\n".join(kinds.left_out_lines(labels.left_out))
-    return f"{plural(images, 'image')}: {plural(images - missing, 'label')}, {missing} missing; {left_out}"
+    left_out, *lines = kinds.left_out_lines(labels.left_out)
+    if labels.similar:
+        lines.append(
+            f"{len(labels.similar)} of those missing may have a label of another ending, which is not read: "
+            + ", ".join(shorten(labels.similar))
+        )
+    counts = f"{plural(images, 'image')}: {plural(images - missing, 'label')}, {missing} missing; {left_out}"
+    return "\n".join([counts, *lines])
 
 
 # ------------------------------------------------------------------ converting labels

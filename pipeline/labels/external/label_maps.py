@@ -76,15 +76,13 @@ def class_parts(source: str, classes: list[str] | None) -> list[str]:
     """
     if (source == "classes") != (classes is not None):
         raise BadInput(
-            "params.yaml: labels_from: `classes` lists the part of every class for `source: classes`, and "
+            "labels_from: `classes` lists the part of every class for `source: classes`, and "
             f"for that alone. {', '.join(CLASSES)} bring their own."
         )
     names = CLASSES[source] if classes is None else classes
     unknown = sorted({name for name in names if name not in CODES})
     if unknown:
-        raise BadInput(
-            f"params.yaml: labels_from: classes: {', '.join(unknown)} is no part. Name {', '.join(CODES)}."
-        )
+        raise BadInput(f"labels_from: classes: {', '.join(unknown)} is no part. Name {', '.join(CODES)}.")
     return list(names)
 
 
