@@ -1,12 +1,13 @@
-"""Stage `check`: params.yaml -> nothing but its faults, all together, before a stage costs anything.
+"""Stage `check`: params.yaml -> nothing but its faults, before a stage costs anything.
 
 Takes:
     data       folder of the datasets, of which those that are indexed are checked too
-    trained    folder that the training writes, from which none can start
+    trained    folder that the training overwrites; a training cannot start from it
 Writes:
-    out        a file that says so; always the same bytes, so that nothing else runs again
+    out        checked.txt, always the same bytes, so that no later stage runs again; none by hand
 
-Params: all but pretrain.  By hand, `python -m stages.check` also says what DVC trips over before any stage.
+Params: all but pretrain.  By hand, `python -m stages.check` names what DVC trips over before any stage, and
+the params without effect.
 """
 
 import sys
@@ -19,16 +20,20 @@ from pipeline.studies.checks import params_faults
 from pipeline.studies.unused import unused_params
 
 
-def main(data: str = "", trained: str = "", out: str = "", config: str = "params.yaml") -> None:
+def main(
+    data: str = "data", trained: str = "models/trained", out: str = "", config: str = "params.yaml"
+) -> None:
     if faults := params_faults(config, data, trained):
         lines = "\n".join(f"{config}: {fault}" for fault in faults)
         raise BadInput(f"{lines}\n{plural(len(faults), 'fault')}; nothing was run.")
+    values = params.load(config)
+    unused = unused_params(values)
+    names = "`python -m stages.check` names them" if out else ", ".join(unused) or "none"
+    print(f"{config}: {plural(len(values['datasets']), 'dataset')}, every name and value is known")
+    print(f"{config}: {plural(len(unused), 'param')} without effect beside the others' values: {names}")
     if out:
         with atomic_write(out) as path:
             path.write_text("params.yaml was checked\n", encoding="utf-8")
-    values = params.load(config)
-    print(f"{config}: {plural(len(values['datasets']), 'dataset')}, every name and value is known")
-    print(f"{config}: without effect: {', '.join(unused_params(values)) or 'none'}")
 
 
 if __name__ == "__main__":

@@ -146,12 +146,16 @@ def build_index(
     )
 
 
+def layout_names() -> list[str]:
+    """The names of all layouts."""
+    folder = Path(__file__).parent / "layouts"
+    return sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__")
+
+
 def load_layout(layout: str) -> ModuleType:
     """The module of a layout.  Raises `BadInput` that lists the layouts there are."""
-    folder = Path(__file__).parent / "layouts"
-    layouts = sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__")
-    if layout not in layouts:
-        raise BadInput(f"params.yaml: layout {layout!r} is unknown. There are: {', '.join(layouts)}.")
+    if layout not in layout_names():
+        raise BadInput(f"params.yaml: layout {layout!r} is unknown. There are: {', '.join(layout_names())}.")
     return importlib.import_module(f"pipeline.indexing.layouts.{layout}")
 
 

@@ -8,40 +8,66 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import pyarrow
+from pydantic import AfterValidator, ConfigDict
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from pipeline.core import params
 from pipeline.core.params import STRICT
+from pipeline.indexing import build
 from pipeline.indexing.archive import Encoding
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 RULE = "a letter, then letters of English, digits, _ or -; at most 40 in all"
-SECTIONS = {"datasets", "parse_on", "labels_from", "train_on", "test_on", "index"}  # that name datasets
 RESERVED = "raw"  # the folder of the archives
-QUOTED = re.compile(r'["$`\\\n]')  # what a shell reads inside double quotes
+OTHERS = ConfigDict(extra="ignore", strict=True)  # beside other params
+
+
+def _check_layout(name: str) -> str:
+    if name not in build.layout_names():
+        raise PydanticCustomError("layout", f"No such layout. There are {', '.join(build.layout_names())}")
+    return name
 
 
 @dataclass(frozen=True, config=STRICT)
 class Dataset:
     """How a dataset is laid out, and the file that holds it."""
 
-    layout: str  # a file of layouts/
-    archive: str
+    layout: Annotated[str, AfterValidator(_check_layout)]  # a file of layouts/
+    archive: params.QuotedPath
     names: Encoding | None = None  # of names whose encoding the archive does not record
 
 
-@dataclass(frozen=True, config=STRICT)
+# the sections that name datasets, as far as names go
+NAMING: dict[str, Any] = {
+    "datasets": dict[str, Any],
+    "parse_on": list[str],
+    "labels_from": dict[str, Any],
+    "train_on": str,
+    "test_on": list[str],
+    "index": build.Index,
+}
+
+
+@dataclass(frozen=True, config=OTHERS)
+class Batch:
+    """How many people a batch takes from how many."""
+
+    identities: params.Count  # in a batch
+    held_out: params.Count  # training identities that are not trained on
+
+
+@dataclass(frozen=True, config=OTHERS)
 class Roles:
     """What the datasets are used for."""
 
     train_on: str
     test_on: list[str]
-    identities: params.Count  # in a batch
-    held_out: params.Count  # training identities that are not trained on
+    train: Batch
 
 
 def read_encoding(config: str | Path, dataset: str) -> str | None:
@@ -52,13 +78,7 @@ def read_encoding(config: str | Path, dataset: str) -> str | None:
 
 def read_roles(config: str | Path) -> Roles:
     """The roles in a file of parameters."""
-    train = params.read(config, "train", dict[str, Any])
-    return Roles(
-        params.read(config, "train_on", str),
-        params.read(config, "test_on", list[str]),
-        *(params.validate(train.get(key), params.Count, f"{config}: ", f"train.{key}")
-          for key in ("identities", "held_out")),
-    )  # fmt: skip
+    return params.read(config, None, Roles)
 
 
 def suggest_name(text: Any) -> str:
@@ -69,14 +89,15 @@ def suggest_name(text: Any) -> str:
 
 
 def name_faults(names: Iterable[Any]) -> list[str]:
-    """Names that a dataset cannot have: no such text, reserved, or alike but for the case of letters."""
+    """Names that a dataset cannot have: not of the rule, reserved, or alike but for the case of letters."""
     faults = []
     for name in names:
         if not isinstance(name, str):
             remedy = f"YAML takes it for a {type(name).__name__}: write {suggest_name(name)}"
-            faults.append(f"datasets has {name}, which is no text: {remedy}.")
+            faults.append(f"datasets has {name}, which is not text: {remedy}.")
         elif not NAME.fullmatch(name):
-            faults.append(f"datasets has {name!r}, which is no name: {RULE}. Write {suggest_name(name)}.")
+            remedy = f"{RULE}. Write {suggest_name(name)}"
+            faults.append(f"datasets has {name!r}, which is not a valid name: {remedy}.")
         elif name == RESERVED:
             faults.append(f"datasets has {name}: data/{name}/ holds the archives. Choose another name.")
     folders = Counter(str(name).lower() for name in names)
@@ -88,23 +109,9 @@ def name_faults(names: Iterable[Any]) -> list[str]:
     ]
 
 
-def path_faults(paths: Mapping[str, Any]) -> list[str]:
-    """Paths by the name of their parameter: empty ones, and those that a shell would change."""
-    faults = []
-    for name, path in paths.items():
-        if not path:
-            faults.append(f"{name} is empty. Name the file.")
-        elif QUOTED.search(str(path)):
-            faults.append(
-                f"{name} = {path!r}: dvc.yaml quotes paths for the shell, so a path has none of "
-                'the characters " $ ` \\ and no line break. Rename the file.'
-            )
-    return faults
-
-
 def reference_faults(values: Mapping[str, Any]) -> list[str]:
     """Names in params.yaml that no dataset has, that stand twice, and datasets without labels."""
-    datasets = list(values["datasets"])
+    datasets = [str(name) for name in values["datasets"]]
     references = {
         "parse_on": values["parse_on"],
         "labels_from": list(values["labels_from"]),
@@ -114,7 +121,8 @@ def reference_faults(values: Mapping[str, Any]) -> list[str]:
         "index.range": list(values["index"]["range"]),
     }
     faults = []
-    for where, names in references.items():
+    for where, items in references.items():
+        names = [str(item) for item in items]
         faults += [_unknown(where, name, datasets) for name in dict.fromkeys(names) if name not in datasets]
         faults += [f"{where} has {name} twice." for name, count in Counter(names).items() if count > 1]
     parsed, labelled = set(references["parse_on"]), set(references["labels_from"])
@@ -133,7 +141,7 @@ def reference_faults(values: Mapping[str, Any]) -> list[str]:
 def _unknown(where: str, name: Any, datasets: list[str]) -> str:
     near = get_close_matches(str(name), datasets, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else "."
-    return f"{where} = {name}: no such dataset{hint} There are: {', '.join(datasets)}."
+    return f"{where} = {name!r}: no such dataset{hint} There are: {', '.join(datasets)}."
 
 
 def read_splits(path: str | Path) -> pd.DataFrame | None:
@@ -152,11 +160,11 @@ def role_faults(index: pd.DataFrame, name: str, roles: Roles) -> list[str]:
         if empty:
             faults.append(
                 f"test_on names {name}, which has no image of the split {' and '.join(empty)}. "
-                "Take it out of test_on."
+                "Name another dataset in test_on."
             )
     if name == roles.train_on:
         count = index.loc[index["split"] == "train", "pid"].nunique()
-        faults += _batch_faults(name, count, roles.identities, roles.held_out)
+        faults += _batch_faults(name, count, roles.train.identities, roles.train.held_out)
     return faults
 
 

@@ -96,18 +96,27 @@ class FieldNetwork:
         return {"confidence": self(crops)}
 
 
+def check_network(network: str) -> None:
+    """Raise `BadInput` for an unknown network, or published weights that it does not have."""
+    name, _, published = network.partition(":")
+    known = [SMALL, *openpifpaf.network.factory.BASE_FACTORIES]
+    if published:
+        _weights_url(name, published)
+    elif name not in known:
+        raise BadInput(
+            f"params.yaml: pose.network = {name!r} is no network of openpifpaf. "
+            f"Name one of {', '.join(known)}."
+        )
+
+
 def build(name: str) -> nn.Module:
     """openpifpaf's network with its COCO heads (17 keypoints, 19 limbs) and random weights, in eval mode.
 
     `small` is resnet18 without its last stage, its heads doubled in resolution (stride 8), by openpifpaf's
     own options.  Raises `BadInput` for an unknown name.
     """
+    check_network(name)
     small = name == SMALL
-    if not small and name not in openpifpaf.network.factory.BASE_FACTORIES:
-        known = ", ".join([SMALL, *openpifpaf.network.factory.BASE_FACTORIES])
-        raise BadInput(
-            f"params.yaml: pose.network = {name!r} is no network of openpifpaf. Name one of {known}."
-        )
     metas = openpifpaf.plugins.coco.CocoKp().head_metas
     for meta in metas:
         meta.upsample_stride = 2 if small else 1

@@ -1,6 +1,7 @@
 """The params of the stage `pose`, readable where openpifpaf is not installed."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Literal
 
 from pydantic import Field
@@ -23,6 +24,14 @@ class Pose:
     device: Literal["cpu", "cuda"]
     size: tuple[int, int]  # height, width in pixels to which every crop is resized
     batch: int = Field(ge=1)  # crops
+
+
+def check_network(params: Pose) -> None:
+    """Raise `BadInput` for a network that openpifpaf lacks, where openpifpaf is installed."""
+    if params.network != "small" and find_spec("openpifpaf"):
+        from pipeline.labels import pose
+
+        pose.check_network(params.network)
 
 
 def select_network(params: Pose, parsers: str) -> Pose:

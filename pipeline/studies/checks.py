@@ -1,14 +1,15 @@
-"""All faults of params.yaml, whatever stage would meet them: values, names, files, params that contradict.
+"""The faults of params.yaml that cost nothing to find, whatever stage would meet them.
 
-What can be known only from a dataset's images is left to `index`, unless the dataset is indexed already.
+Left to the stages are archives and labels, which DVC names where they are missing, what is known only from
+images (unless the dataset is indexed already), and whether weights fit their network.
 """
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import timm
 from pydantic import Field
 
 from pipeline.core import distributed, params
@@ -20,12 +21,15 @@ from pipeline.labels import occlusion, parsing, pose_params, segmentation
 from pipeline.labels.external.adapter import ExternalLabels
 from pipeline.labels.quality.metrics import Score
 from pipeline.methods.base import load_method
+from pipeline.model.backbones import check_vit
 from pipeline.ranking.figures import Draw
 from pipeline.ranking.report import Evaluate
 from pipeline.studies.tables import METHODS
 from pipeline.synthetic.dataset import Render
 from pipeline.training.schedule import Schedule
 from pipeline.training.start import check_start
+
+EMBEDDED = Path("models/embedded")  # where the parsers' weights start
 
 SECTIONS: dict[str, Any] = {
     "lambda": params.Amount,
@@ -55,66 +59,62 @@ SECTIONS: dict[str, Any] = {
 }
 
 
-def params_faults(config: str, data: str = "", trained: str = "") -> list[str]:
+def params_faults(config: str, data: str, trained: str) -> list[str]:
     """The faults of a parameter file, a line each.
 
-    `data` is the folder of the datasets, `trained` the one that the training writes; "" leaves out what needs
-    them.
+    `data` is the folder of the datasets, `trained` the one that the training writes.  What several sections
+    say together is checked if each of them is right.
     """
     values = params.load(config)
-    methods = {name: load_method(name).Params for name in METHODS}
-    by_section = params.section_faults(values, SECTIONS | methods)
-    if isinstance(values.get("datasets"), dict) and (lines := datasets.name_faults(values["datasets"])):
-        by_section.setdefault("datasets", []).extend(lines)
+    schemas = SECTIONS | {name: load_method(name).Params for name in METHODS}
+    by_section = params.section_faults(values, schemas)
+    right = schemas.keys() - by_section.keys()
+    if isinstance(values.get("datasets"), dict):
+        by_section.setdefault("datasets", []).extend(datasets.name_faults(values["datasets"]))
     faults = [fault for lines in by_section.values() for fault in lines]
-    if not by_section.keys() & datasets.SECTIONS:
-        faults += [*datasets.reference_faults(values), *layout_faults(values)]
-    if not by_section.keys() & {"segment", "pose", "parsers"}:
-        faults += weights_faults(config, values["parsers"])
-    if not by_section.keys() & {"method", "train", "processes", "index", *METHODS}:
+    naming = {section: values[section] for section in datasets.NAMING if section in values}
+    if not params.section_faults(naming, datasets.NAMING):
+        faults += datasets.reference_faults(values)
+    if right >= {"segment", "pose", "parsers", "parse_on"} and values["parse_on"]:
+        faults += parser_faults(values)
+    if right >= {"method", "train", "processes", "index", *METHODS}:
         faults += training_faults(values, trained)
-    return faults or role_faults(config, data)
-
-
-def layout_faults(values: dict[str, Any]) -> list[str]:
-    """Datasets of an unknown layout, and their paths that no shell can be given."""
-    faults = datasets.path_faults(
-        {f"datasets.{name}.archive": dataset["archive"] for name, dataset in values["datasets"].items()}
-        | {f"labels_from.{name}.path": labels["path"] for name, labels in values["labels_from"].items()}
-    )
-    for dataset in values["datasets"].values():
-        try:
-            build.load_layout(dataset["layout"])
-        except BadInput as error:
-            faults.append(str(error).removeprefix("params.yaml: "))
+    if right >= {"train", "train_on", "test_on", "datasets"}:
+        faults += role_faults(values, data)
     return faults
 
 
-def weights_faults(config: str, parsers: str) -> list[str]:
-    """Parsers without published weights whose own are named by no path below models/embedded/."""
-    segment = params.read(config, "segment", segmentation.Segment)
-    pose = params.read(config, "pose", pose_params.Pose)
-    networks = {
-        "segment.weights": (segment.weights, segmentation.select_network(segment, parsers).network),
-        "pose.weights": (pose.weights, pose_params.select_network(pose, parsers).network),
-    }
-    own = {name: path for name, (path, network) in networks.items() if ":" not in network}
-    return datasets.path_faults(own) + [
-        f"{name} = {path!r}: the path starts at models/embedded/. Write ../mine.safetensors for "
-        "models/mine.safetensors."
-        for name, path in own.items()
-        if path.startswith(("/", "models/"))
-    ]
+def parser_faults(values: dict[str, Any]) -> list[str]:
+    """Networks that are not known, and those without published weights whose own are not there."""
+    segment = params.validate(values["segment"], segmentation.Segment, "", "segment")
+    pose = params.validate(values["pose"], pose_params.Pose, "", "pose")
+    segment = segmentation.select_network(segment, values["parsers"])
+    pose = pose_params.select_network(pose, values["parsers"])
+    faults = _said_by(partial(segmentation.check_network, segment), partial(pose_params.check_network, pose))
+    for section, parser in (("segment", segment), ("pose", pose)):
+        if ":" not in parser.network:
+            faults += _weights_faults(f"{section}.weights", parser.weights)
+    return faults
+
+
+def _weights_faults(name: str, path: str) -> list[str]:
+    if lines := _said_by(partial(params.validate, path, params.QuotedPath, "", name)):
+        return lines
+    if path.startswith(("/", "models/")):
+        relative = os.path.relpath(path, EMBEDDED)
+        return [f"{name} = {path!r}: the path starts at {EMBEDDED}/. Write {relative} for {path}."]
+    file = EMBEDDED / path
+    if not (file.exists() or Path(f"{file}.dvc").exists()):  # `dvc pull` may bring it
+        return [f"{name} = {path!r}: there is no file {os.path.normpath(file)}."]
+    return []
 
 
 def training_faults(values: dict[str, Any], trained: str) -> list[str]:
-    """What a training would stop for at its start: missing files, and a batch that it cannot share."""
+    """What a training would stop for at its start: an unknown ViT, missing files, an odd batch."""
     name, train, processes = values["method"], values["train"], values["processes"]["train"]
     vit, weights = values[name]["vit"], values[name]["weights"]
-    faults = []
-    if vit != "embedded" and not timm.is_model(vit.split(".")[0]):
-        faults.append(f"{name}.vit = {vit}: timm knows no such model.")
-    if weights and not Path(weights).is_file():
+    faults = [f"{name}.{line}" for line in _said_by(partial(check_vit, vit, weights))]
+    if vit != "embedded" and weights and not Path(weights).is_file():
         faults.append(f"{name}.weights = {weights}: no such file.")
     if train["identities"] % processes:
         faults.append(
@@ -126,8 +126,13 @@ def training_faults(values: dict[str, Any], trained: str) -> list[str]:
     checks: list[Callable[[], object]] = [
         partial(obstacles.cutout_files, folder) for folder in folders if folder
     ]
-    if train["start_from"] and trained:
+    if train["start_from"]:
         checks.append(partial(check_start, train["start_from"], trained))
+    return faults + _said_by(*checks)
+
+
+def _said_by(*checks: Callable[[], object]) -> list[str]:
+    faults = []
     for check in checks:
         try:
             check()
@@ -136,13 +141,17 @@ def training_faults(values: dict[str, Any], trained: str) -> list[str]:
     return faults
 
 
-def role_faults(config: str, data: str) -> list[str]:
+def role_faults(values: dict[str, Any], data: str) -> list[str]:
     """What the datasets lack that are indexed already; the others are checked when they are indexed."""
-    roles = datasets.read_roles(config)
+    roles = params.validate(values, datasets.Roles, "")
     faults = []
     for name in dict.fromkeys([roles.train_on, *roles.test_on]):
-        table = datasets.read_splits(Path(data, name, "index.parquet")) if data else None
-        lacks = [] if table is None else datasets.role_faults(table, name, roles)
-        remedy = f"If its archive has changed, run `dvc repro --single-item index@{name}` first."
-        faults += [f"{fault} {remedy}" for fault in lacks]
+        if name not in values["datasets"]:
+            continue
+        path, archive = Path(data, name, "index.parquet"), Path(values["datasets"][name]["archive"])
+        table = datasets.read_splits(path)
+        if table is None or (archive.exists() and archive.stat().st_mtime > path.stat().st_mtime):
+            continue  # `index` will make it anew
+        remedy = f"If the dataset or `index` has changed, delete {path} first, and `dvc repro` makes it anew."
+        faults += [f"{fault} {remedy}" for fault in datasets.role_faults(table, name, roles)]
     return faults

@@ -103,7 +103,7 @@ def test_a_range_of_an_unknown_dataset_is_named():
     values = {"datasets": {"mine": {}}, "parse_on": ["mine"], "labels_from": {}, "train_on": "mine"}
     values |= {"test_on": ["mine"], "index": {"occlude": {"datasets": []}, "range": {"mime": [0, 1]}}}
     assert datasets.reference_faults(values) == [
-        "index.range = mime: no such dataset; did you mean 'mine'? There are: mine."
+        "index.range = 'mime': no such dataset; did you mean 'mine'? There are: mine."
     ]
 
 

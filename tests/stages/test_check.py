@@ -1,5 +1,6 @@
 """The first stage: every fault of params.yaml, all together, before anything that costs hours."""
 
+import os
 import re
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from stages import check
 
 ROOT = Path(__file__).parents[2]
 MINE = {"mine": {"layout": "table", "archive": "data/raw/mine.zip"}}
+EMBEDDED = {"embedded": {"layout": "folders", "archive": "data/embedded/raw.zip"}}
+FOLDERS = {"train": "a", "query": "b", "gallery": "c"}
+LABELS = {"source": "lip", "path": "x", "missing": "refuse", "folders": FOLDERS}
 
 
 def faults(folder: Path, **changed) -> list[str]:
@@ -54,22 +58,19 @@ def test_what_it_writes_is_the_same_for_all_params(tmp_path):
 FAULTS = {  # changes: how each line starts
     "a name in parse_on": (
         {"parse_on": ["embedded", "embeded"]},
-        ["parse_on = embeded: no such dataset; did you mean 'embedded'? There are: embedded."],
+        ["parse_on = 'embeded': no such dataset; did you mean 'embedded'? There are: embedded."],
     ),
-    "a name in train_on": ({"train_on": "market"}, ["train_on = market: no such dataset. There are:"]),
-    "no name in train_on": ({"train_on": ""}, ["train_on = : no such dataset. There are:"]),
-    "a name in test_on": ({"test_on": ["embedded", "mine"]}, ["test_on = mine: no such dataset."]),
+    "a name in train_on": ({"train_on": "market"}, ["train_on = 'market': no such dataset. There are:"]),
+    "no name in train_on": ({"train_on": ""}, ["train_on = '': no such dataset. There are:"]),
+    "a name in test_on": ({"test_on": ["embedded", "mine"]}, ["test_on = 'mine': no such dataset."]),
     "a name twice": ({"test_on": ["embedded", "embedded"]}, ["test_on has embedded twice."]),
     "a name in labels_from": (
-        {"labels_from": {"mine": {
-            "source": "lip", "path": "x", "missing": "refuse",
-            "folders": {"train": "a", "query": "b", "gallery": "c"},
-        }}},
-        ["labels_from = mine: no such dataset."],
+        {"labels_from": {"mine": LABELS}},
+        ["labels_from = 'mine': no such dataset."],
     ),
     "a name in index.occlude.datasets": (
         {"index__occlude__datasets": ["market"]},
-        ["index.occlude.datasets = market: no such dataset."],
+        ["index.occlude.datasets = 'market': no such dataset."],
     ),
     "a dataset without labels": (
         {"parse_on": []},
@@ -77,7 +78,7 @@ FAULTS = {  # changes: how each line starts
     ),
     "a misspelt layout": (
         {"datasets__embedded__layout": "folder"},
-        ["layout 'folder' is unknown. There are:"],
+        ["datasets.embedded.layout = 'folder': no such layout. There are dukemtmc"],
     ),
     "a misspelt key": (
         {"lambda": None, "lamda": 5},
@@ -106,7 +107,44 @@ FAULTS = {  # changes: how each line starts
     ),
     "an encoder that timm lacks": (
         {"ogfr__vit": "vit_bas_patch16_224"},
-        ["ogfr.vit = vit_bas_patch16_224: timm knows no such model."],
+        ["ogfr.vit = 'vit_bas_patch16_224': timm has no such model."],
+    ),
+    "no encoder": ({"ogfr__vit": ""}, ["ogfr.vit = '': timm has no such model."]),
+    "an encoder that is no ViT": ({"ogfr__vit": "resnet50"}, ["ogfr.vit = 'resnet50': not a plain ViT"]),
+    "an encoder's tag that timm lacks": (
+        {"ogfr__vit": "vit_tiny_patch16_224.nope"},
+        ["ogfr.vit = 'vit_tiny_patch16_224.nope': Invalid pretrained tag (nope)"],
+    ),
+    "a detector that torchvision lacks": (
+        {"segment__network": "foo"},
+        ["segment.network = 'foo' is no Mask R-CNN of torchvision. Name one of small, maskrcnn"],
+    ),
+    "weights that torchvision does not publish": (
+        {"segment__network": "maskrcnn_resnet50_fpn_v2:NOPE"},
+        ["segment.network = 'maskrcnn_resnet50_fpn_v2:NOPE': torchvision publishes no such weights."],
+    ),
+    "a network that openpifpaf lacks": (
+        {"pose__network": "bar"},
+        ["pose.network = 'bar' is no network of openpifpaf. Name one of small, "],
+    ),
+    "weights that openpifpaf does not publish": (
+        {"pose__network": "shufflenetv2k16:nope"},
+        ["pose.network = 'shufflenetv2k16:nope': openpifpaf publishes no such weights."],
+    ),
+    "weights of a parser that are not there": (
+        {"segment__weights": "missing.safetensors"},
+        ["segment.weights = 'missing.safetensors': there is no file models/embedded/missing.safetensors."],
+    ),
+    "classes of a source that brings its own": (
+        {"datasets": MINE | EMBEDDED, "labels_from": {"mine": LABELS | {"classes": ["nose"]}}},
+        ["labels_from: `classes` lists the part of every class for `source: classes`, and for that alone."],
+    ),
+    "a class that is no part": (
+        {
+            "datasets": MINE | EMBEDDED,
+            "labels_from": {"mine": LABELS | {"source": "classes", "classes": ["nose"]}},
+        },
+        ["labels_from: classes: nose is no part. Name background, head"],
     ),
     "a batch that processes cannot share": (
         {"processes__train": 3},
@@ -120,20 +158,43 @@ FAULTS = {  # changes: how each line starts
     "networks that nobody knows": ({"parsers": "cocos"}, ["parsers = 'cocos': input should be '' or"]),
     "no weights for our own network": (
         {"segment__weights": "", "pose__weights": ""},
-        ["segment.weights is empty. Name the file.", "pose.weights is empty. Name the file."],
+        ["segment.weights = '': name the file.", "pose.weights = '': name the file."],
     ),
     "weights from the project's folder": (
         {"segment__weights": "models/mine.safetensors"},
-        ["segment.weights = 'models/mine.safetensors': the path starts at models/embedded/."],
+        [
+            "segment.weights = 'models/mine.safetensors': the path starts at models/embedded/. Write "
+            "../mine.safetensors for models/mine.safetensors."
+        ],
+    ),
+    "weights from the root": (
+        {"pose__weights": f"{ROOT.parent}/shared/x.safetensors"},
+        [
+            f"pose.weights = '{ROOT.parent}/shared/x.safetensors': the path starts at models/embedded/. "
+            f"Write ../../../shared/x.safetensors for {ROOT.parent}/shared/x.safetensors."
+        ],
     ),
     "a path that a shell would change": (
         {"datasets__embedded__archive": "data/raw/a$b.zip"},
         ["datasets.embedded.archive = 'data/raw/a$b.zip': dvc.yaml quotes paths for the shell"],
     ),
-    "no archive": ({"datasets__embedded__archive": ""}, ["datasets.embedded.archive is empty. Name"]),
+    "no archive": ({"datasets__embedded__archive": ""}, ["datasets.embedded.archive = '': name the file."]),
     "faults of many sections": (
         {"lambda": -1, "train__images": 0, "draw__dpi": "high", "train_on": "mine", "pose__weights": ""},
-        ["lambda = -1", "train.images = 0", "draw.dpi = 'high'", "train_on = mine", "pose.weights is empty"],
+        ["lambda = -1", "train.images = 0", "draw.dpi = 'high'", "train_on = 'mine'", "pose.weights = ''"],
+    ),
+    "faults of a dataset beside a name that none has": (
+        {
+            "datasets__embedded__layout": "folder",
+            "datasets__embedded__archive": "$x.zip",
+            "train_on": "mine",
+            "seed": -1,
+            "index__junk": "maybe",
+        },
+        [
+            "seed = -1", "datasets.embedded.layout = 'folder'", "datasets.embedded.archive = '$x.zip'",
+            "index.junk = 'maybe'",
+        ],
     ),
 }  # fmt: skip
 
@@ -155,10 +216,10 @@ NAMES = {  # a name, or names: what is said of it
     "mine": None,
     "Occluded-Duke_2": None,
     "x" * 40: None,
-    "my data": "'my data', which is no name: .* Write my_data.",
-    2024: "2024, which is no text: YAML takes it for a int: write set_2024.",
-    "2024": "'2024', which is no name: .* Write set_2024.",
-    "../x": r"'\.\./x', which is no name: .* Write x.",
+    "my data": "'my data', which is not a valid name: .* Write my_data.",
+    2024: "2024, which is not text: YAML takes it for a int: write set_2024.",
+    "2024": "'2024', which is not a valid name: .* Write set_2024.",
+    "../x": r"'\.\./x', which is not a valid name: .* Write x.",
     "a.b": "Write a_b.",
     "a@b": "Write a_b.",
     "a:b": "Write a_b.",
@@ -169,8 +230,8 @@ NAMES = {  # a name, or names: what is said of it
     "": "Write set.",
     "x" * 41: f"Write {'x' * 40}.",
     "raw": "raw: data/raw/ holds the archives.",
-    True: "True, which is no text",
-    None: "None, which is no text",
+    True: "True, which is not text",
+    None: "None, which is not text",
 }
 
 
@@ -196,7 +257,7 @@ def test_a_date_as_a_name_is_reported_with_the_other_faults(tmp_path):
     with pytest.raises(BadInput) as error:
         check.main(config=str(tmp_path / "params.yaml"))
     assert "lambda = 'x'" in str(error.value)
-    assert "datasets has 2024-05-01, which is no text: YAML takes it for a date" in str(error.value)
+    assert "datasets has 2024-05-01, which is not text: YAML takes it for a date" in str(error.value)
 
 
 # ------------------------------------------------------------------ what datasets must hold
@@ -227,24 +288,72 @@ ROLES = {  # people, train.identities, train.held_out: what is said
 @pytest.mark.parametrize("case", ROLES)
 def test_a_batch_has_no_more_people_than_the_training_set(case):
     count, identities, held_out = case
-    roles = datasets.Roles("mine", ["mine"], identities, held_out)
+    roles = datasets.Roles("mine", ["mine"], datasets.Batch(identities, held_out))
     assert datasets.role_faults(index(count), "mine", roles) == ([ROLES[case]] if ROLES[case] else [])
     assert datasets.role_faults(index(count), "other", roles) == []
 
 
 def test_a_test_set_has_queries_and_a_gallery():
-    roles = datasets.Roles("other", ["mine"], 16, 0)
+    roles = datasets.Roles("other", ["mine"], datasets.Batch(16, 0))
     (fault,) = datasets.role_faults(index(4, gallery=0), "mine", roles)
-    assert fault == "test_on names mine, which has no image of the split gallery. Take it out of test_on."
+    assert (
+        fault
+        == "test_on names mine, which has no image of the split gallery. Name another dataset in test_on."
+    )
 
 
-def test_a_dataset_that_is_indexed_is_checked_with_the_params(tmp_path):
-    (tmp_path / "data/embedded").mkdir(parents=True)
-    index(8).to_parquet(tmp_path / "data/embedded/index.parquet")
+def test_a_dataset_that_is_indexed_is_checked_with_the_params_until_its_index_is_deleted(tmp_path):
+    file = tmp_path / "data/embedded/index.parquet"
+    file.parent.mkdir(parents=True)
+    index(8).to_parquet(file)
     (fault,) = faults(tmp_path)
     assert fault == (
         "train.identities = 16, but embedded has 8 training identities. Set it to 8 or less. "
-        "If its archive has changed, run `dvc repro --single-item index@embedded` first."
+        f"If the dataset or `index` has changed, delete {file} first, and `dvc repro` makes it anew."
     )
-    (tmp_path / "data/embedded/index.parquet").write_bytes(b"of another version")
+    assert len(faults(tmp_path, **{"lambda": -1})) == 2
+    file.unlink()
+    assert faults(tmp_path) == []
+    file.write_bytes(b"of another version")
     assert faults(tmp_path) == []  # `index` makes it anew
+
+
+@pytest.mark.parametrize(("newer", "count"), [(-10, 1), (10, 0)])
+def test_an_index_older_than_its_archive_is_not_asked(tmp_path, newer, count):
+    archive, file = tmp_path / "mine.zip", tmp_path / "data/embedded/index.parquet"
+    archive.write_bytes(b"")
+    file.parent.mkdir(parents=True)
+    index(3).to_parquet(file)
+    os.utime(archive, (0, file.stat().st_mtime + newer))
+    assert len(faults(tmp_path, datasets__embedded__archive=str(archive))) == count
+
+
+# ------------------------------------------------------------------ by hand
+
+
+def test_by_hand_it_looks_into_data_and_at_the_trained_model(tmp_path, monkeypatch):
+    (tmp_path / "data/embedded").mkdir(parents=True)
+    index(8).to_parquet(tmp_path / "data/embedded/index.parquet")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/embedded").symlink_to(ROOT / "models/embedded")
+    text = (ROOT / "params.yaml").read_text().replace('start_from: ""', "start_from: models/trained")
+    (tmp_path / "params.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match=r"the training writes to models/trained(?s:.*)8 training identities"):
+        check.main()
+
+
+def test_params_without_effect_are_named_by_hand_and_counted_before_a_run(tmp_path, capsys):
+    check.main(str(tmp_path), config=str(ROOT / "params.yaml"))
+    assert "12 params without effect beside the others' values: parse.spread, " in capsys.readouterr().out
+    check.main(str(tmp_path), out=str(tmp_path / "out.txt"), config=str(ROOT / "params.yaml"))
+    assert "12 params without effect beside the others' values: `python -m st" in capsys.readouterr().out
+
+
+def test_weights_of_a_parser_that_dvc_may_fetch_are_taken(tmp_path, monkeypatch):
+    (tmp_path / "models/embedded").mkdir(parents=True)
+    for name in ("mine.safetensors.dvc", "pose.safetensors"):
+        (tmp_path / "models" / name).write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    changed = {"segment__weights": "../mine.safetensors", "pose__weights": "../pose.safetensors"}
+    assert faults(tmp_path, **changed) == []

@@ -75,6 +75,12 @@ def select_network(params: Segment, parsers: str) -> Segment:
     return replace(params, network=choose_network(params.network, parsers, COCO_NETWORKS[params.backend]))
 
 
+def check_network(params: Segment) -> None:
+    """Raise `BadInput` for a network that torchvision lacks; detectron2 need not be installed here."""
+    if params.backend == "torchvision":
+        _backend(params).check_network(params.network)
+
+
 def weights_file(params: Segment, path: str) -> Path:
     """The file of the network's weights: `path`, or the published file, downloaded on first use.
 

@@ -28,6 +28,7 @@ def load(params: Segment, path: str) -> Backend:
 
     Raises `BadInput` if the network is unknown, or if the weights are missing or do not fit.
     """
+    check_network(params.network)
     name = params.network.partition(":")[0]
     settings = {
         "box_score_thresh": params.score_floor,
@@ -49,15 +50,22 @@ def weights_file(params: Segment, path: str) -> Path:
     return weights.download(_weights_url(name, published)) if published else Path(path)
 
 
-def _build(name: str, settings: dict[str, Any]) -> MaskRCNN:
-    if name == SMALL:
-        return small.build(**settings)
-    known = [n for n in models.list_models(models.detection) if n.startswith("maskrcnn")]
+def check_network(network: str) -> None:
+    """Raise `BadInput` for an unknown network, or published weights that it does not have."""
+    name, _, published = network.partition(":")
+    known = [SMALL, *(n for n in models.list_models(models.detection) if n.startswith("maskrcnn"))]
     if name not in known:
         raise BadInput(
             f"params.yaml: segment.network = {name!r} is no Mask R-CNN of torchvision. "
-            f"Name one of {', '.join([SMALL, *known])}."
+            f"Name one of {', '.join(known)}."
         )
+    if published:
+        _weights_url(name, published)
+
+
+def _build(name: str, settings: dict[str, Any]) -> MaskRCNN:
+    if name == SMALL:
+        return small.build(**settings)
     return models.get_model(name, weights=None, weights_backbone=None, **settings)
 
 
