@@ -22,8 +22,9 @@ from pipeline.core.weights import check_shapes, load_strict, prefixes, read, rep
 from pipeline.model.vit import grid
 
 ARCHITECTURE = ("img_size", "patch_size", "embed_dim", "depth", "num_heads")  # timm's words
-# beside an encoder's tensors: classifiers, projection heads, and the decoder of a masked autoencoder
-LEFT_OUT = re.compile(r"(head|head_dist|heads|fc|classifier|pre_logits)\.|decoder_|mask_token$")
+# beside an encoder's tensors: classifiers, projection heads, the decoder of a masked autoencoder, and
+# TransReID's embedding of its training's cameras
+LEFT_OUT = re.compile(r"(head|head_dist|heads|fc|classifier|pre_logits)\.|decoder_|(mask_token|sie_embed)$")
 # of a position embedding, as timm, and OpenAI's CLIP call it
 POSITIONS = ("pos_embed", "visual.positional_embedding", "module.visual.positional_embedding")
 
@@ -86,6 +87,7 @@ def timm_vit(name: str, file: str = "", size: tuple[int, int] = (0, 0)) -> Visio
     if file and not Path(file).is_file():
         raise BadInput(f"{place}: no weights of {name} there. {remedy}")
     tensors = read(file) if file else _published(model, f"{place}: no weights of {name} there", remedy)
+    tensors = {n: t.clone() for n, t in tensors.items()}  # `_fit` tells them by memory: views may share it
     fit = _best_fit(tensors, model)
     if file_grid := _grid_of(fit, size, model.patch_embed.patch_size[0]):
         model = _create(name, img_size=tuple(n * model.patch_embed.patch_size[0] for n in file_grid))

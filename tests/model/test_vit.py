@@ -217,6 +217,12 @@ def named(prefix, tensors=BODY):
     return {f"{prefix}{n}": t for n, t in tensors.items()}
 
 
+def views(tensors):
+    # as flattened optimisers keep parameters: one storage for all
+    pieces = torch.cat([t.flatten() for t in tensors.values()]).split([t.numel() for t in tensors.values()])
+    return {n: piece.view(tensors[n].shape) for n, piece in zip(tensors, pieces, strict=True)}
+
+
 NECK = {"classifier.weight": torch.zeros(5, 192), "bottleneck.weight": torch.zeros(192)}
 # a file that authors of this field share: its content, and the line that says what became of it
 ACCEPTED = {
@@ -230,6 +236,11 @@ ACCEPTED = {
         {**named("base."), **named("base.fc.", {"weight": torch.zeros(9, 192)}), **NECK},
         "prefix 'base.' stripped; 3 tensors left out (base.fc.weight, classifier.weight, bottleneck.weight)",
     ),
+    "TransReID with cameras": (
+        named("base.") | {"base.sie_embed": torch.zeros(6, 1, 192)},
+        "prefix 'base.' stripped; 1 tensor left out (base.sie_embed)",
+    ),
+    "views of one buffer": (views(THEIRS), "2 tensors left out (head.weight, head.bias)"),
     "Lightning": ({"state_dict": named("model.backbone.")}, "prefix 'model.backbone.' stripped"),
     "DINO": (
         {
@@ -305,10 +316,6 @@ REFUSED = {
     "deeper": (
         BODY | {"blocks.12.norm1.bias": torch.zeros(192)},
         r"1 unexpected \(blocks\.12\.norm1\.bias\)",
-    ),
-    "with cameras inside": (
-        named("base.") | {"base.sie_embed": torch.zeros(6, 1, 192)},
-        r"1 unexpected \(sie_embed\)",
     ),
     "narrower": (SMALL, r"mis-shaped \(cls_token \(1, 1, 96\) instead of \(1, 1, 192\)"),
     "other patches": (
