@@ -16,10 +16,10 @@ import unicodedata
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, Annotated, Any, Protocol, runtime_checkable
 
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
@@ -66,6 +66,17 @@ def _check_encoding(name: str) -> str:
 
 
 Encoding = Annotated[str, AfterValidator(_check_encoding)]
+
+
+@runtime_checkable
+class Files(Protocol):
+    """Files that are read by name: an `Archive` or a `Folder`."""
+
+    names: list[str]
+    links: set[str]  # names of links and devices
+
+    def read(self, name: str, size: int = -1) -> bytes:
+        """The bytes of a file, or the first `size`; raises `BadInput` if it cannot be read."""
 
 
 class Archive:
@@ -162,7 +173,8 @@ class Archive:
             with self._file.extractfile(self._by_name[name]) as file:
                 return file.read(size)
         except READ_ERRORS as error:
-            raise BadInput(f"{self.path}: {name} cannot be read from the archive ({error}).") from None
+            reason = str(error).removesuffix(f" for file {name!r}")  # zipfile, of a bad CRC
+            raise BadInput(f"{self.path}: {name} cannot be read from the archive ({reason}).") from None
 
     def undeclared(self, encoding: str = "cp437") -> list[str]:
         """The names in a zip whose encoding it does not record, decoded as this one; [] if one cannot be."""
@@ -291,6 +303,20 @@ def walk(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
     return dict(sorted(files.items())), dict(sorted(others.items()))
 
 
+class Folder:
+    """The files below a folder, named by their paths in it.  Raises `BadInput` if it cannot be read."""
+
+    def __init__(self, path: Path):
+        if not path.is_dir():
+            raise BadInput(f"{path}: no such folder. Name the folder that holds the pictures.")
+        self.files, others = walk(path)
+        self.names, self.links = list(self.files), set(others)
+
+    def read(self, name: str, size: int = -1) -> bytes:
+        """The bytes of a file, or the first `size`; raises `BadInput` if it cannot be read."""
+        return read_file(self.files[name], size)
+
+
 def _raise_unreadable(error: OSError) -> None:
     raise BadInput(f"{error.filename}: cannot be read ({error.strerror}). Allow it, or take it out.")
 
@@ -298,7 +324,7 @@ def _raise_unreadable(error: OSError) -> None:
 def pack(folder: str | Path, path: str | Path) -> tuple[int, dict[str, str]]:
     """Pack every file below `folder` into the zip `path`: their number, and why other entries are left out.
 
-    Files are stored uncompressed, ordered by name, with one constant date: equal files give equal bytes.
+    Files are ordered by name: equal files give equal bytes.
     Hidden files are packed, too.  Raises `BadInput` if the folder does not exist, holds no file, or holds one
     that cannot be read.
     """
@@ -315,12 +341,17 @@ def pack(folder: str | Path, path: str | Path) -> tuple[int, dict[str, str]]:
         others[name] = "the zip that is written, or a part of it"
     if not files:
         raise BadInput(f"{folder}: holds no file. Name the folder that holds the dataset.")
+    write_zip(path, files)
+    return len(files), others
+
+
+def write_zip(path: Path, files: Mapping[str, Path | bytes]) -> None:
+    """A zip of files or their bytes, by name in this order; uncompressed, with one constant date."""
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as target:
         for name, file in progress_bar(iterable=files.items(), desc=path.name, unit="file"):
             entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             entry.create_system, entry.external_attr = 3, 0o644 << 16
-            target.writestr(entry, read_file(file))
-    return len(files), others
+            target.writestr(entry, file if isinstance(file, bytes) else read_file(file))
 
 
 def _is_target(file: Path, path: Path) -> bool:
@@ -329,11 +360,15 @@ def _is_target(file: Path, path: Path) -> bool:
     return (file.name == path.name or unfinished) and file.parent.resolve() == path.parent.resolve()
 
 
-def read_file(file: Path) -> bytes:
-    """The bytes of a file.  Raises `BadInput` if it cannot be read, or if its name is not UTF-8."""
+def read_file(file: Path, size: int = -1) -> bytes:
+    """The bytes of a file, or the first `size`.
+
+    Raises `BadInput` if it cannot be read, or if its name is not UTF-8.
+    """
     try:
         str(file).encode()
-        return file.read_bytes()
+        with open(file, "rb") as source:
+            return source.read(size)
     except OSError as error:
         raise BadInput(f"{file}: cannot be read ({error.strerror}). Allow it, or take it out.") from None
     except UnicodeEncodeError:

@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline.core.params import BadInput, plural, shorten
 from pipeline.data.index import DECODE_ERRORS
 from pipeline.data.pictures import NO_CROPS, SIDE_FOLDERS, UNREAD_SUFFIXES, picture_suffixes
-from pipeline.indexing.archive import NESTED_SUFFIXES, Archive
+from pipeline.indexing.archive import NESTED_SUFFIXES, Files
 
 HEIF_BRANDS = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1")  # bytes 4 to 12
 NAMED = 3  # files that a line names
@@ -55,7 +55,7 @@ def is_hidden(name: str) -> bool:
     return any(part.startswith(".") or part in SIDE_FOLDERS for part in PurePosixPath(name).parts)
 
 
-def why_left_out(archive: Archive, name: str) -> str:
+def why_left_out(archive: Files, name: str) -> str:
     """Why a file or link of an archive is no image to read; "" for a picture."""
     path = PurePosixPath(name)
     suffix, hidden = path.suffix.lower(), is_hidden(name)
@@ -77,7 +77,7 @@ def why_left_out(archive: Archive, name: str) -> str:
     return {"": HIDDEN_PICTURE, NO_PICTURE: HIDDEN}.get(reason, reason) if hidden else reason
 
 
-def _reason_by_content(archive: Archive, name: str) -> str:
+def _reason_by_content(archive: Files, name: str) -> str:
     picture_suffixes()  # registers the formats
     head = archive.read(name, 16).ljust(16, b"\0")
     if head[4:12] in HEIF_BRANDS:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from pipeline.core.params import plural, shorten
 from pipeline.indexing import kinds
-from pipeline.indexing.archive import Archive
+from pipeline.indexing.archive import Archive, Files
 
 MARKET_NAME = re.compile(r"(-1|\d{1,9})_c([1-9]\d{0,3})(?=[s_])")
 NUMBERED_NAME = re.compile(r"(\d{1,8})(?=[_.])")
@@ -72,7 +72,7 @@ class Listing:
 
     def leave_out(
         self,
-        archive: Archive,
+        archive: Files,
         read: Collection[str],
         unlisted: str,
         is_in_split: Callable[[str], bool] = lambda name: False,

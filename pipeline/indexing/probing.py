@@ -84,7 +84,7 @@ def _read_or_error(read: Callable[[ImageEntry], bytes], image: ImageEntry) -> by
     try:
         return read(image)
     except BadInput as error:
-        return str(error)
+        return str(error).split(f"{image.name} ", 1)[-1]  # the problem's place names the file
 
 
 def _batched(items: Iterable[T]) -> Iterator[list[T]]:

@@ -431,7 +431,7 @@ def test_a_hard_link_is_its_file_and_one_to_nowhere_is_named(tmp_path):
             entry.type, entry.linkname = tarfile.LNKTYPE, target if target == "nowhere.jpg" else f"./{target}"
             archive.addfile(entry)
         if target == "nowhere.jpg":
-            assert "000009_00.jpg cannot be read from the archive" in complaint(path)
+            assert "000009_00.jpg: cannot be read from the archive" in complaint(path)
         else:
             assert "query/0001_c1s1_000009_00.jpg" in build(path).index["key"].tolist()
 

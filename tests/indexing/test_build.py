@@ -308,7 +308,8 @@ def test_a_member_with_a_wrong_checksum_is_named(tmp_path):
     raw = bytearray(path.read_bytes())
     raw[raw.index(content) + 100] ^= 255
     path.write_bytes(raw)
-    with pytest.raises(BadInput, match=r"query/0001_c1s1_000001_00\.jpg cannot be read .*CRC"):
+    message = r"\n  set/query/0001_c1s1_000001_00\.jpg: cannot be read from the archive \(Bad CRC-32\)\.\n"
+    with pytest.raises(BadInput, match=message):
         build(path)
 
 
