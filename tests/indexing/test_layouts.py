@@ -292,17 +292,23 @@ def test_a_picture_may_stand_in_two_splits_and_commas_may_end_the_lines(tmp_path
     assert build(path, "table").index["key"].tolist() == ["query/a.jpg", "gallery/a.jpg"]
 
 
+@pytest.mark.parametrize("separator", ";\t")
+def test_semicolons_or_tabs_may_separate_the_columns(tmp_path, separator):
+    text = "path,pid,split\n1.jpg,1,query\n2.jpg,1,gallery\n".replace(",", separator)
+    files = {"t.csv": text.encode(), "1.jpg": picture(1), "2.jpg": picture(2)}
+    assert build(zipped(tmp_path / "a.zip", files), "table").index["pid"].tolist() == [1, 1]
+
+
 TABLES = {
     "none": ({}, "found: none"),
     "two": ({"a.csv": b"", "b.parquet": b""}, "found: a.csv, b.parquet"),
     "empty": ({"a.csv": b""}, "a.csv: has columns [], but needs"),
     "an open quote": ({"a.csv": b'path,pid,split\n"a.jpg,1,train\n'}, "a.csv: no readable table (unexpected"),
     "no parquet": ({"a.parquet": b"text"}, "a.parquet: no readable table"),
-    "semicolons": (
-        {"a.csv": b"path;pid;split\na,b.jpg;1;train\n"},
-        "'path;pid;split': separate the columns by",
+    "a column twice": (
+        {"a.csv": b"path,pid,split,pid\na.jpg,1,train,2\n"},
+        "a.csv: no readable table (has more than one column pid: rename or remove the others)",
     ),
-    "tabs": ({"a.csv": b"path\tpid\tsplit\n"}, "separate the columns by commas"),
     "a column too few": ({"a.csv": b"path,pid\n"}, "a.csv: has columns ['path', 'pid'], but needs ['path',"),
     "names nearly right": (
         {"a.csv": b"Path,pid,split \n"},

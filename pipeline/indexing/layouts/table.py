@@ -15,6 +15,7 @@ import csv
 import io
 import posixpath
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Hashable
 from pathlib import PurePosixPath
 from typing import Any
@@ -24,7 +25,7 @@ import pyarrow
 
 from pipeline.core.params import shorten
 from pipeline.data.index import SPLITS
-from pipeline.indexing.archive import Archive
+from pipeline.indexing.archive import Archive, Files
 from pipeline.indexing.kinds import is_hidden
 from pipeline.indexing.layout import ImageEntry, Listing, Problem, PublishedCount, missing_images
 
@@ -76,7 +77,7 @@ def _read_table(archive: Archive, name: str) -> dict[int, Row]:
     # rows by number; the header is row 1
     blob = archive.read(name)
     try:
-        columns, rows = _read_csv(blob) if name.lower().endswith(".csv") else _read_parquet(blob)
+        columns, rows = read_csv(blob) if name.lower().endswith(".csv") else _read_parquet(blob)
     except (ValueError, OSError, csv.Error, pyarrow.ArrowException) as error:
         raise Unreadable(f"no readable table ({' '.join(str(error).split())})") from None
     if not set(REQUIRED) <= set(columns):
@@ -93,7 +94,11 @@ def _read_table(archive: Archive, name: str) -> dict[int, Row]:
     return rows
 
 
-def _read_csv(blob: bytes) -> tuple[list[str], dict[int, Row]]:
+def read_csv(blob: bytes) -> tuple[list[str], dict[int, Row]]:
+    """The columns of a CSV and its rows by number; the header is row 1, empty rows are left out.
+
+    Commas, semicolons or tabs separate the cells.  Raises `ValueError` or `csv.Error` if it cannot be read.
+    """
     try:
         text = blob.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -101,11 +106,15 @@ def _read_csv(blob: bytes) -> tuple[list[str], dict[int, Row]]:
     if "\0" in text:  # as in UTF-16
         raise ValueError("not in UTF-8: save it as CSV in UTF-8")
     header = text.partition("\n")[0]
-    if "," not in header and (";" in header or "\t" in header):
-        raise ValueError(f"its first line is {header.strip()!r}: separate the columns by commas")
-    reader = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
-    rows = ((reader.line_num, row) for row in reader if any(row[column] for column in reader.fieldnames))
-    return list(reader.fieldnames or []), dict(rows)
+    separator = max(",;\t", key=header.count)
+    source = io.StringIO(text, newline="")
+    reader = csv.DictReader(source, restval="", strict=True, delimiter=separator, skipinitialspace=True)
+    columns = list(reader.fieldnames or [])
+    twice = [column for column, count in Counter(columns).items() if count > 1 and column]
+    if twice:
+        raise ValueError(f"has more than one column {' and '.join(twice)}: rename or remove the others")
+    rows = ((reader.line_num, row) for row in reader if any(row[column] for column in columns))
+    return columns, dict(rows)
 
 
 def _read_parquet(blob: bytes) -> tuple[list[str], dict[int, Row]]:
@@ -147,7 +156,7 @@ def _list_rows(rows: dict[int, Row], title: str, archive: Archive) -> Listing:
             lines = ", ".join(shorten([str(number) for number in numbers]))
             listing.problems.append(Problem(f"{title}, rows {lines}, {name}", f"more than once in {split}"))
     if missing:
-        hints = _nearest(archive, [str(home / path) for path in missing.values()])
+        hints = nearest(archive, [str(home / path) for path in missing.values()])
         named = [f"{p} (row {n}{hint})" for (n, p), hint in zip(missing.items(), hints, strict=True)]
         listing.problems.append(missing_images(title, named))
         encoding = archive.encoding_hint([str(home / path) for path in missing.values()])
@@ -156,8 +165,8 @@ def _list_rows(rows: dict[int, Row], title: str, archive: Archive) -> Listing:
     return listing
 
 
-def _nearest(archive: Archive, paths: list[str]) -> list[str]:
-    # what the archive holds in place of each path: other case, another suffix, another folder, or a link
+def nearest(archive: Files, paths: list[str]) -> list[str]:
+    """What an archive holds in place of each path: other case, another suffix, another folder, or a link."""
     forms: tuple[Callable[[str], str], ...] = (_simplified, _without_suffix, _last_name)
     similar = [{form(name): name for name in archive.names} for form in forms]
     hints = []
