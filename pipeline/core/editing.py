@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from pipeline.core import params
 from pipeline.core.files import atomic_write
 
-LINE = 108  # characters
+LINE = 4096  # characters; a flow collection that is longer is broken anew
 
 
 def edit(path: str | Path, change: Callable[[Any], None]) -> list[str]:
@@ -18,10 +18,13 @@ def edit(path: str | Path, change: Callable[[Any], None]) -> list[str]:
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, LINE  # type: ignore[assignment]
     yaml.representer.add_representer(type(None), _write_null)
-    values = yaml.load(Path(path).read_text(encoding="utf-8"))
+    with open(path, encoding="utf-8", newline="") as file:
+        text = file.read()
+    values = yaml.load(text.replace("\r\n", "\n"))
     before = params.load(path)
     change(values)
-    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    ending = "\r\n" if "\r\n" in text else "\n"
+    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8", newline=ending) as file:
         yaml.dump(values, file)
     return _differences(before, params.load(path))
 
