@@ -23,7 +23,7 @@ from pipeline.core.files import atomic_write
 from pipeline.core.params import STRICT, BadInput, plural, shorten
 from pipeline.data.index import COLUMNS, SPLITS, ValueRange, decode, encode_png, index_hash
 from pipeline.data.obstacles import describe_cutouts
-from pipeline.indexing import copies, kinds, query_checks
+from pipeline.indexing import copies, kinds, own_data, query_checks
 from pipeline.indexing.archive import Archive, pack_command
 from pipeline.indexing.layout import ImageEntry, Listing, Problem
 from pipeline.indexing.occluded_queries import Occlude, OccludedQueries
@@ -110,7 +110,7 @@ def build_index(
     truth_names = [name for name in archive.names if PurePosixPath(name).name == TRUTH]
     problems = [
         *listing.problems,
-        *(_missed_files(listing) if options.others == "refuse" else []),
+        *(missed_files(listing) if options.others == "refuse" else []),
         *_duplicate_keys(listing.images + occluded.images),
         *_non_utf8_names(images),
         *_unmatched_queries(images),
@@ -192,7 +192,8 @@ def _non_utf8_names(images: list[ImageEntry]) -> list[Problem]:
     return [Problem(f"{name!a}", f"the name is not UTF-8; {remedy}") for name in names]
 
 
-def _missed_files(listing: Listing) -> list[Problem]:
+def missed_files(listing: Listing) -> list[Problem]:
+    """The problems of files that are not read and may be images of a split."""
     return [
         Problem(
             item.name,
@@ -268,9 +269,13 @@ def _error_message(archive: Archive, problems: list[Problem], listing: Listing) 
         holds += "\n".join([*kinds.left_out_lines(listing.left_out), ""]) if listing.left_out else ""
     settled = any(word in line for word in ("`index.", "params.yaml") for line in by_kind)
     choice = " Or set what is named above in params.yaml." if settled else ""
+    repair = f"Repair the files, then pack their folder again: {pack_command(archive.path)}"
+    if own_data.is_written_here(archive):
+        name = Path(archive.path).stem
+        repair = f"Repair them in their folder, then run `python -m stages.init FOLDER --name {name} --force`"
     return (
         f"{archive.path}: {plural(len(problems), 'fault')}{among}; nothing was written.\n  {lines}\n"
-        f"{holds}Repair the files, then pack their folder again: {pack_command(archive.path)}.{choice}"
+        f"{holds}{repair}.{choice}"
     )
 
 

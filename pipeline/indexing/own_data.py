@@ -1,4 +1,4 @@
-"""Pictures of one's own, as a table that layouts/table.py reads: from a folder a person, or from any CSV.
+"""Pictures of one's own, as a table that layouts/table.py reads: from one folder for each person, or any CSV.
 
 People and cameras may be called anything.  They are numbered here, in the order of their names: people from
 1, cameras from 0.  The table keeps both, in the columns `person` and `camera`.
@@ -9,25 +9,26 @@ match by another camera is left for the gallery.
 """
 
 import csv
-import io
 import os
 import re
 import unicodedata
-import zipfile
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 
-from pipeline.core.files import atomic_write
 from pipeline.core.params import BadInput, plural, shorten
-from pipeline.core.workers import progress_bar
 from pipeline.data.index import SPLITS
-from pipeline.indexing.archive import read_file, walk
-from pipeline.indexing.kinds import is_hidden, picture_suffixes
+from pipeline.indexing.archive import Archive, Files, Folder, pack_command, write_zip
+from pipeline.indexing.kinds import is_hidden, why_left_out
+from pipeline.indexing.layout import Listing
+from pipeline.indexing.layouts.folders import FOLDERS
+from pipeline.indexing.layouts.table import nearest, read_csv
 
-TABLE = "people.csv"  # in the archive
+TABLE, HEADER = "people.csv", "path,pid,camid,split,person,camera"  # in the archive
 TEST = "test"  # to be divided into query and gallery
 COLUMNS = {  # what a table must say, and how its column is often called
     "path": ("path", "file", "filename", "filepath", "image", "imagepath", "imagefile", "img", "imgpath"),
@@ -35,27 +36,27 @@ COLUMNS = {  # what a table must say, and how its column is often called
     "camera": ("camera", "cameraid", "camid", "cam"),
     "split": ("split", "set", "subset", "partition"),
 }
+NO_COLUMN = "none"  # a table's camera or split is not read
 SPLIT_WORDS = {
     "train": "train", "training": "train", "val": "train", "valid": "train", "validation": "train",
     "query": "query", "probe": "query", "gallery": "gallery", "test": TEST, "testing": TEST,
 }  # fmt: skip
-NO_PERSON = ("", "-1")
+UNKNOWN = {"", "-1", "nan", "none", "null", "unknown", "n/a"}  # in lower case: no person, no camera
 FEW = 4  # people; fewer cannot be divided into two to train on and two to test on
 
 
 # ------------------------------------------------------------------ reading
 
 
-def read_folders(folder: Path, camera_pattern: str = "") -> pd.DataFrame:
-    """The pictures below a folder a person, or below such folders in train/, query/, gallery/ or test/.
+def read_folders(folder: Path, files: Folder, camera_pattern: str = "") -> pd.DataFrame:
+    """The pictures in one folder for each person, or in such folders below train/, query/, gallery/ or test/.
 
     `camera_pattern` is a regular expression; its group finds the camera in a picture's path.  Returns text
-    columns path, person, camera and split, the last two empty where unknown.
+    columns path, person, camera and split, the last two empty where unknown; a split is a key of SPLIT_WORDS.
     """
-    paths = [
-        name for name in walk_pictures(folder) if PurePosixPath(name).suffix.lower() in picture_suffixes()
-    ]
+    paths = [name for name in files.names if not why_left_out(files, name)]
     parts = [PurePosixPath(path).parts for path in paths]
+    _check_splits(folder, {names[:-1] for names in parts})
     in_splits = bool(parts) and all(names[0].lower() in SPLIT_WORDS for names in parts)
     depth = 1 if in_splits else 0  # of the folder that is called as the person
     loose = [path for path, names in zip(paths, parts, strict=True) if len(names) < depth + 2]
@@ -65,21 +66,46 @@ def read_folders(folder: Path, camera_pattern: str = "") -> pd.DataFrame:
             f"{folder}: needs a folder for each person{shown}. Sort the pictures into such folders, or write "
             "a CSV with a row for each picture and give it by --csv."
         )
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "path": paths,
             "person": [names[depth] for names in parts],
             "camera": _find_cameras(paths, camera_pattern),
-            "split": [SPLIT_WORDS[names[0].lower()] if in_splits else "" for names in parts],
+            "split": [names[0].lower() if in_splits else "" for names in parts],
         }
     )
+    if faults := _nobody(table, "in {path}"):
+        raise BadInput(f"{folder}: {plural(len(faults), 'fault')}\n  " + "\n  ".join(shorten(faults)))
+    return table
 
 
-def walk_pictures(folder: Path) -> list[str]:
-    """The paths of all files below a folder that are not hidden, sorted."""
-    if not folder.is_dir():
-        raise BadInput(f"{folder}: no such folder. Name the folder that holds the pictures.")
-    return [name for name in walk(folder)[0] if not is_hidden(name)]
+def _check_splits(folder: Path, parents: set[tuple[str, ...]]) -> None:
+    market = sorted({name for names in parents for name in names} & (set(FOLDERS) - set(SPLIT_WORDS)))
+    if market:
+        raise BadInput(
+            f"{folder}: has {'/ and '.join(market)}/, the folders of Market-1501, which are no people. Run "
+            f"{pack_command(f'{folder}.zip', folder)}, and name it in params.yaml with `layout: folders`."
+        )
+    tops = sorted({names[0] for names in parents if names})
+    splits = [name for name in tops if name.lower() in SPLIT_WORDS]
+    others = [name for name in tops if name not in splits]
+    if splits and others:
+        raise BadInput(
+            f"{folder}: {'/, '.join(splits)}/ are called as splits, and {'/, '.join(shorten(others))}/ not. "
+            "Move every person into a split, or rename the folders."
+        )
+
+
+def left_out(files: Files, paths: Iterable[str], csv_file: str = "") -> Listing:
+    """The files that a table of these paths leaves out; without a CSV, people's folders are a split's."""
+
+    def is_in_split(name: str) -> bool:
+        parent = str(PurePosixPath(name).parent)
+        return not csv_file and not is_hidden(parent) and (parent != "." or name in files.links)
+
+    listing = Listing()
+    listing.leave_out(files, set(paths), f"not named in {csv_file}", is_in_split)
+    return listing
 
 
 def _find_cameras(paths: list[str], pattern: str) -> list[str]:
@@ -102,7 +128,7 @@ def _find_cameras(paths: list[str], pattern: str) -> list[str]:
     return cameras
 
 
-def read_csv(folder: Path, file: Path, columns: Mapping[str, str]) -> pd.DataFrame:
+def read_table(folder: Path, files: Folder, file: Path, columns: Mapping[str, str]) -> pd.DataFrame:
     """The pictures that a CSV file names, as `read_folders` returns them.
 
     `columns` says which column is the path, person, camera and split; one left empty is guessed by its name.
@@ -113,7 +139,11 @@ def read_csv(folder: Path, file: Path, columns: Mapping[str, str]) -> pd.DataFra
     table = pd.DataFrame(
         {name: rows[column].str.strip() if column else "" for name, column in chosen.items()}
     )
-    faults = [*_locate(table, folder, file), *_empty_people(table), *_split_words(table), *_repeated(table)]
+    table["split"] = table["split"].str.lower()
+    faults = [
+        *_locate(table, folder, files, file), *_nobody(table, "row {row}"), *_split_faults(table),
+        *_repeated(table),
+    ]  # fmt: skip
     if faults:
         raise BadInput(f"{file}: {plural(len(faults), 'fault')}\n  " + "\n  ".join(shorten(faults)))
     return table
@@ -121,24 +151,14 @@ def read_csv(folder: Path, file: Path, columns: Mapping[str, str]) -> pd.DataFra
 
 def _read_rows(file: Path) -> pd.DataFrame:
     try:
-        text = file.read_bytes().decode("utf-8-sig")
-        header = text.partition("\n")[0]
-        separator = max(",;\t", key=header.count)
-        frame = pd.read_csv(
-            io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, skipinitialspace=True,
-            index_col=False, skip_blank_lines=False,
-        )  # fmt: skip
+        columns, rows = read_csv(file.read_bytes())
     except OSError as error:
         raise BadInput(f"{file}: cannot be read ({error.strerror}). Name the CSV file.") from None
-    except UnicodeDecodeError:
-        raise BadInput(f"{file}: not in UTF-8. Save it as CSV in UTF-8.") from None
-    except ValueError as error:  # pandas' own are such
+    except (ValueError, csv.Error) as error:
         raise BadInput(f"{file}: no readable CSV ({' '.join(str(error).split())}).") from None
-    frame.index = frame.index + 2  # the header is row 1
-    frame = frame[(frame.fillna("") != "").any(axis=1)]
-    if frame.empty:
+    if not rows:
         raise BadInput(f"{file}: has no row below its header. Write one for each picture.")
-    return frame
+    return pd.DataFrame(list(rows.values()), list(rows), columns)
 
 
 def _choose_columns(file: Path, present: list[str], columns: Mapping[str, str]) -> dict[str, str]:
@@ -146,11 +166,15 @@ def _choose_columns(file: Path, present: list[str], columns: Mapping[str, str]) 
     for name, guesses in COLUMNS.items():
         similar = [c for c in present if re.sub(r"[^a-z]", "", c.lower()) in guesses]
         wanted = columns.get(name) or (similar[0] if len(similar) == 1 else "")
+        if wanted == NO_COLUMN and wanted not in present and name in ("camera", "split"):
+            chosen[name] = ""
+            continue
         if columns.get(name) and wanted not in present:
             raise BadInput(f"{file}: has no column {wanted!r}. There are: {', '.join(present)}.")
         if len(similar) > 1 and not wanted:
             raise BadInput(
-                f"{file}: {' and '.join(similar)} may both be the {name}. Say which by --{name} {similar[0]}."
+                f"{file}: {' and '.join(similar)} may each be the {name}. Say which: "
+                f"{' or '.join(f'--{name} {column!r}' for column in similar)}."
             )
         if not wanted and name in ("path", "person"):
             raise BadInput(
@@ -161,9 +185,9 @@ def _choose_columns(file: Path, present: list[str], columns: Mapping[str, str]) 
     return chosen
 
 
-def _locate(table: pd.DataFrame, folder: Path, file: Path) -> list[str]:
+def _locate(table: pd.DataFrame, folder: Path, files: Folder, file: Path) -> list[str]:
     # writes paths in `folder` to the table
-    files = {unicodedata.normalize("NFC", name): name for name in walk_pictures(folder)}
+    known = {unicodedata.normalize("NFC", name): name for name in files.names}
     home = folder.resolve()
     starts = [home, file.parent.resolve()]
     faults, located = [], []
@@ -171,32 +195,30 @@ def _locate(table: pd.DataFrame, folder: Path, file: Path) -> list[str]:
         plain = unicodedata.normalize("NFC", path.replace("\\", "/"))
         places = [Path(os.path.normpath(start / plain)) for start in starts]
         names = [p.relative_to(home).as_posix() for p in places if p.is_relative_to(home)]
-        name = next((files[name] for name in names if name in files), None)
+        name = next((known[name] for name in names if name in known), None)
         if name is None:
-            faults.append(f"row {row}: no file {path!r} below {folder}")
+            hint = next(filter(None, nearest(files, names)), "")
+            faults.append(f"row {row}: no file {path!r} below {folder}{hint}")
         located.append(name or path)
     table["path"] = located
     return faults
 
 
-def _empty_people(table: pd.DataFrame) -> list[str]:
-    empty = table.index[table["person"].isin(NO_PERSON)]
+def _nobody(table: pd.DataFrame, where: str) -> list[str]:
+    nobody = table["person"].str.lower().isin(UNKNOWN)
+    junk = (table["person"] == "-1") & (table["split"] == "gallery")
     return [
-        f"row {row}: person = {table.at[row, 'person']!r} is nobody. Take the row out, or write a table with "
-        "distractors yourself (pipeline/indexing/README.md)"
-        for row in empty
+        f"{where.format(row=row, path=path)}: person = {person!r} is not a person. Take it out, or write -1 "
+        "and the split gallery, which is junk"
+        for row, path, person in table.loc[nobody & ~junk, ["path", "person"]].itertuples()
     ]
 
 
-def _split_words(table: pd.DataFrame) -> list[str]:
-    # writes our names of the splits to the table
-    words = table["split"].str.lower()
-    if (words == "").all():
-        return []
-    table["split"] = words.map(SPLIT_WORDS)
+def _split_faults(table: pd.DataFrame) -> list[str]:
+    wrong = ~table["split"].isin(SPLIT_WORDS) if table["split"].any() else table["split"] != ""
     return [
-        f"row {row}: split = {words[row]!r} is none of {', '.join(SPLIT_WORDS)}"
-        for row in table.index[table["split"].isna()]
+        f"row {row}: split = {word!r} is none of {', '.join(SPLIT_WORDS)}"
+        for row, word in table.loc[wrong, "split"].items()
     ]
 
 
@@ -209,9 +231,15 @@ def _repeated(table: pd.DataFrame) -> list[str]:
 
 
 def numbered(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with the columns pid, from 1, and camid, from 0 and -1 where the camera is unknown."""
-    people, cameras = _numbers(table["person"], 1), _numbers(table["camera"], 0) | {"": -1}
-    return table.assign(pid=table["person"].map(people), camid=table["camera"].map(cameras))
+    """The table with the columns pid, from 1, and camid, from 0 and -1 where the camera is unknown.
+
+    In the gallery alone, person 0 is a distractor and -1 junk, whose pid is the same.
+    """
+    known = table["camera"].mask(table["camera"].str.lower().isin(UNKNOWN), "")
+    elsewhere = set(table.loc[table["split"] != "gallery", "person"])
+    apart = {p: int(p) for p in set(table["person"]) - elsewhere if re.fullmatch("-1|0+", p)}
+    people = _numbers(set(table["person"]) - set(apart), 1) | apart
+    return table.assign(pid=table["person"].map(people), camid=known.map(_numbers(known, 0) | {"": -1}))
 
 
 def _numbers(names: Iterable[str], first: int) -> dict[str, int]:
@@ -235,21 +263,27 @@ def split(table: pd.DataFrame, test_share: float, seed: int) -> tuple[pd.DataFra
     could be found again: no person has two pictures, by two cameras where cameras are known.
     """
     rng = np.random.default_rng(seed)
-    people = {int(pid): rows for pid, rows in table.groupby("pid")}
+    people = sorted(set(table.loc[table["pid"] > 0, "pid"]))
     if len(people) < 2:
         raise BadInput(f"one person alone ({table['person'].iloc[0]}): there is nobody to tell apart.")
-    own = (table["split"] != "").any()
+    own, words = table["split"].any(), set(table["split"])
+    table = table.assign(split=table["split"].map(SPLIT_WORDS).fillna(""))
     tested = table[table["split"] == TEST] if own else table
     queries = {pid: choose_queries(rows["camid"].tolist(), rng) for pid, rows in tested.groupby("pid")}
     matched = [pid for pid, chosen in queries.items() if chosen]
     if len(tested) and not matched:
         raise BadInput(
             "nobody could be found again: no person has two pictures"
-            + (" by two cameras. Leave the cameras out." if (table["camid"] >= 0).any() else ".")
+            + (
+                " by two cameras. Leave the cameras out: no --pattern, or `--camera none`."
+                if (table["camid"] >= 0).any()
+                else "."
+            )
         )
     if own:
         rest = table[table["split"] != TEST]
-        return _ordered([rest, _test_rows(tested, queries)]), []
+        notes = [f"split {word}: trained on" for word in sorted(words) if word.startswith("val")]
+        return _ordered([rest, _test_rows(tested, queries)]), notes
     if len(people) < FEW:
         return _ordered([table.assign(split="train"), _test_rows(table, queries)]), [
             f"WARNING: {plural(len(people), 'person')} cannot be divided into some to train on and others to "
@@ -278,51 +312,62 @@ def _ordered(parts: list[pd.DataFrame]) -> pd.DataFrame:
 def choose_queries(cameras: Sequence[int], rng: np.random.Generator) -> list[int]:
     """Positions of one person's pictures that become queries; each has a match left for the gallery."""
     queries: list[int] = []
-    unknown = max(1, len(cameras) // 4)
+    gallery, taken = Counter(cameras), Counter[int]()
     for position in rng.permutation(len(cameras)).tolist():
         camera = cameras[position]
-        same = sum(cameras[query] == camera for query in queries)
-        if same < (unknown if camera < 0 else 1) and _all_matched([*queries, position], cameras):
+        if taken[camera] == (max(1, len(cameras) // 4) if camera < 0 else 1):
+            continue
+        left = [c for c in islice(gallery, 3) if c != camera or gallery[c] > 1]  # if this becomes a query
+        if len(left) > 1 or (left and (left[0] < 0 or not (taken[left[0]] or left[0] == camera))):
             queries.append(position)
+            taken[camera] += 1
+            gallery[camera] -= 1
+            if not gallery[camera]:
+                del gallery[camera]
     return sorted(queries)
-
-
-def _all_matched(queries: list[int], cameras: Sequence[int]) -> bool:
-    gallery = [camera for position, camera in enumerate(cameras) if position not in queries]
-    return all(any(cameras[q] < 0 or c < 0 or c != cameras[q] for c in gallery) for q in queries)
 
 
 # ------------------------------------------------------------------ writing
 
 
 def describe(table: pd.DataFrame) -> list[str]:
-    """A line for each split: pictures, people, cameras."""
+    """A line for each split: pictures, people, cameras; and the first people."""
     lines = []
     for name in SPLITS:
         rows = table[table["split"] == name]
         cameras = rows.loc[rows["camid"] >= 0, "camid"].nunique()
         seen = plural(cameras, "camera") if cameras else "cameras unknown"
-        lines.append(
-            f"{name:8}{plural(len(rows), 'picture')} of {plural(rows['pid'].nunique(), 'person')}, {seen}"
-        )
-    return lines
+        people = plural(rows.loc[rows["pid"] > 0, "pid"].nunique(), "person")
+        kinds = {"distractor": sum(rows["pid"] == 0), "picture of junk": sum(rows["pid"] < 0)}
+        apart = "".join(f", {plural(number, kind)}" for kind, number in kinds.items() if number)
+        lines.append(f"{name:8}{plural(len(rows), 'picture')} of {people}, {seen}{apart}")
+    return [*lines, f"people: {', '.join(shorten(sorted(set(table['person']), key=natural)))}"]
 
 
-def write_archive(path: Path, folder: Path, table: pd.DataFrame) -> None:
+def deep_folders(table: pd.DataFrame) -> list[str]:
+    """A warning if pictures lie in folders below those of people, which may be days or cameras instead."""
+    deep = [p for p, name in zip(table["path"], table["person"], strict=True) if Path(p).parent.name != name]
+    if not deep:
+        return []
+    return [
+        f"WARNING: {plural(len(deep), 'picture')} in folders below those of people, such as {deep[0]}: the "
+        "people above may be days or cameras. If so, give a CSV by --csv."
+    ]
+
+
+def write_archive(path: Path, files: Folder, table: pd.DataFrame) -> None:
     """The pictures of a table and the table itself, as one zip; equal pictures give equal bytes."""
-    columns = ["path", "pid", "camid", "split", "person", "camera"]
     try:
-        text = table[columns].to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_MINIMAL).encode()
+        text = (
+            table[HEADER.split(",")]
+            .to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
+            .encode()
+        )
     except UnicodeEncodeError as error:
-        raise BadInput(f"{error.object[error.start - 20 : error.end]!a}: no UTF-8. Rename it.") from None
-    paths = sorted(set(table["path"]))
-    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as target:
-        _add(target, TABLE, text)
-        for name in progress_bar(iterable=paths, desc=path.name):
-            _add(target, name, read_file(folder / name))
+        raise BadInput(f"{error.object[error.start - 20 : error.end]!a}: not UTF-8. Rename it.") from None
+    write_zip(path, {TABLE: text} | {name: files.files[name] for name in sorted(set(table["path"]))})
 
 
-def _add(archive: zipfile.ZipFile, name: str, blob: bytes) -> None:
-    entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-    entry.create_system, entry.external_attr = 3, 0o644 << 16
-    archive.writestr(entry, blob)
+def is_written_here(archive: Archive) -> bool:
+    """Whether `write_archive` wrote it."""
+    return TABLE in archive.names and archive.read(TABLE, 99).startswith(f"{HEADER}\n".encode())

@@ -1,6 +1,9 @@
 """Pictures of one's own become a dataset: whatever people and cameras are called, down to two people."""
 
+import difflib
 import io
+import re
+import time
 import zipfile
 from pathlib import Path
 
@@ -17,8 +20,10 @@ from pipeline.indexing.archive import Archive
 from pipeline.indexing.build import build_index
 from stages import init
 from tests.indexing.test_build import options, picture
+from tests.reduced import change
 
 ROOT = Path(__file__).parents[2]
+CONTENTS = {".txt": b"text", ".heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"}
 
 
 @pytest.fixture
@@ -33,7 +38,7 @@ def draw(folder: str, *paths: str) -> None:
     for number, path in enumerate(paths):
         file = Path(folder, path)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(picture(number))
+        file.write_bytes(CONTENTS.get(file.suffix, picture(number)))
 
 
 def table_of(archive: str) -> pd.DataFrame:
@@ -50,7 +55,7 @@ def folders(people: int, *cameras: str) -> list[str]:
     return [f"person {n}/cam{camera} 1.jpg" for n in range(people) for camera in cameras]
 
 
-# ------------------------------------------------------------------ a folder a person
+# ------------------------------------------------------------------ one folder for each person
 
 
 def test_a_folder_a_person_becomes_a_dataset_that_params_yaml_names(project, capsys):
@@ -69,9 +74,11 @@ def test_a_folder_a_person_becomes_a_dataset_that_params_yaml_names(project, cap
     for line in (
         "data/raw/my_photos.zip: 12 pictures of my photos",
         "train   6 pictures of 3 persons, 2 cameras",
-        "left out: 1 file: read me.txt",
+        "people: person 0, person 1, person 2, person 3, person 4, and 1 more",
+        "1 other file left out:\n  no picture: 1 .txt (read me.txt)",
         "3 persons of 6 drawn to test on, by seed 1",
         'params.yaml: train_on: "embedded" -> "my_photos"',
+        "params.yaml: train.identities is 3: that many people are in a batch",
         "Next: `uv run dvc repro index@my_photos`",
     ):
         assert line in said
@@ -243,7 +250,7 @@ FAULTS = {  # files, csv, options: what is said
         ["1.jpg"],
         "path,pid,label\n1.jpg,1,a\n",
         {},
-        "pid and label may both be the person",
+        "pid and label may each be the person. Say which: --person 'pid' or --person 'label'",
     ),
     "a column that is not there": (
         ["1.jpg"],
@@ -264,7 +271,53 @@ FAULTS = {  # files, csv, options: what is said
         r"row 4: 1\.jpg stands above already",
     ),
     "no row": (["1.jpg"], "path,pid\n", {}, "has no row below its header"),
-    "nobody": (["1.jpg"], "path,pid\n1.jpg,-1\n", {}, "row 2: person = '-1' is nobody"),
+    "nobody": (["1.jpg"], "path,pid\n1.jpg,-1\n", {}, "row 2: person = '-1' is not a person"),
+    "nobody of another name": (
+        ["1.jpg"],
+        "path,pid\n1.jpg,NaN\n",
+        {},
+        "row 2: person = 'NaN' is not a person",
+    ),
+    "strangers in one folder": (
+        ["ann/1.jpg", "Unknown/1.jpg"],
+        "",
+        {},
+        "mine: 1 fault\n  in Unknown/1.jpg: person = 'Unknown' is not a person",
+    ),
+    "a column twice": (["1.jpg"], "path,pid,path\n1.jpg,1,2.jpg\n", {}, "has more than one column path"),
+    "another case of letters": (
+        ["1.JPG"],
+        "path,pid\n1.jpg,1\n",
+        {},
+        r"row 2: no file '1\.jpg' below mine; there is 1\.JPG",
+    ),
+    "folders of Market-1501": (
+        ["bounding_box_train/1_c1s1_1.jpg", "query/1_c1s1_1.jpg", "bounding_box_test/1_c2s1_1.jpg"],
+        "",
+        {},
+        "_test/ and bounding_box_train/, the folders of Market-1501.*pack mine mine.zip`.*folders`",
+    ),
+    "splits beside others": (
+        ["train/a/1.jpg", "test/b/1.jpg", "misc/X/1.jpg"],
+        "",
+        {},
+        "test/, train/ are called as splits, and misc/ not",
+    ),
+    "people in HEIC": (
+        ["A/0.heic", "A/1.jpg", "B/1.jpg", "B/2.jpg", "E/1.heic"],
+        "",
+        {},
+        "mine: 2 faults\n  A/0.heic: a picture of a format that Pillow lacks, which is not read; save it as",
+    ),
+    "a hidden picture": (["a/1.jpg", "a/.2.jpg", "b/1.jpg"], "", {}, r"a/\.2\.jpg: a hidden picture"),
+    "a column without a CSV": (["a/1.jpg"], "", {"camera": "cam", "path": "x"}, "--path, --camera: columns"),
+    "a pattern beside a CSV": (["1.jpg"], "path,pid\n1.jpg,1\n", {"pattern": "(.)"}, "--pattern: not read"),
+    "a seed below 0": (
+        ["a/1.jpg", "b/1.jpg"],
+        "",
+        {"seed": -1},
+        "--seed = -1: give a whole number, 0 or more",
+    ),
     "a split of another name": (
         ["1.jpg"],
         "path,pid,split\n1.jpg,1,dev\n",
@@ -309,7 +362,166 @@ def test_nothing_is_replaced_unless_forced(project):
     assert params.load("params.yaml")["parse_on"] == ["mine"]
 
 
+def test_a_link_in_place_of_a_persons_folder_is_a_fault(project):
+    draw("mine", "a/1.jpg", "b/1.jpg")
+    draw("other", "1.jpg")
+    Path("mine/c").symlink_to(Path("other").resolve())
+    with pytest.raises(BadInput, match="mine: 1 fault\n  c: a link or device, which is not read"):
+        init.main("mine")
+
+
+def test_what_is_missed_is_left_out_and_listed_if_params_yaml_says_so(project, capsys):
+    change("params.yaml", {"index": {"others": "warn"}})
+    draw("mine", *folders(4, "A", "B"), "person 4/1.heic", ".hidden/x/1.jpg", "person 0/notes")
+    init.main("mine")
+    assert table_of("data/raw/mine.zip")["person"].nunique() == 4
+    said = capsys.readouterr().out
+    assert "2 other files left out:\n  a hidden picture: 1 .jpg (.hidden/x/1.jpg)" in said
+    assert "a picture of a format that Pillow lacks: 1 .heic (person 4/1.heic)" in said
+
+
+def test_pictures_without_a_suffix_are_read(project):
+    draw("mine", *(f"{person}/{n}" for person in "ab" for n in "12"))
+    init.main("mine")
+    assert len(set(index_of("data/raw/mine.zip")["sha256"])) == 4
+
+
+def test_folders_below_those_of_people_are_warned_of(project, capsys):
+    draw(
+        "mine",
+        *(f"{day}/{name}/{n}.jpg" for day in ("monday", "friday") for name in ("Ann", "Bob") for n in "12"),
+    )
+    init.main("mine")
+    said = capsys.readouterr().out
+    assert "people: friday, monday" in said
+    assert "WARNING: 8 pictures in folders below those of people, such as friday/Ann/1.jpg" in said
+
+
+# ------------------------------------------------------------------ what is unknown, and who is nobody
+
+
+@pytest.mark.parametrize("word", ["-1", "NaN", "nan", "None", "null", "Unknown", ""])
+def test_a_camera_that_is_called_unknown_is_unknown(project, word):
+    draw("mine", *(f"{n}.jpg" for n in range(8)))
+    rows = [f"{n}.jpg,p{n // 2},{word if n < 4 else n % 2}" for n in range(8)]
+    init.main("mine", csv=write_csv("path,pid,camid\n" + "\n".join(rows)))
+    cameras = table_of("data/raw/mine.zip").set_index("path")["camid"]
+    assert cameras.to_dict() == {f"{n}.jpg": -1 if n < 4 else n % 2 for n in range(8)}
+
+
+def test_a_column_of_cameras_or_splits_may_be_left_unread(project):
+    draw("mine", *(f"{n}.jpg" for n in range(4)))
+    file = write_csv("path,pid,cam,set\n" + "".join(f"{n}.jpg,{n // 2},7,dev\n" for n in range(4)))
+    with pytest.raises(BadInput, match="split = 'dev' is none of"):
+        init.main("mine", csv=file)
+    with pytest.raises(BadInput, match="Leave the cameras out: no --pattern, or `--camera none`"):
+        init.main("mine", csv=file, split="none")
+    init.main("mine", csv=file, split="none", camera="none")
+    assert set(table_of("data/raw/mine.zip")["camid"]) == {-1}
+
+
+def test_persons_0_and_minus_1_in_the_gallery_alone_are_distractors_and_junk(project, capsys):
+    people = ["a,train", "b,train", "c,query", "c,gallery", "0,gallery", "-1,gallery"]
+    draw("mine", *(f"{n}.jpg" for n in range(6)))
+    init.main(
+        "mine", csv=write_csv("path,pid,split\n" + "".join(f"{n}.jpg,{p}\n" for n, p in enumerate(people)))
+    )
+    assert table_of("data/raw/mine.zip").set_index("path")["pid"].tolist() == [1, 2, 3, -1, 0, 3]
+    assert "gallery 3 pictures of 1 person, cameras unknown, 1 distractor, 1 picture of junk" in (
+        capsys.readouterr().out
+    )
+
+
+def test_person_0_is_a_person_where_a_query_shows_one_or_no_split_is_given(project):
+    draw("mine", *(f"{split}/{n}/{split}.jpg" for split in ("train", "query", "gallery") for n in "01"))
+    init.main("mine")
+    assert set(table_of("data/raw/mine.zip")["pid"]) == {1, 2}
+
+
+# ------------------------------------------------------------------ what params.yaml becomes
+
+
+def test_people_to_test_on_alone_leave_the_training_as_it_was(project, capsys):
+    draw("mine", *(f"test/{n}/{i}.jpg" for n in "cd" for i in range(3)))
+    init.main("mine")
+    values = params.load("params.yaml")
+    assert (values["train_on"], values["test_on"]) == ("embedded", ["mine"])
+    assert values["train"]["identities"] == 16 and values["parse_on"] == ["embedded", "mine"]
+    assert datasets.reference_faults(values) == []
+    assert "train_on stays embedded: fewer than two people of mine to train on" in capsys.readouterr().out
+
+
+def test_people_to_train_on_alone_leave_the_test_as_it_was(project, capsys):
+    draw("mine", *(f"{split}/{n}/1.jpg" for split, n in (("train", "a"), ("train", "b"), ("val", "c"))))
+    init.main("mine")
+    values = params.load("params.yaml")
+    assert (values["train_on"], values["test_on"]) == ("mine", ["embedded"])
+    assert datasets.reference_faults(values) == []
+    said = capsys.readouterr().out
+    assert (
+        "test_on stays embedded: no query or no gallery in mine" in said and "split val: trained on" in said
+    )
+
+
+def test_an_edit_changes_only_the_lines_that_it_means_and_keeps_their_ends(project):
+    draw("mine", *folders(4, "A", "B"))
+    before = Path("params.yaml").read_bytes().replace(b"\n", b"\r\n")
+    Path("params.yaml").write_bytes(before)
+    init.main("mine")
+    texts = [data.decode().split("\n") for data in (before, Path("params.yaml").read_bytes())]
+    added = [line[1:] for line in difflib.unified_diff(*texts, n=0) if re.match(r"\+\s*\w", line)]
+    assert [line.split(":")[0].strip() for line in added] == [
+        "mine",
+        "layout",
+        "archive",
+        "parse_on",
+        "train_on",
+        "test_on",
+        "parsers",
+        "identities",
+    ]
+
+
+def test_a_fault_that_index_finds_is_mended_by_init_again(project):
+    draw("mine", *folders(4, "A", "B"))
+    Path("mine/person 0/camA 1.jpg").write_bytes(picture(1)[:200])
+    init.main("mine")
+    with pytest.raises(BadInput) as error:
+        index_of("data/raw/mine.zip")
+    remedy = "Repair them in their folder, then run `python -m stages.init FOLDER --name mine --force`."
+    assert str(error.value).endswith(remedy)
+    draw("mine", *folders(4, "A", "B"))
+    init.main("mine", name="mine", force=True)
+    assert len(index_of("data/raw/mine.zip")) == 8
+
+
 # ------------------------------------------------------------------ laws
+
+
+def slow_queries(cameras, rng):
+    """A picture is a query if afterwards every query still has a match, tried picture by picture."""
+    queries = []
+    for position in rng.permutation(len(cameras)).tolist():
+        same = [q for q in queries if cameras[q] == cameras[position]]
+        tried = [*queries, position]
+        gallery = [camera for i, camera in enumerate(cameras) if i not in tried]
+        matched = [any(cameras[q] < 0 or c < 0 or c != cameras[q] for c in gallery) for q in tried]
+        if len(same) < (max(1, len(cameras) // 4) if cameras[position] < 0 else 1) and all(matched):
+            queries.append(position)
+    return sorted(queries)
+
+
+@given(st.lists(st.integers(-1, 3), max_size=12), st.integers(0, 99))
+def test_queries_are_those_of_the_slow_rule(cameras, seed):
+    chosen, slow = (f(cameras, np.random.default_rng(seed)) for f in (own_data.choose_queries, slow_queries))
+    assert chosen == slow
+
+
+@pytest.mark.parametrize("cameras", [[-1] * 40_000, [n % 3 for n in range(40_000)], list(range(2_000))])
+def test_queries_of_many_pictures_are_chosen_at_once(cameras):
+    start = time.perf_counter()
+    assert own_data.choose_queries(cameras, np.random.default_rng(1))
+    assert time.perf_counter() - start < 2
 
 
 @given(st.lists(st.integers(-1, 3), max_size=12), st.integers(0, 99))
