@@ -13,9 +13,13 @@ Row = tuple[Any, Any, str]  # recommended, paper, reason
 Presets = dict[str, Row]  # by the dotted name in params.yaml
 
 
+def preset_value(presets: Presets, preset: Preset, row: str) -> Any:
+    """What a preset sets a parameter to; `row` is its dotted name."""
+    return presets[row][("recommended", "paper").index(preset)]
+
+
 def resolve(params: ParamsT, presets: Presets, preset: Preset, section: str) -> ParamsT:
     """`params` with every null replaced by the preset's value; nested parameters have dotted names."""
-    column = ("recommended", "paper").index(preset)
     source: Any = params
     values: dict[str, Any] = {}
     for name in (field.name for field in fields(source)):
@@ -23,7 +27,7 @@ def resolve(params: ParamsT, presets: Presets, preset: Preset, section: str) -> 
         if is_dataclass(value):
             values[name] = resolve(value, presets, preset, row)
         elif value is None:
-            values[name] = presets[row][column]
+            values[name] = preset_value(presets, preset, row)
     return replace(source, **values)
 
 

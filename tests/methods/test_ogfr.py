@@ -539,8 +539,11 @@ def test_a_teacher_that_purifies_needs_distillation():
 def test_a_student_that_no_loss_reaches_is_refused():
     nothing = dict.fromkeys(STUDENT_WEIGHTS, 0.0)
     with pytest.raises(BadInput, match=r"ogfr\.alpha, .*ogfr\.student_triplet are all 0.*Raise one"):
-        toy.model(PEOPLE, **nothing)
-    toy.model(PEOPLE, **nothing | {"beta": 0.1})
+        section(**nothing)
+    with pytest.raises(BadInput, match="are all 0"):
+        section(**nothing | {"student_triplet": None, "preset": "paper"})  # which sets it to 0
+    for taught in ({"beta": 0.1}, {"student_triplet": None, "preset": "recommended"}, {"distil": False}):
+        section(**nothing | {"fep": "student"} | taught)
     with pytest.raises(BadInput, match=r"ogfr\.mu_2 = -1: input should be greater than or equal to 0"):
         section(mu_2=-1)
 

@@ -17,14 +17,13 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from pipeline.batches.views import Batch, View
-from pipeline.core.params import BadInput
 from pipeline.data import parts
 from pipeline.methods.base import DataSpec, Embedding, Method, Objective, ParamGroup
 from pipeline.methods.ogfr.agent import Agent, Episodes, Mask
 from pipeline.methods.ogfr.correlation import correlation, visible
 from pipeline.methods.ogfr.decoder import DecoderLayer
 from pipeline.methods.ogfr.losses import loss_weights, mask_loss, mse_loss, part_triplet
-from pipeline.methods.ogfr.params import FEP, HOLISTIC, OCCLUDED, STUDENT_WEIGHTS, K, Params
+from pipeline.methods.ogfr.params import FEP, HOLISTIC, OCCLUDED, K, Params
 from pipeline.model import losses
 from pipeline.model.heads import Heads
 from pipeline.model.layers import TransformerLayer, TransformerLayers
@@ -32,12 +31,7 @@ from pipeline.model.vit import OcclusionAwareViT, Tokens, patch_labels, patch_sh
 
 
 def build(params: Params, spec: DataSpec, vit: VisionTransformer) -> "OGFR":
-    """OGFR around an encoder.  Raises `BadInput` if no loss would teach the student, which embeds."""
-    if params.distil and not any(getattr(params, name) for name in STUDENT_WEIGHTS):
-        raise BadInput(
-            f"params.yaml: ogfr.{', ogfr.'.join(STUDENT_WEIGHTS)} are all 0, so that nothing teaches the "
-            "student, whose features are compared. Raise one of them."
-        )
+    """OGFR with resolved parameters around an encoder."""
     return OGFR(params, spec, vit)
 
 

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.core.params import STRICT
 from pipeline.data import parts
-from pipeline.methods.presets import ENCODER_AND_HEADS, SCHEDULE, Preset, Presets
+from pipeline.methods.presets import ENCODER_AND_HEADS, SCHEDULE, Preset, Presets, preset_value
 
 K = len(parts.FINE)
 HOLISTIC, OCCLUDED = 0, 1  # the branches: their necks' numbers
@@ -71,6 +71,13 @@ class Params:
                 f"ogfr.fep = {self.fep}, but ogfr.distil = false leaves no teacher. "
                 "Set ogfr.fep to student or none."
             )
+        default = preset_value(PRESETS, self.preset, "ogfr.student_triplet")  # the only one that may be null
+        weights = [getattr(self, name) for name in STUDENT_WEIGHTS]
+        if self.distil and not any(default if weight is None else weight for weight in weights):
+            raise ValueError(
+                f"ogfr.{', ogfr.'.join(STUDENT_WEIGHTS)} are all 0, so that nothing teaches the student, "
+                "whose features are compared. Raise one of them."
+            )
         return self
 
 
@@ -112,42 +119,28 @@ PRESETS: Presets = {
 }
 
 
-def _erases(params: Params) -> bool:
-    return params.fep != "none"
+def _erases_nothing(params: Params, train: Any) -> bool:
+    return params.fep == "none"
 
 
-def _explores(params: Params) -> bool:
-    return _erases(params) and params.erase == "agent"
+def _has_no_agent(params: Params, train: Any) -> bool:
+    return params.fep == "none" or params.erase != "agent"
+
+
+def _has_no_teacher(params: Params, train: Any) -> bool:
+    return not params.distil
 
 
 # param -> when it changes neither the log nor an embedding, given the method's params and those of `train`
 WITHOUT_EFFECT: dict[str, Callable[[Params, Any], bool]] = {
     "start": lambda params, train: train.start_from != "",
-    "decoder": lambda params, train: not _erases(params),
-    "residual": lambda params, train: not _erases(params),
-    "erase": lambda params, train: not _erases(params),
-    "erase_rate": lambda params, train: not _erases(params) or params.erase != "random",
-    "episodes": lambda params, train: not _explores(params),
+    **dict.fromkeys(("decoder", "residual", "erase"), _erases_nothing),
+    "erase_rate": lambda params, train: params.fep == "none" or params.erase != "random",
+    **dict.fromkeys(("episodes", "agent_optimiser", "agent_lr"), _has_no_agent),
     "agent_keep": lambda params, train: (
-        not _explores(params) or not params.agent_bias or train.start_from != ""
+        _has_no_agent(params, train) or not params.agent_bias or train.start_from != ""
     ),
-    "agent_optimiser": lambda params, train: not _explores(params),
-    "agent_lr": lambda params, train: not _explores(params),
-    "baseline": lambda params, train: not _explores(params),
-    "baseline_epochs": lambda params, train: not _explores(params) or params.baseline != "paper",
-    "reward_floor": lambda params, train: not _explores(params),
-    "reward_clip": lambda params, train: not _explores(params),
-    **{
-        name: lambda params, train: not params.distil
-        for name in (
-            "alpha",
-            "beta",
-            "mu_1",
-            "mu_2",
-            "mse",
-            "mse_weight",
-            "teacher_identity",
-            "student_triplet",
-        )
-    },
+    **dict.fromkeys(("baseline", "reward_floor", "reward_clip"), _has_no_agent),
+    "baseline_epochs": lambda params, train: _has_no_agent(params, train) or params.baseline != "paper",
+    **dict.fromkeys((*STUDENT_WEIGHTS, "mu_2", "mse", "teacher_identity"), _has_no_teacher),
 }
