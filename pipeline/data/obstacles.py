@@ -95,7 +95,7 @@ def cutout_files(folder: str) -> tuple[list[Path], list[Path]]:
     """
     if not Path(folder).is_dir():
         raise BadInput(f"{folder}: no such folder. Put cut-outs there, pictures with alpha, or name another.")
-    files = expand(folder)
+    files, _ = expand(folder)
     cutouts = [Path(file) for file in files if is_picture(file)]
     others = [Path(file) for file in files if Path(file) not in cutouts]
     if not cutouts:

@@ -13,6 +13,7 @@ another batch size to the last digits.  Without parsing maps z, the parts that a
 The stage `evaluate` scores both (z_unknown, z_guessed).
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -49,7 +50,7 @@ Pictures = str | Path | Image.Image | Iterable[Picture]
 Map = np.ndarray  # (height, width) uint8, of any size: 0 background, 1..K the parts
 SHOWN_AFTER = 2  # seconds until progress is shown
 MOST_LISTED = 100  # faults in a message
-GOOD_PICTURES = "Give files, images of Pillow or (h, w, 3) bytes; `embed_to_file` leaves out what is none."
+REMEDY = "Leave these out, or give others."
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Trained:
                 embeddings.append(self._embed_batch(request, batch))
         if faults:
             lines = shorten([f"{name}: cannot be used ({reason})." for name, reason in faults], MOST_LISTED)
-            raise BadInput("\n".join([*lines, GOOD_PICTURES]))
+            raise BadInput("\n".join([*lines, REMEDY]))
         return _concatenate(embeddings)
 
     def embed_to_file(
@@ -134,6 +135,8 @@ class Trained:
                 append(names, _concatenate([self._embed_batch(request, batch)]))
             if len(faults) == len(request.pictures):
                 name, reason = faults[0]
+                if len(faults) == 1:
+                    raise BadInput(f"{name}: cannot be used ({reason}), and no other picture is given.")
                 none = f"none of {plural(len(faults), 'picture')} can be used"
                 raise BadInput(f"pictures: {none}. The first is {name} ({reason}).")
         return faults
@@ -230,27 +233,43 @@ def load(
 
 
 def find_pictures(pictures: Pictures) -> tuple[list[Picture], list[str]]:
-    """Pictures with all folders and patterns expanded, and the other files in these.
+    """Pictures with all folders and patterns expanded, and what is no picture in these.
 
     A folder stands for all pictures below it, a pattern (`*`, `?`, `[...]`, `**` for any folders) for all
-    that match it, in the order of their names.  A picture is what Pillow reads; hidden files are left out.
-    Raises `BadInput` if there is none in a folder or for a pattern.
+    that match it, in the order of their names; a picture found again is taken once.  A picture is what Pillow
+    reads; other files, hidden files and folders, and links to folders are left out.  Raises `BadInput` if
+    there is none in a folder or for a pattern.
     """
     if isinstance(pictures, str | Path | Image.Image):
         pictures = [pictures]
     images: list[Picture] = []
     others: list[str] = []
+    named: set[str] = set()
+    found: set[str] = set()
     for entry in pictures:
-        files = picture_files.expand(str(entry)) if isinstance(entry, str | Path) else None
-        if files is None:
+        if not isinstance(entry, str | Path):
             images.append(entry)
             continue
-        known = [file for file in files if picture_files.is_picture(file)]
+        place = picture_files.expand(str(entry))
+        if place is None:
+            if (path := os.path.abspath(entry)) not in found:  # a file named twice is two rows
+                images.append(entry)
+                named.add(path)
+            continue
+        files, left_out = place
+        known = {os.path.abspath(file): file for file in files if picture_files.is_picture(file)}
         if not known:
-            raise BadInput(f"{entry}: no picture among {plural(len(files), 'file')}. Name another place.")
-        images += known
-        others += sorted(set(files) - set(known))
-    return images, others
+            raise BadInput(f"{entry}: {_no_picture(entry, [*files, *left_out])}. Name another place.")
+        images += [file for path, file in known.items() if path not in named | found]
+        others += sorted({*files, *left_out}.difference(known.values()))
+        found.update(known)
+    return images, list(dict.fromkeys(others))
+
+
+def _no_picture(place: str | Path, others: list[str]) -> str:
+    if others:
+        return f"no picture among {plural(len(others), 'file')}"
+    return "an empty folder" if Path(place).is_dir() else "no file matches"
 
 
 def distances(
@@ -316,10 +335,13 @@ def _decode(picture: Picture) -> UInt8[np.ndarray, "h w 3"]:
             upright = picture if is_deep(picture) else ImageOps.exif_transpose(picture)
             picture = to_rgb(upright)  # of a copy, the user's stays as it is
     except NoRange as error:
-        remedy = "give pipeline.data.index.decode(bytes, (black, white)), by `index.range` of its training"
+        remedy = (
+            "save it with 8 bits, or in Python give pipeline.data.index.decode(bytes, (black, white)), by "
+            "`index.range` of its training"
+        )
         raise ValueError(f"{error}; {remedy}") from None
     if picture.dtype != np.uint8 or picture.shape[2:] != (3,) or picture.size == 0:
-        raise ValueError(f"an array of {picture.dtype} {picture.shape}")
+        raise ValueError(f"an array of {picture.dtype} {picture.shape}, not of (h, w, 3) bytes")
     return picture
 
 

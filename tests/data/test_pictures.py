@@ -1,6 +1,7 @@
 """What a folder and a pattern stand for, and which files are pictures."""
 
 import io
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -59,22 +60,42 @@ def test_a_folder_and_a_pattern_stand_for_files_in_the_order_of_their_names(tmp_
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     monkeypatch.chdir(tmp_path)
-    files = expand(pattern or ".")
-    assert files is PATTERNS[pattern] or [file.removeprefix("./") for file in files] == PATTERNS[pattern]
+    place = expand(pattern or ".")
+    assert place is PATTERNS[pattern] or [file.removeprefix("./") for file in place[0]] == PATTERNS[pattern]
 
 
 def test_a_folder_of_any_name_is_no_pattern(tmp_path):
     folder = tmp_path / "people [2024]*"
     folder.mkdir()
     (folder / "a.png").write_bytes(b"")
-    assert expand(str(folder)) == [str(folder / "a.png")]
+    assert expand(str(folder)) == ([str(folder / "a.png")], [])
 
 
-def test_links_are_followed_and_broken_ones_listed(tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "a.png").write_bytes(b"")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "linked").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "folder" / "b.png").symlink_to("gone.png")
-    files = expand(str(tmp_path / "folder"))
-    assert [file.removeprefix(f"{tmp_path}/folder/") for file in files] == ["b.png", "linked/a.png"]
+def test_a_link_is_followed_to_a_file_or_where_it_is_named_and_else_left_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("elsewhere/a.png", "folder/c/d.png"):
+        Path(name).parent.mkdir(parents=True)
+        Path(name).write_bytes(b"")
+    Path("folder/linked").symlink_to(tmp_path / "elsewhere")
+    Path("folder/broken.png").symlink_to("gone.png")
+    Path("folder/b.png").symlink_to("c/d.png")
+    files = ["folder/b.png", "folder/broken.png", "folder/c/d.png"]
+    assert expand("folder") == (files, ["folder/linked"])
+    assert expand("folder/linked") == expand("folder/link*") == (["folder/linked/a.png"], [])
+
+
+@pytest.mark.parametrize("place", ["loop", "loop/**", "loop/**/*.png", "lo*"])
+def test_a_link_to_a_folder_above_multiplies_no_file(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    Path("loop/deeper").mkdir(parents=True)
+    Path("loop/deeper/a.png").write_bytes(b"")
+    Path("loop/again").symlink_to(".")
+    assert expand(place)[0] == ["loop/deeper/a.png"]
+
+
+def test_hidden_files_and_folders_below_a_folder_are_named_for_what_is_in_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in FILES:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(b"")
+    assert expand(".")[1] == ["./.git", "./__MACOSX", "./a/.hidden"]

@@ -256,12 +256,52 @@ def test_a_folder_and_a_pattern_stand_for_the_pictures_in_them(trained, people):
     wanted = sorted([*good, *broken])
     for pictures in (folder, str(folder), [folder], [folder / "**"], [folder / "person *"]):
         files, others = api.find_pictures(pictures)
-        assert files == wanted and others in ([], [str(folder / "notes.txt")])
+        assert files == wanted
+        assert others in ([], [str(folder / ".hidden.png"), str(folder / "notes.txt")])
     together = trained.embed([good[0], folder / "person 1", folder / "*" / "6.*"]).parts
     assert torch.equal(together, trained.embed([good[0], *good[3:]]).parts)
     assert torch.equal(trained.embed(folder / "person 1").parts, trained.embed(good[3:6]).parts)
     with pytest.raises(BadInput, match=r"broken\.jpg: .*\n.*link\.jpg: .*No such file"):
         trained.embed(folder)
+
+
+def test_a_picture_that_is_found_again_is_taken_once(trained, people):
+    folder, good = people
+    place = folder / "person 1"
+    for again in (
+        [place, place],
+        [place, f"{place}/."],
+        [place, good[4]],
+        [f"{place}/*", Path(good[3]), place],
+    ):
+        files, _ = api.find_pictures(again)
+        assert sorted(map(os.path.realpath, files)) == good[3:6]
+    assert api.find_pictures([good[3], place])[0] == good[3:6]
+    assert api.find_pictures([good[3], good[3]])[0] == [good[3]] * 2  # named twice, it is two rows
+
+
+EMPTY = {  # files in a folder: what is said of it
+    "nothing": ([], "an empty folder"),
+    "another file": (["a.txt"], "no picture among 1 file"),
+    "a hidden picture": (["a.txt", ".a.png"], "no picture among 2 files"),
+}
+
+
+@pytest.mark.parametrize("case", EMPTY)
+def test_a_folder_without_a_picture_is_refused(tmp_path, case):
+    names, message = EMPTY[case]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(BadInput, match=f"{tmp_path}: {message}. Name another place"):
+        api.find_pictures(tmp_path)
+
+
+def test_a_folder_in_the_place_of_the_file_is_refused_before_anything_is_embedded(
+    trained, people, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(type(trained.model), "embed", lambda *_: pytest.fail("embedded"))
+    with pytest.raises(BadInput, match="is a folder, and a file would take its place"):
+        trained.embed_to_file(people[1], tmp_path)
 
 
 def test_a_file_of_embeddings_holds_what_embed_gives_and_names_what_is_left_out(trained, people, tmp_path):
@@ -379,9 +419,15 @@ DEEP = io.BytesIO(cv2.imencode(".png", np.zeros((4, 2, 3), np.uint16))[1])
 REFUSED = {  # pictures, cameras, maps, threshold: what the user reads
     "no pictures": ([], None, None, None, "pictures: none given"),
     "no such file": (["gone.jpg", GOOD, "lost.jpg"], None, None, None, "gone.jpg: (.|\n)*lost.jpg: "),
-    "an empty pattern": (["gone/*.jpg"], None, None, None, r"gone/\*\.jpg: no picture among 0 files"),
+    "an empty pattern": (
+        ["gone/*.jpg"],
+        None,
+        None,
+        None,
+        r"gone/\*\.jpg: no file matches\. Name another place",
+    ),
     "more than 8 bits": ([Image.new("I;16", (2, 4))], None, None, None, "picture 0: .*more than 8 bits"),
-    "16 bits in colour": ([Image.open(DEEP)], None, None, None, r"0 to 0\); give pipeline\..*decode"),
+    "16 bits in colour": ([Image.open(DEEP)], None, None, None, r"0 to 0\); save .* 8 bits.*\.decode"),
     "no picture": ([__file__], None, None, None, "test_api.py: cannot be used"),
     "floats": ([GOOD, GOOD.astype(np.float32)], None, None, None, "picture 1: .* float32"),
     "gray": ([MAP], None, None, None, r"picture 0: .* uint8 \(4, 2\)"),
