@@ -33,9 +33,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """A temporary path of a file or folder, which replaces `path` when the block ends.
 
     If the block fails, the temporary path is removed and `path` stays as it was.  Temporary files of killed
-    runs are removed, too.  Raises `BadInput` if a file would replace a folder, or if the disk is full.
+    runs are removed, too.  Raises `BadInput` if a file would replace a folder, if `path` ends without a name,
+    or if the disk is full.
     """
     path = Path(path)
+    if not path.name:
+        raise BadInput(f"{path}: is no name of a file or folder to write. Name one in it.")
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
@@ -46,9 +49,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
                 _fsync(part)
             if path.is_dir():
                 if not temporary.is_dir():
-                    raise BadInput(
-                        f"{path}: is a folder, and a file would take its place. Name a file in it."
-                    )
+                    check_file_path(path)
                 shutil.rmtree(path)
             os.replace(temporary, path)
             _fsync(path.parent)
@@ -57,6 +58,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             error.filename = str(path)  # which the user named
         _remove(temporary)
         raise
+
+
+def check_file_path(path: str | Path) -> None:
+    """Raises `BadInput` if a file would replace a folder: to be called before anything is computed."""
+    if Path(path).is_dir():
+        raise BadInput(f"{path}: is a folder, and a file would take its place. Name a file in it.")
 
 
 def _remove_leftovers(path: Path) -> None:

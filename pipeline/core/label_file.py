@@ -18,7 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from pipeline.core.files import DeferredErrorFile, atomic_write
+from pipeline.core.files import DeferredErrorFile, atomic_write, check_file_path
 from pipeline.core.params import BadInput
 
 FORMAT = 1
@@ -33,7 +33,8 @@ Arrays = dict[str, np.ndarray]  # by name; the first axis is the row
 
 @contextmanager
 def create_file(path: str | Path) -> Iterator[h5py.File]:
-    """An HDF5 file to fill, which appears at `path` when the block ends."""
+    """An HDF5 file to fill, which appears at `path` when the block ends.  It may replace no folder."""
+    check_file_path(path)
     with (
         atomic_write(path) as temporary,
         DeferredErrorFile(temporary, "w+") as output,

@@ -30,7 +30,7 @@ from jaxtyping import Bool, Int, UInt8
 from torch import Tensor, nn
 
 from pipeline.batches.views import Batch, View
-from pipeline.core.files import atomic_write, sha256
+from pipeline.core.files import atomic_write, check_file_path, sha256
 from pipeline.core.params import BadInput
 from pipeline.data import parts
 from pipeline.methods.base import DataSpec, Method, load_trained, read_record, trained_data_spec
@@ -84,6 +84,7 @@ def write(folder: str | Path, path: str | Path) -> tuple[str, ...]:
     if missing:
         remedy = "Run `uv sync --group onnx` in the checkout, or install the package with its extra `onnx`."
         raise BadInput(f"{path}: writing ONNX needs {' and '.join(missing)}. {remedy}")
+    check_file_path(path)
     model, spec = load_trained(folder), trained_data_spec(folder)
     if model.needs_parsing:
         raise BadInput(f"{folder}: erases by parsing maps when it embeds, and ONNX inputs have none.")

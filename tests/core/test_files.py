@@ -31,6 +31,12 @@ def test_a_file_never_takes_the_place_of_a_folder(tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["models", "kept.txt"]
 
 
+@pytest.mark.parametrize("path", ["", ".", "/"])
+def test_a_place_without_a_name_is_refused(path):
+    with pytest.raises(BadInput, match="is no name of a file or folder to write"), atomic_write(path):
+        pytest.fail("entered")
+
+
 def test_a_folder_is_replaced_as_a_whole(tmp_path):
     for text in ("old", "new"):
         with atomic_write(tmp_path / "model") as beside:
