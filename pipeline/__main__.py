@@ -25,7 +25,8 @@ def main() -> None:
         prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("command", choices=COMMANDS, help="`COMMAND --help` describes its words")
-    parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    rest = parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    rest.required = False  # else a call without words asks for it
     words = parser.parse_args()
     with command_line():  # Ctrl-C may come during imports, too
         if words.command in ("pack", "unpack"):

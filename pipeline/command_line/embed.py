@@ -10,14 +10,17 @@ Takes:
     device      cpu or cuda
     batch       pictures at a time
 
-Pictures that cannot be used are left out, listed and kept in the file with the reason.
+Pictures below a folder or of a pattern that cannot be used are left out, listed and kept in the file with the
+reason.  Left out and counted are other files, hidden files and folders, and links to folders.
 """
 
 from collections import Counter
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from pipeline import inference
-from pipeline.core.params import plural, shorten
+from pipeline.core.files import check_file_path
+from pipeline.core.params import BadInput, plural, shorten
+from pipeline.data.pictures import is_hidden
 
 MOST_LISTED = 20
 
@@ -31,13 +34,24 @@ def main(
     batch: int = 64,
 ) -> None:
     """Write the file, and print how many pictures it holds and what was left out."""
-    files, others = inference.find_pictures(pictures)
+    check_file_path(out)
+    found, others = inference.find_pictures(pictures)
+    files = list(dict.fromkeys(found))
+    missing = [name for name in pictures if name in files and not Path(name).exists()]
+    if missing:
+        raise BadInput(f"{', '.join(shorten(missing))}: no such file. Name files, folders or patterns.")
     left_out = inference.load(model, device, batch).embed_to_file(files, out, guess=guess)
     print(f"{out}: {plural(len(files) - len(left_out), 'picture')}")
     if left_out:
         print(f"{plural(len(left_out), 'picture')} left out:")
         print(*shorten([f"  {name}: {reason}" for name, reason in left_out], MOST_LISTED), sep="\n")
     if others:
-        kinds = Counter(PurePath(name).suffix or "without ending" for name in others).most_common()
+        kinds = Counter(map(_kind, others)).most_common()
         counts = ", ".join(shorten([f"{count} {kind}" for kind, count in kinds]))
         print(f"{plural(len(others), 'other file')} left out ({counts})")
+
+
+def _kind(path: str) -> str:
+    if is_hidden(path):
+        return "hidden"
+    return "link to a folder" if Path(path).is_dir() else PurePath(path).suffix or "without ending"

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline import inference
-from pipeline.core.files import atomic_write
+from pipeline.core.files import atomic_write, check_file_path
 from pipeline.core.params import BadInput, check_count
 from pipeline.inference import embedding_file
 from pipeline.inference.embedding_file import EmbeddingFile
@@ -33,6 +33,8 @@ def main(
 ) -> None:
     """Print or write the table."""
     check_count("--top", top, 1)
+    if csv:
+        check_file_path(csv)
     file = EmbeddingFile(gallery)
     trained = inference.load(model, device)
     if file.attrs["model"] != trained.weights:
@@ -41,7 +43,7 @@ def main(
     distances, rows = nearest(trained.embed(queries, guess=file.attrs["guess"]), file, top)
     names = embedding_file.names(file)
     table = [
-        (query, rank, f"{distance:.4f}", names[row])
+        (query, rank, f"{distance:.6g}", names[row])
         for query, *lists in zip(queries, distances.tolist(), rows.tolist(), strict=True)
         for rank, (distance, row) in enumerate(zip(*lists, strict=True), 1)
     ]

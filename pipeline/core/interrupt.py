@@ -3,7 +3,7 @@
 import sys
 from types import TracebackType
 
-SENTENCE = "Interrupted. What is finished is kept: run again to go on."
+SENTENCE = "Interrupted. No result is half-written: run the same command again."
 
 
 def say_on_interrupt() -> None:

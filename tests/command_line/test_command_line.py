@@ -52,9 +52,13 @@ def test_pictures_are_embedded_and_what_is_left_out_is_listed(run, world, tmp_pa
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     (tmp_path / "notes.txt").write_text("no picture")
     out = tmp_path / "embeddings.h5"
-    assert run("embed", "trained", "people/**/*.png", tmp_path, "--out", out) == (
+    (tmp_path / ".hidden.png").write_bytes(b"")
+    (tmp_path / "again").symlink_to(".")
+    assert run(
+        "embed", "trained", "people/**/*.png", tmp_path, "people/a", "people/a/0.png", "--out", out
+    ) == (
         f"{out}: 4 pictures\n1 picture left out:\n  {tmp_path}/bad.jpg: no picture\n"
-        "1 other file left out (1 .txt)\n"
+        "3 other files left out (1 hidden, 1 link to a folder, 1 .txt)\n"
     )
     content = inference.read_embeddings(out)
     assert content.names == ["people/a/0.png", "people/a/1.png", "people/b/2.png", "people/b/3.png"]
@@ -71,7 +75,7 @@ def test_a_search_names_the_nearest_pictures_with_their_distances(run, tmp_path,
     table = inference.distances(*both)
     names = [f"people/{name}.png" for name in ("a/0", "a/1", "b/2", "b/3")]
     rows = [
-        [query, str(rank), f"{table[q, g]:.4f}", names[g]]
+        [query, str(rank), f"{table[q, g]:.6g}", names[g]]
         for q, query in enumerate(["people/b/2.png", "people/a/0.png"])
         for rank, g in enumerate(table[q].argsort(stable=True)[:3].tolist(), 1)
     ]
@@ -125,8 +129,14 @@ WRONG = {  # words: what the user reads
     "search trained gone.h5 people": "gone.h5: no such file. Name a file that `embed` wrote",
     "search gone trained/model.safetensors people": "damaged or no HDF5 file. Name a file that `embed` wrote",
     "search trained trained/record.json people --top 0": "--top = 0: give a whole number, 1 or more.",
-    "embed trained gone.png": "none of 1 picture can be used. The first is gone.png (No such file",
-    "embed trained people/*.jpg": "people/*.jpg: no picture among 0 files",
+    "embed trained gone.png": "gone.png: no such file. Name files, folders or patterns.",
+    "embed trained people gone.png gone.jpg": "gone.png, gone.jpg: no such file.",
+    "embed trained people/*.jpg": "people/*.jpg: no file matches. Name another place.",
+    "embed trained trained/record.json": "trained/record.json: cannot be used (no picture), and no other",
+    "embed gone people --out people": "people: is a folder, and a file would take its place.",
+    "export gone people": "people: is a folder, and a file would take its place.",
+    "search trained gone.h5 people --csv people": "people: is a folder, and a file would take its place.",
+    "embed trained people --out .": ".: is a folder, and a file would take its place.",
     "embed people people": "people: no trained model",
     "export people model.onnx": "people: no trained model",
     "embed trained people --device tpu": "device = 'tpu'",
@@ -136,6 +146,27 @@ WRONG = {  # words: what the user reads
 @pytest.mark.parametrize("words", WRONG)
 def test_a_wrong_word_is_named(run, words):
     assert WRONG[words] in run(*words.split())
+
+
+def test_what_a_search_cannot_read_is_named_with_a_remedy_for_a_shell(run, tmp_path):
+    run("embed", "trained", "people", "--out", tmp_path / "embeddings.h5")
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    said = run("search", "trained", tmp_path / "embeddings.h5", tmp_path / "broken.jpg")
+    assert said == f"{tmp_path}/broken.jpg: cannot be used (no picture).\nLeave these out, or give others."
+
+
+def test_small_distances_keep_their_digits(run, tmp_path, monkeypatch):
+    run("embed", "trained", "people", "--out", tmp_path / "embeddings.h5")
+    row = torch.tensor([[0.0]]), torch.tensor([[0]])
+    for distance, printed in ((0.00001234567, "1.23457e-05"), (1.0, "1"), (0.25, "0.25")):
+        monkeypatch.setattr(search, "nearest", lambda *_, d=distance: (row[0] + d, row[1]))
+        assert (
+            run("search", "trained", tmp_path / "embeddings.h5", "people/a/0.png").split("\t")[2] == printed
+        )
+
+
+def test_a_call_without_a_command_asks_for_it_alone(run, capsys):
+    assert run() == 2 and capsys.readouterr().err.endswith("arguments are required: command\n")
 
 
 def test_a_folder_is_packed(run, tmp_path):

@@ -154,7 +154,9 @@ def test_ctrl_c_ends_with_a_sentence_and_status_130(toy, capsys):
     with pytest.raises(SystemExit) as error:
         run_stage(toy, ["a", "maps.h5", "Ctrl-C"])
     assert error.value.code == 130
-    assert capsys.readouterr().err == "\nInterrupted. What is finished is kept: run again to go on.\n"
+    assert (
+        capsys.readouterr().err == "\nInterrupted. No result is half-written: run the same command again.\n"
+    )
 
 
 INTERRUPTED_POOL = """
@@ -182,14 +184,14 @@ def test_ctrl_c_ends_workers_at_once_and_without_a_word(tmp_path):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert process.returncode == 130
-    assert process.stderr == "\nInterrupted. What is finished is kept: run again to go on.\n"
+    assert process.stderr == "\nInterrupted. No result is half-written: run the same command again.\n"
 
 
 @pytest.mark.slow
 def test_ctrl_c_during_slow_imports_ends_with_the_sentence_too():
     process = run_script("import stages\nraise KeyboardInterrupt")
     assert process.returncode != 0
-    assert process.stderr == b"\nInterrupted. What is finished is kept: run again to go on.\n"
+    assert process.stderr == b"\nInterrupted. No result is half-written: run the same command again.\n"
 
 
 @pytest.mark.slow
