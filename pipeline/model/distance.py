@@ -123,7 +123,7 @@ def check_lengths(
     remedy = f"{leave_out}; if a model made them, train it again with a smaller train.lr."
     check_images(name, finite, "values that are NaN, infinite or beyond 1e19", remedy, rows, keys)
     remedy = f"{leave_out}, or give such a part the visibility 0."
-    check_images(name, long, "nothing but zeros in a visible part", remedy, rows, keys)
+    check_images(name, long, f"zeros, or a length below {SHORTEST:g}, in a visible part", remedy, rows, keys)
 
 
 def check_images(

@@ -451,7 +451,7 @@ class Empty(Duel):
 
 
 def test_held_out_images_that_embed_as_nothing_rank_no_epoch():
-    with pytest.raises(BadInput, match="held-out features: nothing but zeros in a visible part in 16 of 16"):
+    with pytest.raises(BadInput, match=r"held-out features: zeros, or .* in a visible part in 16 of 16"):
         selection.score(Empty(), toy.people(), 8, torch.device("cpu"))
 
 
