@@ -26,7 +26,7 @@ from pipeline.ranking.figures import Draw
 from pipeline.ranking.report import Evaluate
 from pipeline.studies.tables import METHODS
 from pipeline.synthetic.dataset import Render
-from pipeline.training.schedule import Schedule
+from pipeline.training.schedule import Schedule, check_batch_size
 from pipeline.training.start import check_start
 
 EMBEDDED = Path("models/embedded")  # where the parsers' weights start
@@ -116,15 +116,11 @@ def training_faults(values: dict[str, Any], trained: str) -> list[str]:
     faults = [f"{name}.{line}" for line in _said_by(partial(check_vit, vit, weights))]
     if vit != "embedded" and weights and not Path(weights).is_file():
         faults.append(f"{name}.weights = {weights}: no such file.")
-    if train["identities"] % processes:
-        faults.append(
-            f"train.identities = {train['identities']} is no multiple of processes.train = {processes}. "
-            "Let it be one."
-        )
     occlude = values["index"]["occlude"]
     folders = [train["obstacles"]["cutouts"], occlude["cutouts"] if occlude["datasets"] else ""]
     checks: list[Callable[[], object]] = [
-        partial(obstacles.cutout_files, folder) for folder in folders if folder
+        partial(check_batch_size, params.validate(train, Schedule, "", "train"), processes),
+        *(partial(obstacles.cutout_files, folder) for folder in folders if folder),
     ]
     if train["start_from"]:
         checks.append(partial(check_start, train["start_from"], trained))

@@ -23,7 +23,6 @@ from pipeline.batches.prefetch import prefetch
 from pipeline.batches.sampler import pk_batches
 from pipeline.batches.views import Batch, ImageSet, eval_batches
 from pipeline.core import distributed
-from pipeline.core.params import BadInput
 from pipeline.core.workers import progress_bar
 from pipeline.data import obstacles
 from pipeline.methods.base import Method
@@ -32,7 +31,7 @@ from pipeline.training import selection
 from pipeline.training.checkpoint import BestEpoch, Checkpoints
 from pipeline.training.loop import Loop
 from pipeline.training.remarks import rate_remarks, say
-from pipeline.training.schedule import Schedule
+from pipeline.training.schedule import Schedule, check_batch_size
 
 T = TypeVar("T")
 
@@ -56,7 +55,7 @@ def train_model(
     The same seed, data and kind of machine give the same weights on a CPU, with and without interruptions.
     Raises `BadInput` that names the term, the step and the images if a loss or a gradient is not finite.
     """
-    _check_batch_size(schedule)
+    check_batch_size(schedule, distributed.world_size())
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     epochs = [
@@ -100,20 +99,6 @@ def seed_generators(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-
-
-def _check_batch_size(schedule: Schedule) -> None:
-    world_size = distributed.world_size()
-    if schedule.identities % world_size:
-        raise BadInput(
-            f"params.yaml: train.identities = {schedule.identities} cannot be shared by {world_size} "
-            "processes. Let it be a multiple."
-        )
-    if schedule.mining == "process" and schedule.identities == world_size:
-        raise BadInput(
-            f"params.yaml: train.identities = {schedule.identities} gives each process one, and train.mining "
-            f"= process finds no negative there. Set it to {2 * world_size}, or mine in the batch."
-        )
 
 
 def _remaining_steps(epochs: list[list[np.ndarray]], done: int) -> list[tuple[int, int, np.ndarray]]:

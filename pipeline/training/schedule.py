@@ -4,21 +4,27 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
 from pipeline.core.distributed import Scope
-from pipeline.core.params import STRICT
+from pipeline.core.params import STRICT, BadInput
 from pipeline.data.obstacles import Obstacles
 from pipeline.model.compute import Attention, Compile, Matmul, Precision
+
+ONE_TEACHES_NOTHING = {
+    "identities": "No image has a negative: triplet losses stay at ln 4. Set 2 or more",
+    "images": "No image has a positive: triplet losses stay at ln 4. Set 2 or more",
+    "held_out": "One identity ranks itself: all epochs are equal. Set 0, 2 or more",
+}
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class Schedule:
     """How training goes; null means the preset's value (see the method's `PRESETS`)."""
 
-    size: tuple[PositiveInt, PositiveInt] = Field()  # height, width of images in pixels; `pad` looks at it
+    size: tuple[PositiveInt, PositiveInt]  # height, width of images in pixels
     identities: int = Field(ge=1)  # P, in a batch; one has no negative
     images: int = Field(ge=1)  # K, of each identity; one has no positive
     epochs: int | None = Field(ge=1)
@@ -40,20 +46,32 @@ class Schedule:
     obstacles: Obstacles
     start_from: str  # folder of a trained model whose weights are taken over; "": none
 
-    @field_validator("identities", "images", "held_out", "pad")
+    @field_validator("identities", "images", "held_out")
     @classmethod
     def _check_what_can_teach(cls, value: int, info: Any) -> int:
-        size = info.data.get("size", [math.inf])
-        faults = {
-            "identities": (value == 1, "No image has a negative: triplet losses stay at ln 4. Set 2 or more"),
-            "images": (value == 1, "No image has a positive: triplet losses stay at ln 4. Set 2 or more"),
-            "held_out": (value == 1, "One identity ranks itself: all epochs are equal. Set 0, 2 or more"),
-            "pad": (value >= min(size), "It moves images out of their frame. Lower it"),
-        }
-        is_fault, message = faults[info.field_name]
-        if is_fault:
-            raise PydanticCustomError("teaches_nothing", message)
+        if value == 1:
+            raise PydanticCustomError("teaches_nothing", ONE_TEACHES_NOTHING[info.field_name])
         return value
+
+    @model_validator(mode="after")
+    def _check_pad(self) -> "Schedule":
+        if self.pad >= min(self.size):
+            raise ValueError(f"train.pad = {self.pad}: it moves images out of their frame. Lower it.")
+        return self
+
+
+def check_batch_size(schedule: Schedule, processes: int) -> None:
+    """Raise `BadInput` unless so many processes can share a batch, each with people to compare."""
+    if schedule.identities % processes:
+        raise BadInput(
+            f"params.yaml: train.identities = {schedule.identities} cannot be shared by {processes} "
+            "processes. Let it be a multiple."
+        )
+    if schedule.mining == "process" and schedule.identities == processes:
+        raise BadInput(
+            f"params.yaml: train.identities = {schedule.identities} gives each process one, and train.mining "
+            f"= process finds no negative there. Set it to {2 * processes}, or mine in the batch."
+        )
 
 
 def lr_factor(progress: float, epochs: int, warmup: float, floor: float) -> float:

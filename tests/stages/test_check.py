@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 from pipeline.core import params
 from pipeline.core.params import BadInput
 from pipeline.indexing import datasets
+from pipeline.methods.ogfr.params import STUDENT_WEIGHTS
 from stages import check
 
 ROOT = Path(__file__).parents[2]
@@ -148,7 +149,19 @@ FAULTS = {  # changes: how each line starts
     ),
     "a batch that processes cannot share": (
         {"processes__train": 3},
-        ["train.identities = 16 is no multiple of processes.train = 3."],
+        ["train.identities = 16 cannot be shared by 3 processes. Let it be a multiple."],
+    ),
+    "a batch of which each process has one identity": (
+        {"processes__train": 16, "train__mining": "process"},
+        ["train.identities = 16 gives each process one, and train.mining = process finds no negative there."],
+    ),
+    "a student that nothing teaches": (
+        {f"ogfr__{name}": 0.0 for name in STUDENT_WEIGHTS},
+        ["ogfr.alpha, ogfr.beta, ogfr.mu_1, ogfr.mse_weight, ogfr.student_triplet are all 0"],
+    ),
+    "weights that the embedded encoder does not read": (
+        {"ogfr__weights": "models/mine.safetensors"},
+        ["ogfr.weights = 'models/mine.safetensors': the vit `embedded` has its own"],
     ),
     "cut-outs that are not there": (
         {"train__obstacles__cutouts": "cutouts"},
