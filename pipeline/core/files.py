@@ -62,7 +62,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 def check_file_path(path: str | Path) -> None:
     """Raises `BadInput` if a file would replace a folder: to be called before anything is computed."""
-    if Path(path).is_dir():
+    path = Path(path)
+    if path.is_dir():
         raise BadInput(f"{path}: is a folder, and a file would take its place. Name a file in it.")
 
 
