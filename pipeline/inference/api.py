@@ -278,7 +278,7 @@ def distances(
     """Distance of every query to every gallery picture, by which `evaluate` ranks (Eq. 25); 0 is equal.
 
     Raises `BadInput` for another metric, other parts or channels, visibilities outside [0, 1], and visible
-    features that are not finite or nothing but zeros.
+    features that are not finite or shorter than 1e-12.
     """
     for name, embedding in (("query", query), ("gallery", gallery)):
         check_embeddings(name, embedding.parts, embedding.visibility, embedding.gate)

@@ -28,7 +28,7 @@ def distances(query: Embedded, gallery: Embedded, metric: Metric | str = "euclid
     """`model.distance.distances` of every query to every gallery image, in one matrix on the CPU.
 
     Raises `BadInput` for another metric, other parts or channels, visibilities outside [0, 1], and visible
-    features that are not finite or nothing but zeros.
+    features that are not finite or shorter than 1e-12.
     """
     tensors = {}
     for name, images in (("query", query), ("gallery", gallery)):

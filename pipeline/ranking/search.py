@@ -58,8 +58,8 @@ def rank(
     camera, if that is known.  Equal distances keep the gallery's order.  `memory` bounds in MB what is held
     beside features that are in memory already; `top` nearest images are listed for each query; `workers`
     threads compute, one per core if 0, fewer if they do not fit.  A `title` shows progress.
-    Raises `BadInput` for visible features that are not finite or nothing but zeros, for cameras that one side
-    alone knows, for too little memory, and for an argument that is none of its choices.
+    Raises `BadInput` for visible features that are not finite or shorter than 1e-12, for cameras that one
+    side alone knows, for too little memory, and for an argument that is none of its choices.
     """
     check_choice("metric", metric, Metric)
     check_choice("rule", rule, Rule)
