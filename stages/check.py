@@ -30,7 +30,7 @@ def main(
     unused = unused_params(values)
     names = "`python -m stages.check` names them" if out else ", ".join(unused) or "none"
     print(f"{config}: {plural(len(values['datasets']), 'dataset')}, every name and value is known")
-    print(f"{config}: {plural(len(unused), 'param')} without effect beside the others' values: {names}")
+    print(f"{config}: {plural(len(unused), 'param')} without effect as the others are set: {names}")
     if out:
         with atomic_write(out) as path:
             path.write_text("params.yaml was checked\n", encoding="utf-8")

@@ -108,6 +108,7 @@ def build_index(
     warnings = query_checks.count_differences(listing.images, module.COUNTS)
     probes = list(probe_files(archive.path, images, read, workers, value_range))
     truth_names = [name for name in archive.names if PurePosixPath(name).name == TRUTH]
+    contradictions = _contradictions(images, probes)
     problems = [
         *listing.problems,
         *(missed_files(listing) if options.others == "refuse" else []),
@@ -116,7 +117,7 @@ def build_index(
         *_unmatched_queries(images),
         *(_count_problems(warnings, listing) if options.counts == "refuse" else []),
         *_file_problems(images, probes),
-        *(_contradictions(images, probes) if options.contradictions == "refuse" else []),
+        *(_contradiction_problems(contradictions) if options.contradictions == "refuse" else []),
         *_truth_problems(truth_names, occlude),
     ]
     if not (images or problems):
@@ -138,9 +139,10 @@ def build_index(
         warnings=[
             *(f"not as published: {line}" for line in warnings),
             *_encoding_notes(archive),
+            *listing.notes,
             *(describe_cutouts(options.occlude.cutouts) if occluded.images else []),
             *_oddities(images, infos, occluded_keys, value_range),
-            *(f"one file under several identities: {names}" for names in copies.contradictions(index)),
+            *(f"one file under several identities: {names}" for names in contradictions),
             *copies.copy_warnings(index),
         ],
     )
@@ -227,13 +229,15 @@ def _file_problems(images: list[ImageEntry], probes: list[FileInfo | str]) -> li
     return [Problem(name, fault) for name, fault in faults.items()]  # once for a query and its occluded copy
 
 
-def _contradictions(images: list[ImageEntry], probes: list[FileInfo | str]) -> list[Problem]:
+def _contradictions(images: list[ImageEntry], probes: list[FileInfo | str]) -> list[str]:
     pairs = zip(images, probes, strict=True)
     rows = [(i.key, i.pid, i.split, info.sha256) for i, info in pairs if isinstance(info, FileInfo)]
-    table = pd.DataFrame(rows, columns=["key", "pid", "split", "sha256"], dtype=object)
+    return copies.contradictions(pd.DataFrame(rows, columns=["key", "pid", "split", "sha256"], dtype=object))
+
+
+def _contradiction_problems(contradictions: list[str]) -> list[Problem]:
     remedy = "remove the wrong ones. `index.contradictions: warn` takes them all"
-    message = f"one file under several identities; {remedy}"
-    return [Problem("", f"{message} ({names})") for names in copies.contradictions(table)]
+    return [Problem("", f"one file under several identities; {remedy} ({names})") for names in contradictions]
 
 
 def _oddities(

@@ -4,17 +4,20 @@ A picture is what Pillow reads, by its suffix (`x.webp`, `x.JFIF`) or by its con
 `x.dat`).  Nothing else is read as an image of a split.
 """
 
-import io
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from PIL import Image
-
 from pipeline.core.params import BadInput, plural, shorten
-from pipeline.data.index import DECODE_ERRORS
-from pipeline.data.pictures import NO_CROPS, SIDE_FOLDERS, UNREAD_SUFFIXES, picture_suffixes
+from pipeline.data.pictures import (
+    HEAD,
+    SIDE_FOLDERS,
+    UNREAD_SUFFIXES,
+    has_picture_content,
+    has_picture_suffix,
+)
 from pipeline.indexing.archive import NESTED_SUFFIXES, Files
 
 HEIF_BRANDS = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1")  # bytes 4 to 12
@@ -66,7 +69,7 @@ def why_left_out(archive: Files, name: str) -> str:
     if not hidden:
         if suffix in UNREAD_SUFFIXES:
             return UNREAD
-        if suffix in picture_suffixes():
+        if has_picture_suffix(name):
             return ""
         if suffix in NESTED_SUFFIXES:
             return NESTED
@@ -78,22 +81,9 @@ def why_left_out(archive: Files, name: str) -> str:
 
 
 def _reason_by_content(archive: Files, name: str) -> str:
-    picture_suffixes()  # registers the formats
-    head = archive.read(name, 16).ljust(16, b"\0")
-    if head[4:12] in HEIF_BRANDS:
+    if archive.read(name, HEAD)[4:12] in HEIF_BRANDS:
         return UNREAD
-    formats = [
-        form
-        for form, (_, accepts) in Image.OPEN.items()
-        if form not in NO_CROPS and accepts is not None and accepts(head)
-    ]
-    if not formats:
-        return NO_PICTURE
-    try:
-        with Image.open(io.BytesIO(archive.read(name)), formats=formats):
-            return ""
-    except DECODE_ERRORS:
-        return NO_PICTURE
+    return "" if has_picture_content(partial(archive.read, name)) else NO_PICTURE
 
 
 def summarise(left_out: Sequence[LeftOut]) -> list[str]:

@@ -69,6 +69,7 @@ class Listing:
     images: list[ImageEntry] = dataclasses.field(default_factory=list)
     problems: list[Problem] = dataclasses.field(default_factory=list)
     left_out: list[kinds.LeftOut] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
 
     def leave_out(
         self,
@@ -142,6 +143,10 @@ def list_folders(archive: Archive, folders: Mapping[str, str], parse: NameParser
         _add_image(listing, name, folders[folder], _path_in_split(folder, folders, path), parse(path))
     for folder in folders:
         _check_folder(listing, archive, folder, parents.get(folder, set()))
+    odd = [image.name for image in listing.images if not kinds.has_picture_suffix(image.name)]
+    if odd:
+        counted = f"{plural(len(odd), 'picture')} without a picture's ending, read by content"
+        listing.notes.append(f"{counted}: {', '.join(shorten(odd))}")
     return listing
 
 

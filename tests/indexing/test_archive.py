@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from pipeline.core.params import BadInput
 from pipeline.data.index import read_index
+from pipeline.data.pictures import picture_suffixes
 from pipeline.indexing.__main__ import main as command
 from pipeline.indexing.archive import Archive, pack, walk
 from pipeline.indexing.build import build_index, describe, load_layout
 from pipeline.indexing.datasets import read_encoding
-from pipeline.indexing.kinds import picture_suffixes, why_left_out
+from pipeline.indexing.kinds import why_left_out
 from pipeline.indexing.layout import parse_market_name, parse_numbered_name
 from stages import index as stage
 from tests.indexing.test_build import CONFIG, options, people, picture, tarred, unpack, zipped

@@ -158,6 +158,14 @@ def test_odd_pictures_are_counted_and_the_first_named_without_their_copies(tmp_p
     assert f"7 pictures of 32 levels or fewer: {names}, and 2 more" in text
 
 
+def test_pictures_read_by_content_are_named_without_their_copies(tmp_path):
+    names = [f"set/query/0001_c1s1_00001{n}_00.jpg{end}" for n, end in enumerate([".bak", "~", ".JPG"])]
+    files = people() | {name: picture(90 + n) for n, name in enumerate(names)}
+    text = describe(build(tmp_path / "a.zip", files, occlude=True))
+    assert f"2 pictures without a picture's ending, read by content: {names[0]}, {names[1]}\n" in f"{text}\n"
+    assert "read by content" not in describe(build(tmp_path / "b.zip", people()))
+
+
 # ------------------------------------------------------------------ cut-outs and cameras
 
 

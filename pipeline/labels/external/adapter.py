@@ -21,6 +21,7 @@ from pydantic.dataclasses import dataclass
 from pipeline.core.params import STRICT, BadInput, QuotedPath, plural, shorten
 from pipeline.core.workers import progress_bar
 from pipeline.data.index import SPLITS
+from pipeline.data.pictures import picture_suffixes
 from pipeline.indexing import kinds
 from pipeline.indexing.archive import Archive, Encoding
 from pipeline.indexing.layout import OCCLUDED_PREFIX
@@ -117,7 +118,7 @@ def match_files(index: pd.DataFrame, names: list[str], settings: ExternalLabels)
     """
     labels: Places = {}
     others: Places = {}
-    similar_suffixes = kinds.picture_suffixes() | ARRAY_SUFFIXES
+    similar_suffixes = picture_suffixes() | ARRAY_SUFFIXES
     for name in names:
         suffix = PurePosixPath(name).suffix.lower()
         places = labels if suffix in settings.suffixes() else others if suffix in similar_suffixes else {}
@@ -170,7 +171,7 @@ def _split_folders(name: str, settings: ExternalLabels) -> list[tuple[str, tuple
 
 def _stem(name: str) -> str:
     # x of x.jpg and of x.jpg.jpg, the form of 14 names in Market-1501
-    while (path := PurePosixPath(name)).suffix.lower() in kinds.picture_suffixes():
+    while (path := PurePosixPath(name)).suffix.lower() in picture_suffixes():
         name = path.stem
     return name
 
