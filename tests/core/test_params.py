@@ -172,3 +172,25 @@ def test_a_file_that_holds_no_parameters_is_refused(tmp_path, text):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(BadInput, match="no such file"):
         params.read(tmp_path / "params.yaml", None, dict)
+
+
+def test_a_folder_is_no_file_of_params(tmp_path):
+    with pytest.raises(BadInput, match=r"cannot be read \(Is a directory\)\. Name a file of params"):
+        params.load(tmp_path)
+
+
+PATHS = {
+    "a b/ü.zip": None,
+    "": "path = '': name the file",
+    'a"b': "none of the characters",
+    "a\nb": "no line break",
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_that_dvc_yaml_quotes_has_no_character_that_a_shell_reads(path):
+    if PATHS[path] is None:
+        assert params.validate(path, params.QuotedPath, "", "path") == path
+    else:
+        with pytest.raises(BadInput, match=PATHS[path]):
+            params.validate(path, params.QuotedPath, "", "path")
