@@ -317,7 +317,8 @@ def test_histograms_follow_the_rows_asked_for(tmp_path):
 def test_the_encoder_before_training_is_the_one_the_record_names(tmp_path):
     encoder = toy.encoder()
     save_vit(tmp_path / "vit.safetensors", encoder, {})
-    record = {"data_spec": {"size": [64, 32]}, "params": {"vit": "embedded", "weights": ""}, "method": "ogfr"}
+    record = {"method": "ogfr", "data_spec": {"size": [64, 32]}}
+    record["params"] = {"vit": "embedded", "weights": "not/read.safetensors"}
     record["vit"] = {
         "name": "embedded",
         "weights": load_vit(tmp_path / "vit.safetensors").architecture["weights"],
