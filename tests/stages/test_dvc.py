@@ -5,6 +5,7 @@ import itertools
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ from dvc.stage.serialize import to_pipeline_file
 from ruamel.yaml import YAML
 from scmrepo.git import Git
 
+from pipeline.core import params
+from pipeline.core.params import BadInput
 from pipeline.indexing import datasets
+from pipeline.labels import pose_params
 
 ROOT = Path(__file__).parents[2]
 DAG = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
@@ -264,11 +268,19 @@ def test_a_parser_depends_on_its_own_section_of_the_params(name):
     assert STAGES[name]["params"] == ["parsers", name]
 
 
-def test_parsers_are_imported_by_their_stages_alone():
+def test_parsers_are_imported_by_their_stages_alone_and_by_check_where_they_are_installed():
     for name in STAGES:
         files = closure({ROOT / "stages" / f"{name}.py"})
         text = "\n".join(path.read_text() for path in files)
-        assert ("openpifpaf" in text and "import openpifpaf" in text) == (name == "pose")
+        assert ("import openpifpaf" in text) == (name in ("pose", "check"))
+
+
+def test_a_network_is_looked_up_only_where_openpifpaf_is_installed(monkeypatch):
+    pose = replace(params.read(ROOT / "params.yaml", "pose", pose_params.Pose), network="bar")
+    with pytest.raises(BadInput, match=r"pose\.network = 'bar' is no network of openpifpaf"):
+        pose_params.check_network(pose)
+    monkeypatch.setattr(pose_params, "find_spec", lambda name: None)
+    pose_params.check_network(pose)
 
 
 def stages_with(folder: Path, **changed: object) -> dict[str, dict]:
