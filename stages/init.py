@@ -31,7 +31,7 @@ from typing import Any, Literal
 from pipeline.core import editing, params
 from pipeline.core.cli import run_stage
 from pipeline.core.params import BadInput, plural, shorten
-from pipeline.indexing import build, datasets, kinds, own_data
+from pipeline.indexing import build, datasets, kinds, own_data, own_splits
 from pipeline.indexing.archive import Folder
 
 
@@ -57,7 +57,7 @@ def main(
     missed = [str(p) for p in build.missed_files(listing)] if options.others == "refuse" else []
     if missed:
         raise BadInput("\n  ".join([f"{folder}: {plural(len(missed), 'fault')}", *shorten(missed)]))
-    table, notes = own_data.split(own_data.numbered(read), test / 100, seed)
+    table, notes = own_splits.split(own_data.numbered(read), test / 100, seed)
     own_data.write_archive(archive, files, table)
     entry = {"layout": "table", "archive": archive.as_posix()}
     splits = table.groupby("split")["pid"].nunique().to_dict()
