@@ -102,8 +102,9 @@ def dataset_warnings(index: pd.DataFrame) -> list[str]:
 
 def _one_sided_cameras(query: pd.DataFrame, gallery: pd.DataFrame) -> list[str]:
     sides = {"query": query, "gallery": gallery}
-    known = [name for name, rows in sides.items() if (rows["camid"] >= 0).any()]
-    if len(known) != 1 or not len(query) or not len(gallery):
+    both = set(query["pid"]) & set(gallery["pid"])
+    known = [name for name, rows in sides.items() if (rows.loc[rows["pid"].isin(both), "camid"] >= 0).any()]
+    if len(known) != 1:
         return []
     return [
         f"cameras known in {known[0]} alone: no image is left out as its query's own, and Rank-1 is too high"
