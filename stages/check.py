@@ -23,10 +23,10 @@ from pipeline.studies.unused import unused_params
 def main(
     data: str = "data", trained: str = "models/trained", out: str = "", config: str = "params.yaml"
 ) -> None:
-    if faults := params_faults(config, data, trained):
+    values = params.load(config)
+    if faults := params_faults(values, data, trained):
         lines = "\n".join(f"{config}: {fault}" for fault in faults)
         raise BadInput(f"{lines}\n{plural(len(faults), 'fault')}; nothing was run.")
-    values = params.load(config)
     unused = unused_params(values)
     names = "`python -m stages.check` names them" if out else ", ".join(unused) or "none"
     print(f"{config}: {plural(len(values['datasets']), 'dataset')}, every name and value is known")

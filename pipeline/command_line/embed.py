@@ -14,12 +14,11 @@ Pictures below a folder or of a pattern that cannot be used are left out, listed
 reason.  Left out and counted are other files, hidden files and folders, and links to folders.
 """
 
-from collections import Counter
 from pathlib import Path, PurePath
 
 from pipeline import inference
 from pipeline.core.files import check_file_path
-from pipeline.core.params import BadInput, plural, shorten
+from pipeline.core.params import BadInput, plural, shorten, tally
 from pipeline.data.pictures import is_hidden
 
 MOST_LISTED = 20
@@ -46,9 +45,7 @@ def main(
         print(f"{plural(len(left_out), 'picture')} left out:")
         print(*shorten([f"  {name}: {reason}" for name, reason in left_out], MOST_LISTED), sep="\n")
     if others:
-        kinds = Counter(map(_kind, others)).most_common()
-        counts = ", ".join(shorten([f"{count} {kind}" for kind, count in kinds]))
-        print(f"{plural(len(others), 'other file')} left out ({counts})")
+        print(f"{plural(len(others), 'other file')} left out ({tally(map(_kind, others))})")
 
 
 def _kind(path: str) -> str:

@@ -10,7 +10,8 @@ Every module raises `BadInput` for what a user can mend.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from numbers import Integral
 from pathlib import Path
@@ -52,6 +53,11 @@ def shorten(items: Sequence[str], limit: int = MAX_NAMED) -> list[str]:
     """The first `limit` items, and how many more there are."""
     rest = len(items) - limit
     return [*items[:limit], f"and {rest} more"] if rest > 0 else list(items)
+
+
+def tally(kinds: Iterable[str]) -> str:
+    """How many there are of each kind, the most frequent first: `3 .jpg, 1 .txt`."""
+    return ", ".join(shorten([f"{number} {kind}" for kind, number in Counter(kinds).most_common()]))
 
 
 def plural(number: int, thing: str) -> str:

@@ -96,8 +96,8 @@ def cutout_files(folder: str) -> tuple[list[Path], list[Path]]:
     if not Path(folder).is_dir():
         raise BadInput(f"{folder}: no such folder. Put cut-outs there, pictures with alpha, or name another.")
     files, _ = expand(folder)
-    cutouts = [Path(file) for file in files if is_picture(file)]
-    others = [Path(file) for file in files if Path(file) not in cutouts]
+    pictures = {file: is_picture(file) for file in files}
+    cutouts, others = ([Path(file) for file in files if pictures[file] is wanted] for wanted in (True, False))
     if not cutouts:
         names = ", ".join(shorten([file.name for file in others])) or "no file"
         raise BadInput(

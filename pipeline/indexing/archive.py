@@ -316,6 +316,12 @@ class Folder:
         """The bytes of a file, or the first `size`; raises `BadInput` if it cannot be read."""
         return read_file(self.files[name], size)
 
+    def __enter__(self) -> "Folder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
 
 def _raise_unreadable(error: OSError) -> None:
     raise BadInput(f"{error.filename}: cannot be read ({error.strerror}). Allow it, or take it out.")

@@ -4,13 +4,13 @@ A picture is what Pillow reads, by its suffix (`x.webp`, `x.JFIF`) or by its con
 `x.dat`).  Nothing else is read as an image of a split.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from pipeline.core.params import BadInput, plural, shorten
+from pipeline.core.params import BadInput, plural, shorten, tally
+from pipeline.data import pictures
 from pipeline.data.pictures import (
     HEAD,
     SIDE_FOLDERS,
@@ -55,7 +55,7 @@ class LeftOut(NamedTuple):
 
 def is_hidden(name: str) -> bool:
     """Whether a file is hidden, lies in a hidden folder, or is a side file of a system."""
-    return any(part.startswith(".") or part in SIDE_FOLDERS for part in PurePosixPath(name).parts)
+    return any(map(pictures.is_hidden, PurePosixPath(name).parts))
 
 
 def why_left_out(archive: Files, name: str) -> str:
@@ -93,9 +93,8 @@ def summarise(left_out: Sequence[LeftOut]) -> list[str]:
         by_reason.setdefault(item.reason, []).append(item.name)
     lines = []
     for reason, names in by_reason.items():
-        endings = Counter(PurePosixPath(name).suffix or "without ending" for name in names)
-        counts = ", ".join(shorten([f"{number} {ending}" for ending, number in endings.most_common()]))
-        lines.append(f"  {reason}: {counts} ({', '.join(shorten(names, NAMED))})")
+        endings = tally(PurePosixPath(name).suffix or "without ending" for name in names)
+        lines.append(f"  {reason}: {endings} ({', '.join(shorten(names, NAMED))})")
     return lines
 
 

@@ -59,13 +59,12 @@ SECTIONS: dict[str, Any] = {
 }
 
 
-def params_faults(config: str, data: str, trained: str) -> list[str]:
-    """The faults of a parameter file, a line each.
+def params_faults(values: dict[str, Any], data: str, trained: str) -> list[str]:
+    """The faults of a parameter file's values, a line each.
 
     `data` is the folder of the datasets, `trained` the one that the training writes.  What several sections
     say together is checked if each of them is right.
     """
-    values = params.load(config)
     schemas = SECTIONS | {name: load_method(name).Params for name in METHODS}
     by_section = params.section_faults(values, schemas)
     right = schemas.keys() - by_section.keys()

@@ -7,9 +7,8 @@ Unusual here:
 
 import hashlib
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,16 +17,15 @@ from jaxtyping import Integer, UInt8
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from pipeline.core.params import STRICT, BadInput, QuotedPath, plural, shorten
+from pipeline.core.params import STRICT, BadInput, QuotedPath, plural, shorten, tally
 from pipeline.core.workers import progress_bar
 from pipeline.data.index import SPLITS
 from pipeline.data.pictures import picture_suffixes
 from pipeline.indexing import kinds
-from pipeline.indexing.archive import Archive, Encoding
+from pipeline.indexing.archive import Archive, Encoding, Folder
 from pipeline.indexing.layout import OCCLUDED_PREFIX
 from pipeline.labels import parsing
 from pipeline.labels.external import confidences, label_maps
-from pipeline.labels.external.folder import open_files
 
 # ratio of the aspects of a label and its image; beyond it the label is transposed or turned
 MAX_STRETCH = 1.2
@@ -105,6 +103,19 @@ class Matches(NamedTuple):
         list[str]
     ]  # pictures and arrays that would fit it but for their suffix, where no label does
     left_out: list[str]  # files that are no label of any image
+
+
+def open_files(path: str, encoding: str | None = None) -> Folder | Archive:
+    """The files of a folder, zip, tar or tar.gz.  Raises `BadInput` if it is missing or damaged.
+
+    `encoding` is that of an archive's names whose encoding it does not record.
+    """
+    if not Path(path).exists():
+        raise BadInput(
+            f"{path}: no such folder or archive. Put the labels there, packed or unpacked, or correct the "
+            "path in labels_from of params.yaml."
+        )
+    return Folder(Path(path)) if Path(path).is_dir() else Archive(path, encoding)
 
 
 def match_files(index: pd.DataFrame, names: list[str], settings: ExternalLabels) -> Matches:
@@ -267,11 +278,10 @@ def _search_report(
         return ""
     patterns = " or ".join(f"NAME{suffix}" for suffix in settings.suffixes())
     folders = ", ".join(f"{getattr(settings.folders, split)}/ for {split}" for split in splits)
-    suffixes = Counter(PurePosixPath(name).suffix or "no ending" for name in names)
-    counts = shorten([f"{number} {suffix}" for suffix, number in suffixes.most_common()])
+    endings = tally(PurePosixPath(name).suffix or "no ending" for name in names)
     return (
         f"\nLooked for {patterns} in {folders}. {settings.path} holds {plural(len(names), 'file')}"
-        + (f" ({', '.join(counts)}), such as {', '.join(names[:2])}." if names else ".")
+        + (f" ({endings}), such as {', '.join(names[:2])}." if names else ".")
         + (f"\n{encoding}." if encoding else "")
     )
 
