@@ -6,6 +6,7 @@ from typing import Any
 from pipeline.core import params
 from pipeline.methods.base import load_method
 from pipeline.methods.presets import resolve
+from pipeline.studies.tables import METHODS
 from pipeline.training.remarks import without_effect
 from pipeline.training.schedule import Schedule
 
@@ -27,6 +28,10 @@ def _published(section: str) -> Callable[[Values], bool]:
     )
 
 
+def _not_chosen(method: str) -> Callable[[Values], bool]:
+    return lambda values: values["method"] != method
+
+
 # section or param -> when it changes no result; those of the method and of `train` have tables of their own
 UNUSED: dict[str, Callable[[Values], bool]] = {
     "segment": lambda values: not values["parse_on"],
@@ -41,6 +46,8 @@ UNUSED: dict[str, Callable[[Values], bool]] = {
     **{f"index.occlude.{name}": _no_occluded_queries for name in ("seed", "area", "aspect", "cutouts")},
     "embed.cameras": lambda values: values[values["method"]].get("gamma_camera") == 0,
     **{f"evaluate.rerank.{name}": _no_reranking for name in ("k1", "k2", "original")},
+    "draw.nearest": lambda values: values["evaluate"]["top"] == 0,
+    **{name: _not_chosen(name) for name in METHODS},
 }
 
 

@@ -358,9 +358,9 @@ def test_by_hand_it_looks_into_data_and_at_the_trained_model(tmp_path, monkeypat
 
 def test_params_without_effect_are_named_by_hand_and_counted_before_a_run(tmp_path, capsys):
     check.main(str(tmp_path), config=str(ROOT / "params.yaml"))
-    assert "12 params without effect as the others are set: parse.spread, " in capsys.readouterr().out
+    assert "13 params without effect as the others are set: parse.spread, " in capsys.readouterr().out
     check.main(str(tmp_path), out=str(tmp_path / "out.txt"), config=str(ROOT / "params.yaml"))
-    assert "12 params without effect as the others are set: `python -m sta" in capsys.readouterr().out
+    assert "13 params without effect as the others are set: `python -m sta" in capsys.readouterr().out
 
 
 def test_weights_of_a_parser_that_dvc_may_fetch_are_taken(tmp_path, monkeypatch):

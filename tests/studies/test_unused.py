@@ -16,7 +16,7 @@ VALUES = params.load("params.yaml")
 COMMITTED = [
     "parse.spread", "index.occlude.seed", "index.occlude.area", "index.occlude.aspect",
     "index.occlude.cutouts", "evaluate.rerank.k1", "evaluate.rerank.k2", "evaluate.rerank.original",
-    "ogfr.erase_rate", "ogfr.baseline_epochs", "train.mining", "train.statistics",
+    "vit_baseline", "ogfr.erase_rate", "ogfr.baseline_epochs", "train.mining", "train.statistics",
 ]  # fmt: skip
 # params by their dotted names; what is listed beside, and instead of, the committed list
 CASES = [
@@ -32,12 +32,17 @@ CASES = [
     ),
     ({"evaluate.rerank.depth": 100}, set(), {n for n in COMMITTED if n.startswith("evaluate.rerank")}),
     ({"processes.train": 2}, set(), {"train.mining", "train.statistics"}),
-    ({"method": "vit_baseline"}, {"embed.cameras"}, {"ogfr.erase_rate", "ogfr.baseline_epochs"}),
+    (
+        {"method": "vit_baseline"},
+        {"embed.cameras", "ogfr"},
+        {n for n in COMMITTED if n.startswith(("ogfr", "vit"))},
+    ),
     (
         {"method": "vit_baseline", "vit_baseline.gamma_camera": 3.0},
-        set(),
-        {n for n in COMMITTED if "ogfr" in n},
+        {"ogfr"},
+        {n for n in COMMITTED if n.startswith(("ogfr", "vit"))},
     ),
+    ({"evaluate.top": 0}, {"draw.nearest"}, set()),
     ({"ogfr.erase": "random"}, {"ogfr.episodes", "ogfr.agent_lr", "ogfr.baseline"}, {"ogfr.erase_rate"}),
 ]
 
