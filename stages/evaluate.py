@@ -20,6 +20,7 @@ Params: evaluate.
 
 import json
 import sys
+from math import prod
 
 from pipeline.core import distributed, params
 from pipeline.core.cli import run_stage
@@ -49,6 +50,7 @@ def main(
     scores["protocol"] |= {
         name: embeddings.attrs[name] for name in ("model_cameras", "model_cameras_unknown")
     }
+    scores["protocol"]["features"] = prod(embeddings["model/part"].shape[1:])  # numbers an image
     ranked |= {f"{system}_reranked": ranking for system, ranking in reranked.items()}
     with atomic_write(queries) as path:
         tables.query_table(images, ranked, groups).to_parquet(path, index=False)

@@ -24,7 +24,7 @@ from pipeline.core.params import BadInput
 from pipeline.studies import tables
 
 CONFIG, DAG = "params.yaml", "dvc.yaml"
-KEPT = (tables.REPORT, "metrics.json", "cmc.csv", "log.csv", "record.json")
+KEPT = (tables.REPORT, "metrics.json", "cmc.csv", "log.csv", tables.TIMES, "record.json")
 
 
 def dvc(*words: str) -> str:
@@ -38,13 +38,13 @@ def dvc(*words: str) -> str:
 def experiments(rev: str, scores: bool = False) -> list[tables.Result]:
     """The experiments that start from a commit; `scores` are read from DVC's cache if asked for."""
     commits = json.loads(dvc("exp", "show", "--json", "--rev", rev))
-    return tables.from_dvc(commits, read_report) if scores else tables.from_dvc(commits)
+    return tables.from_dvc(commits, read_json) if scores else tables.from_dvc(commits)
 
 
-def read_report(rev: str, path: str) -> dict:
-    """A report.json of an experiment.  Raises `BadInput` if DVC's cache lacks it."""
+def read_json(rev: str, path: str) -> dict:
+    """A JSON file of an experiment.  Raises `BadInput` if DVC's cache lacks it."""
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "report.json"
+        out = Path(folder) / "content.json"
         dvc("get", ".", path, "--rev", rev, "--out", str(out))
         return json.loads(out.read_text())
 
@@ -76,7 +76,7 @@ def queue(args: argparse.Namespace) -> None:
         for row in study.rows:
             if seeds := [seed for other, seed in missing if other is row]:
                 print(dvc(*tables.queue_command(row, seeds)), end="", flush=True)
-        results += [tables.Result(tables.experiment(values, *pair), "queued", {}) for pair in missing]
+        results += [tables.Result(tables.experiment(values, *pair), "queued", {}, {}) for pair in missing]
         total = len(study.rows) * len(args.seeds)
         print(f"{name}: {len(missing)} of {total} experiments queued. `dvc queue start` runs what is queued.")
 
@@ -128,8 +128,9 @@ def _run_stages(steps: list[tuple[str, list[str]]], config: Path) -> None:
 def show(args: argparse.Namespace) -> None:
     """Print the tables: of a folder, or of DVC's experiments."""
     values = params.load(CONFIG)
+    studies = load_studies(args.names, values)
     results = tables.from_folder(args.results) if args.results else experiments(args.rev, scores=True)
-    for name, study in load_studies(args.names, values).items():
+    for name, study in studies.items():
         table = tables.table(study, values, args.seeds, results, args.queries or study.queries)
         print(f"{name}: {table}", end="\n\n")
 

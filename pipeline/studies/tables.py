@@ -8,12 +8,13 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Annotated, Any, Literal, NamedTuple
 
+import pandas as pd
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
@@ -21,6 +22,11 @@ from pipeline.core import params
 from pipeline.core.params import STRICT, BadInput
 
 SCORES = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mAP": "mAP"}
+COSTS = {  # of `cost`: title and decimals of a column
+    "parameters": ("M params", 2),  # that are trained, in millions
+    "features": ("numbers/image", 0),  # P x D of its embedding
+    "step": ("ms/step", 0),  # median over the steps of a training
+}
 STEPS = ("label", "train", "embed", "evaluate")  # stages between cached parsing maps and a row's scores
 LABELLING = ("lambda", "label")  # params that only the labels depend on
 WITHOUT_EFFECT = (  # params that change no score
@@ -29,6 +35,8 @@ WITHOUT_EFFECT = (  # params that change no score
 )  # fmt: skip
 TABLE = Path(__file__).with_suffix(".yaml")
 REPORT = "report.json"  # all scores of an evaluation
+RECORD = "models/trained/record.json"
+TIMES = "times.csv"  # seconds of each step of a training
 METHODS = {path.parent.name for path in Path(__file__).parents[1].glob("methods/*/__init__.py")}
 
 Values = dict[str, Any]  # the content of params.yaml
@@ -53,6 +61,8 @@ class Study:
     columns: list[str]
     rows: list[Row]
     queries: Queries = "occluded"  # whose scores the table shows
+    cost: bool = False  # whether the table has the columns of `COSTS`
+    control: int = Field(0, ge=0)  # row, from 1, that others are compared with, seed by seed; 0: none
 
 
 class Result(NamedTuple):
@@ -61,6 +71,7 @@ class Result(NamedTuple):
     values: Values
     state: str  # done | queued | running | failed
     scores: dict[str, dict[str, float]]  # group of queries: name of a score: percent
+    cost: dict[str, float]  # name in `COSTS`: value
 
 
 def load(name: str, path: str | Path = TABLE) -> Study:
@@ -106,7 +117,7 @@ def check_presets(study: Study, values: Values) -> None:
         differing = " but ".join(f"{name} = {preset}" for name, preset in presets.items())
         raise BadInput(
             f"params.yaml: {differing}, so that rows of '{study.caption}' would differ in their schedules. "
-            "Give both the same preset."
+            "Give all the same preset."
         )
 
 
@@ -158,11 +169,12 @@ def queue_command(row: Row, seeds: Iterable[int]) -> list[str]:
 
 
 def from_dvc(
-    commits: list[dict[str, Any]], read_report: Callable[[str, str], dict[str, Any]] = lambda rev, path: {}
+    commits: list[dict[str, Any]], read: Callable[[str, str], Any] = lambda rev, path: {}
 ) -> list[Result]:
     """The experiments in the output of `dvc exp show --json`, without committed runs and the workspace.
 
-    `read_report(rev, path)` returns the report.json of a finished experiment, which holds its scores.
+    `read(rev, path)` returns the content of a JSON file of a finished experiment: the report.json that holds
+    its scores, the model's record.json.  DVC keeps no times, as they differ from run to run.
     """
     results = []
     for commit in commits:
@@ -170,13 +182,24 @@ def from_dvc(
             revision = experiment["revs"][0]
             data = revision["data"] or {}
             values = data.get("params", {}).get("params.yaml", {}).get("data", {})
-            state, scores = (experiment.get("executor") or {}).get("state") or "success", {}
+            state = (experiment.get("executor") or {}).get("state") or "success"
+            path = _metrics_path(data.get("metrics", {}), values) if state == "success" else None
             if state == "success":
-                path = _metrics_path(data.get("metrics", {}), values)
                 state = "done" if path else "failed"
-                scores = read_report(revision["rev"], str(path.with_name(REPORT))) if path else {}
-            results.append(Result(values, state, scores))
+            scores = read(revision["rev"], str(path.with_name(REPORT))) if path else {}
+            record = read(revision["rev"], RECORD) if path else {}
+            results.append(Result(values, state, scores, cost(scores, record)))
     return results
+
+
+def cost(report: dict[str, Any], record: dict[str, Any], seconds: Sequence[float] = ()) -> dict[str, float]:
+    """What a system costs, by the names in `COSTS`: as far as its report, its record and its steps say."""
+    values = {
+        "parameters": record.get("parameters", 0) / 1e6,
+        "features": report.get("protocol", {}).get("features", 0),
+        "step": 1000 * median(seconds) if len(seconds) else 0,
+    }
+    return {name: value for name, value in values.items() if value}
 
 
 def _metrics_path(metrics: dict[str, Any], values: Values) -> Path | None:
@@ -231,13 +254,16 @@ def same_experiment(folder: str | Path, values: Values, labels: dict[str, str]) 
 
 def from_folder(folder: str | Path) -> list[Result]:
     """The results that `stages.study run` wrote to a folder.  Raises `BadInput` if there are none."""
-    results = [
-        Result(params.load(path.parent / "params.yaml"), "done", json.loads(path.read_text()))
-        for path in sorted(Path(folder).glob(f"[!.]*/{REPORT}"))
-    ]
+    results = [_kept_result(path.parent) for path in sorted(Path(folder).glob(f"[!.]*/{REPORT}"))]
     if not results:
         raise BadInput(f"{folder}: no results. Run `python -m stages.study run <study> --results {folder}`.")
     return results
+
+
+def _kept_result(folder: Path) -> Result:
+    report, record = (json.loads((folder / name).read_text()) for name in (REPORT, Path(RECORD).name))
+    seconds = pd.read_csv(folder / TIMES)["seconds"].tolist()
+    return Result(params.load(folder / "params.yaml"), "done", report, cost(report, record, seconds))
 
 
 # ------------------------------------------------------------------ the table
@@ -247,16 +273,20 @@ def table(study: Study, values: Values, seeds: Iterable[int], results: list[Resu
     """The paper's table in Markdown: our mean ± standard deviation over seeds, beside the paper's value.
 
     The deviation is the sample's (n - 1); one seed has none.  A group without a query has no scores: `-`.
-    The column `seeds` counts those that are done.
+    The column `seeds` counts those that are done.  A study with a control has a column of mAP's difference
+    from it, over the seeds that both have; one with costs has those of the first seed that is done.
     """
-    seeds = list(seeds)
+    seeds, control = list(seeds), study.control
+    per_row = [[find_result(results, experiment(values, row, seed)) for seed in seeds] for row in study.rows]
     lines = [[*study.columns, "seeds", *(cell for title in SCORES.values() for cell in (title, "paper"))]]
-    for row in study.rows:
-        per_seed = [find_result(results, experiment(values, row, seed)) for seed in seeds]
-        done = [result.scores[queries] for result in per_seed if result and result.state == "done"]
-        ours = [_mean_and_deviation([scores[name] for scores in done if name in scores]) for name in SCORES]
+    lines[0] += [f"mAP - row {control}"] * bool(control) + [title for title, _ in COSTS.values()] * study.cost
+    for row, per_seed in zip(study.rows, per_row, strict=True):
+        ours = [_mean_and_deviation(_scores(per_seed, queries, name)) for name in SCORES]
         pairs = [cell for pair in zip(ours, map(_percent, row.paper), strict=True) for cell in pair]
-        lines.append([*map(str, row.cells), _progress(per_seed), *pairs])
+        line = [*map(str, row.cells), _progress(per_seed), *pairs]
+        if control:
+            line.append(_difference(per_seed, per_row[control - 1], queries))
+        lines.append(line + (_costs(per_seed) if study.cost else []))
     tested = dict.fromkeys(f"`{experiment(values, row, 1)['test_on'][0]}`" for row in study.rows)
     return (
         f"{study.caption}\n\n{_aligned(lines)}\n\n"
@@ -265,16 +295,32 @@ def table(study: Study, values: Values, seeds: Iterable[int], results: list[Resu
     )
 
 
+def _scores(per_seed: list[Result | None], queries: Queries, name: str) -> list[float]:
+    done = [result.scores[queries] for result in per_seed if result and result.state == "done"]
+    return [scores[name] for scores in done if name in scores]
+
+
+def _difference(per_seed: list[Result | None], control: list[Result | None], queries: Queries) -> str:
+    pairs = [[_scores([r], queries, "mAP") for r in pair] for pair in zip(per_seed, control, strict=True)]
+    differences = [ours[0] - theirs[0] for ours, theirs in pairs if ours and theirs]
+    return "" if per_seed is control else _mean_and_deviation(differences, "+")
+
+
+def _costs(per_seed: list[Result | None]) -> list[str]:
+    values = next((result.cost for result in per_seed if result and result.cost), {})
+    return [f"{values[name]:.{digits}f}" if name in values else "-" for name, (_, digits) in COSTS.items()]
+
+
 def _progress(results: list[Result | None]) -> str:
     states = [result.state for result in results if result]
     others = [f", {states.count(s)} {s}" for s in ("running", "queued", "failed") if s in states]
     return f"{states.count('done')} of {len(results)}" + "".join(others)
 
 
-def _mean_and_deviation(values: list[float]) -> str:
+def _mean_and_deviation(values: list[float], sign: str = "") -> str:
     if not values:
         return "-"
-    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+    return f"{mean(values):{sign}.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def _percent(value: float | None) -> str:

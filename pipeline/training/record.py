@@ -24,6 +24,7 @@ def run_record(method: Method, schedule: Schedule, seed: int, data: dict[str, st
     versions = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
     return {
         "train": asdict(schedule), "seed": seed, "start": weights_hash(method), "data": data,
+        "parameters": sum(p.numel() for p in method.parameters()),
         "versions": versions, "machine": hardware(), "computed": resolved_compute(schedule),
     }  # fmt: skip
 

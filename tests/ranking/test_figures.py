@@ -248,6 +248,7 @@ def test_the_protocol_is_written_beside_the_scores(indexed, world):
         "gallery_distractors": 1,
         "cameras_unknown": 0,
         "model_cameras_unknown": 0,
+        "features": 2,  # one part of two channels
     }
     assert protocol["model_cameras"] == "those of the training images"
     assert protocol["cameras"] == "images by a query's own camera are left out"

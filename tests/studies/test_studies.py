@@ -120,7 +120,7 @@ def test_every_row_of_a_comparison_learns_at_the_papers_rate(name):
 
 def test_methods_of_other_presets_are_not_compared(tmp_path):
     study, unequal = ALL["table4"], {**VALUES, "ogfr": {**VALUES["ogfr"], "preset": "paper"}}
-    both = r"vit_baseline\.preset = recommended but ogfr\.preset = paper.* Give both the same preset"
+    both = r"vit_baseline\.preset = recommended but ogfr\.preset = paper.* Give all the same preset"
     with pytest.raises(BadInput, match=both):
         tables.check_presets(study, unequal)
     tables.check_presets(study, {**unequal, "vit_baseline": {**VALUES["vit_baseline"], "preset": "paper"}})
@@ -137,7 +137,7 @@ def test_nothing_is_done_with_a_study_that_would_compare_other_presets(tmp_path,
     YAML().dump(values, tmp_path / "r" / "abc" / "params.yaml")
     (tmp_path / "r" / "abc" / "report.json").write_text("{}")
     monkeypatch.setattr(stage, "experiments", lambda rev, scores=False: [])
-    with pytest.raises(SystemExit, match="Give both the same preset"):
+    with pytest.raises(SystemExit, match="Give all the same preset"):
         stage.main([words[0], "table5", "table4", *words[1:]])
     assert [path.name for path in (tmp_path / "r").iterdir()] == ["abc"]
 
@@ -188,10 +188,10 @@ def test_an_unknown_study_is_refused_with_those_there_are():
 # ------------------------------------------------------------------ experiments by their values
 
 
-def result(row, seed, state="done", rank1=50.0, mAP=40.0, values=VALUES):
+def result(row, seed, state="done", rank1=50.0, mAP=40.0, values=VALUES, cost=None):
     scores = {"rank1": rank1, "rank5": 60.0, "rank10": 70.0, "mAP": mAP}
     scores = {"occluded": scores, "holistic": {name: 99.0 for name in scores}} if state == "done" else {}
-    return tables.Result(tables.experiment(values, row, seed), state, scores)
+    return tables.Result(tables.experiment(values, row, seed), state, scores, cost or {})
 
 
 def test_what_changes_no_score_does_not_make_another_experiment():
@@ -199,7 +199,7 @@ def test_what_changes_no_score_does_not_make_another_experiment():
     wanted = tables.experiment(VALUES, row, 1)
     for name, value in {"workers": 7, "draw": {}, "score": {}, "vit_baseline": {}, "datasets": {}}.items():
         other = {**wanted, name: value}
-        assert tables.find_result([tables.Result(other, "done", {})], wanted)
+        assert tables.find_result([tables.Result(other, "done", {}, {})], wanted)
         assert tables.digest(other) == tables.digest(wanted)
     for name in ("segment", "pose"):
         other = {**wanted, "processes": {**wanted["processes"], name: 4}}
@@ -214,7 +214,7 @@ def test_what_changes_no_score_does_not_make_another_experiment():
         "processes": {"train": 2},
     }.items():
         other = {**wanted, name: value}
-        assert not tables.find_result([tables.Result(other, "done", {})], wanted)
+        assert not tables.find_result([tables.Result(other, "done", {}, {})], wanted)
         assert tables.digest(other) != tables.digest(wanted)
 
 
@@ -306,6 +306,33 @@ def test_a_table_shows_mean_and_deviation_and_which_seeds_are_missing():
     assert "99.0" in tables.table(study, VALUES, [1], known, "holistic")
 
 
+def test_a_table_with_a_control_shows_the_difference_of_the_seeds_that_both_have():
+    study = replace(ALL["table6"], control=2)
+    plain, fixed = study.rows
+    known = [
+        result(plain, 1, mAP=30.0),
+        result(plain, 2, mAP=33.0),
+        result(plain, 3, mAP=99.0),  # which the control lacks
+        result(fixed, 1, mAP=31.0),
+        result(fixed, 2, mAP=31.0),  # differences -1 and 2: mean 0.5, deviation sqrt(1.5^2 * 2) = 2.1
+    ]
+    lines = tables.table(study, VALUES, [1, 2, 3], known, "occluded").splitlines()[2:6]
+    assert [line.split("|")[-2].strip() for line in lines] == ["mAP - row 2", "-----------", "+0.5 ± 2.1", ""]
+
+
+def test_a_table_with_costs_shows_those_that_are_known():
+    study = replace(ALL["table6"], cost=True)
+    cost = tables.cost({"protocol": {"features": 1152}}, {"parameters": 2_504_000}, [0.25, 0.125, 9.0])
+    known = [result(study.rows[0], 2, cost=cost), result(study.rows[1], 2, cost={"features": 128.0})]
+    lines = tables.table(study, VALUES, [1, 2], known, "occluded").splitlines()[2:6]
+    assert [[cell.strip() for cell in line.split("|")[-4:-1]] for line in lines] == [
+        ["M params", "numbers/image", "ms/step"],
+        ["--------", "-------------", "-------"],
+        ["2.50", "1152", "250"],  # the median step
+        ["-", "128", "-"],
+    ]
+
+
 def test_a_group_without_a_query_shows_no_scores():
     row = ALL["table6"].rows[0]
     without = result(row, 1)._replace(scores={"occluded": {"queries": 0}})
@@ -320,7 +347,8 @@ def test_dvcs_experiments_are_read_with_their_states():
         data = {"params": {"params.yaml": {"data": values}}, "metrics": metrics}
         return {"revs": [{"rev": "abc", "data": data}], "executor": state and {"state": state}}
 
-    scores, report = {"occluded": {"rank1": 1.0}}, ("abc", "data/embedded/report.json")
+    scores = {"occluded": {"rank1": 1.0}, "protocol": {"features": 1152}}
+    files = {"data/embedded/report.json": scores, "models/trained/record.json": {"parameters": 2_500_000}}
     whole = {
         "data/embedded/labels.json": {"data": {}},
         "data/other/metrics.json": {"data": {"all": {}}},
@@ -331,9 +359,9 @@ def test_dvcs_experiments_are_read_with_their_states():
     runs += [shown("queued", {}), shown("running", {})]
     runs += [{"revs": [{"rev": "abc", "data": None}], "executor": None}]
     commits = [{"experiments": None}, {"experiments": runs}]
-    results = tables.from_dvc(commits, lambda *words: scores if words == report else {})
+    results = tables.from_dvc(commits, lambda rev, path: files[path] if rev == "abc" else {})
     assert [r.state for r in results] == ["done", "done", "failed", "failed", "queued", "running", "failed"]
-    assert results[0] == (values, "done", scores)
+    assert results[0] == (values, "done", scores, {"parameters": 2.5, "features": 1152})
     assert tables.find_result(results, values).state == "done"
     assert [r.state for r in tables.from_dvc(commits)] == [r.state for r in results]  # without reading scores
 
@@ -436,7 +464,9 @@ def test_a_study_runs_without_dvc_into_a_folder_that_shows_as_its_table(tmp_path
     for folder in kept:
         files = {path.name for path in folder.iterdir()}
         assert files == {"params.yaml", "labels.json", *stage.KEPT}
-        assert stage.KEPT == ("report.json", "metrics.json", "cmc.csv", "log.csv", "record.json")
+        assert stage.KEPT == (
+            "report.json", "metrics.json", "cmc.csv", "log.csv", "times.csv", "record.json"
+        )  # fmt: skip
     methods = {json.loads((folder / "record.json").read_text())["method"] for folder in kept}
     assert methods == {"vit_baseline", "ogfr"}
     before = [path.stat().st_mtime_ns for path in kept]
