@@ -5,6 +5,7 @@ textures    cloth, patterns, folds             canvas      shapes laid over one 
 heads, limbs, trunks, garments, bags, bodies   a person painted from far to near
 scenes, cameras                                what is behind, and how it is recorded
 overlay, vehicles, occluders                   what is in front
+figures     a person on an empty canvas        contamination  bystanders and parcels
 pictures    one crop and its truth             dataset     the embedded dataset as an archive
 """
 

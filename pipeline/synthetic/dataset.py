@@ -24,6 +24,7 @@ from pipeline.core.label_file import write_label_file
 from pipeline.core.params import STRICT, BadInput
 from pipeline.core.workers import WorkerPool, num_cores, progress_bar
 from pipeline.synthetic.cameras import Camera, spread_cameras
+from pipeline.synthetic.contamination import Contamination, sample_contamination
 from pipeline.synthetic.people import Person, attribute_classes, sample_person
 from pipeline.synthetic.pictures import Picture, compose
 
@@ -50,6 +51,7 @@ class Render:
     holistic_queries: int = Field(ge=0, le=40)  # pictures per identity
     train_occluded: float = Field(ge=0, le=1)  # share of the pictures
     gallery_occluded: float = Field(ge=0, le=1)  # share of the pictures
+    train_contaminated: float = Field(ge=0, le=1)  # share of the holistic pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +141,16 @@ def _gallery(render: Render) -> Iterator[Shot]:
 def picture(render: Render, shot: Shot) -> Picture:
     """The picture of a shot; it does not depend on what was rendered before."""
     rng = np.random.default_rng([render.seed, 3, shot.person, shot.camera, shot.number])
-    return compose(rng, population(render)[shot.person], _cameras(render)[shot.camera], shot.occluded)
+    person, camera = population(render)[shot.person], _cameras(render)[shot.camera]
+    return compose(rng, person, camera, shot.occluded, contamination(render, shot))
+
+
+def contamination(render: Render, shot: Shot) -> Contamination | None:
+    """What contaminates the picture of a shot; None if it is none of training, or occluded."""
+    if shot.split != "train" or shot.occluded:
+        return None
+    rng = np.random.default_rng([render.seed, 4, shot.person, shot.camera, shot.number])
+    return sample_contamination(rng) if rng.random() < render.train_contaminated else None
 
 
 def _row(work: tuple[Render, Shot]) -> tuple[bytes, Truth]:
@@ -154,6 +165,8 @@ def _row(work: tuple[Render, Shot]) -> tuple[bytes, Truth]:
         "whole": rendered.whole,
         "occluder": np.uint8(rendered.occluder),
     }
+    if render.train_contaminated:
+        truth["contaminating"] = rendered.contaminating
     return rendered.jpeg, truth
 
 

@@ -7,15 +7,21 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from pipeline.synthetic import occluders
-from pipeline.synthetic.bodies import paint_body
 from pipeline.synthetic.cameras import Camera, sample_camera
-from pipeline.synthetic.canvas import BELONGING, SUPER, Canvas
+from pipeline.synthetic.contamination import Contamination
+from pipeline.synthetic.figures import (
+    HEIGHT,
+    WIDTH,
+    Figure,
+    Placement,
+    body_pixels,
+    keypoint_visibility,
+    paint_figure,
+)
 from pipeline.synthetic.overlay import Layer
 from pipeline.synthetic.people import Person, sample_person
 from pipeline.synthetic.scenes import draw_scene
-from pipeline.synthetic.skeleton import KEYPOINTS, View, sample_pose, skeleton
 
-HEIGHT, WIDTH = 256, 128
 # share of the target that an occluder hides, unless it hides whole parts
 MIN_HIDDEN, MAX_HIDDEN = 0.15, 0.65
 MAX_REST = 3  # pixels of a hidden part that may stay visible
@@ -26,31 +32,6 @@ HIDDEN_PARTS = (  # parts that an object hides entirely, the kinds of object tha
     ((1,), ("umbrella",), 0.12),
 )
 TRAINING_STREAM = 0x7EA  # in the seeds of `training_picture`: its people are in no dataset
-
-_PARTS = {
-    "shoulder": ((2, 4, 1), (3, 4, 1)),
-    "elbow": ((2,), (3,)),
-    "wrist": ((2,), (3,)),
-    "hip": ((4, 5), (4, 6)),
-    "knee": ((5,), (6,)),
-    "ankle": ((5, 7), (6, 8)),
-}
-KEYPOINT_PARTS = tuple(
-    frozenset(_PARTS.get(name.partition("_")[2], ((1,), (1,)))[name.startswith("right")])
-    for name in KEYPOINTS
-)
-"""Parts on which each keypoint counts as visible; any other label at its place hides it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """A painted person: premultiplied colour, coverage, part map, and keypoints before occlusion."""
-
-    colour: Float[np.ndarray, "H W 3"]
-    cover: Float[np.ndarray, "H W"]
-    map: UInt8[np.ndarray, "H W"]  # 1..8, and BELONGING
-    keypoints: Float[np.ndarray, "17 3"]
-    far_side: Bool[np.ndarray, "17"]  # facial points on the far side of the head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +45,7 @@ class Picture:
     visible: Int[np.ndarray, "8"]  # pixels of each part
     whole: Int[np.ndarray, "8"]  # the same without the occluder
     occluder: int  # 0 none, 1 object, 2 person
+    contaminating: Bool[np.ndarray, "256 128"]  # pixels of other people, and of whatever is before the target
     identity: Person
     # masks and keypoints of the other people
     others: list[tuple[Bool[np.ndarray, "256 128"], Float[np.ndarray, "17 3"]]] = dataclasses.field(
@@ -75,63 +57,6 @@ class Picture:
         """The decoded picture, RGB."""
         data = np.frombuffer(self.jpeg, np.uint8)
         return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-
-
-@dataclasses.dataclass(frozen=True)
-class Placement:
-    """Position of a person in the crop, in pixels."""
-
-    x: float
-    ground: float  # row of the ground below the feet
-    height: float
-    yaw: float  # radians
-
-
-def paint_figure(rng: np.random.Generator, person: Person, camera: Camera, place: Placement) -> Figure:
-    """The person in a random pose, on an empty canvas."""
-    pose = sample_pose(rng, person, place.yaw)
-    joints = skeleton(person, pose)
-    view = View(
-        place.yaw,
-        camera.pitch,
-        place.x * SUPER,
-        place.ground * SUPER,
-        place.height * SUPER * camera.aspect,
-        place.height * SUPER,
-        camera.loom,
-    )
-    canvas = Canvas(HEIGHT * SUPER, WIDTH * SUPER, camera.light)
-    canvas.unit = view.scale_y
-    paint_body(canvas, person, pose, view, joints)
-    colour = canvas.colour()
-    cover = (canvas.label > 0).astype(np.float32)
-    size = (WIDTH, HEIGHT)
-    points = view.project(np.stack([joints[name] for name in KEYPOINTS]))
-    far_side = points[:, 2] < view.project(joints["head"][None])[0, 2] - 0.012
-    far_side[5:] = False
-    keypoints = np.concatenate([points[:, :2] / SUPER, np.full((17, 1), 2.0)], 1).astype(np.float32)
-    return Figure(
-        cv2.resize(colour, size, interpolation=cv2.INTER_AREA).astype(np.float32),
-        cv2.resize(cover, size, interpolation=cv2.INTER_AREA),
-        canvas.label[::SUPER, ::SUPER].copy(),
-        keypoints,
-        far_side,
-    )
-
-
-def _keypoint_visibility(figure: Figure, hidden: Bool[np.ndarray, "H W"]) -> Float[np.ndarray, "17 3"]:
-    """Keypoints x, y, v; v is 0 outside the picture, 1 hidden, 2 visible."""
-    labels = np.where(hidden, 0, figure.map)
-    keypoints = figure.keypoints.copy()
-    for number, (x, y, _) in enumerate(figure.keypoints):
-        column, row = round(float(x)), round(float(y))
-        if not (0 <= column < WIDTH and 0 <= row < HEIGHT):
-            keypoints[number] = 0
-            continue
-        near = labels[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
-        visible = not figure.far_side[number] and not KEYPOINT_PARTS[number].isdisjoint(near.ravel().tolist())
-        keypoints[number, 2] = 2 if visible else 1
-    return keypoints
 
 
 def _sample_placement(rng: np.random.Generator, camera: Camera) -> Placement:
@@ -268,46 +193,56 @@ def _part_pixels(labels: np.ndarray) -> np.ndarray:
     return np.bincount(labels.ravel(), minlength=9)[1:9].astype(np.int32)
 
 
-def compose(rng: np.random.Generator, person: Person, camera: Camera, occluded: bool) -> Picture:
-    """A picture of the person by the camera; everything else is random."""
+def compose(
+    rng: np.random.Generator,
+    person: Person,
+    camera: Camera,
+    occluded: bool,
+    contamination: Contamination | None = None,
+) -> Picture:
+    """A picture of the person by the camera; everything else is random.
+
+    A contamination has a generator of its own: without it the picture would be the same but for this.
+    """
     image = draw_scene(rng, camera, HEIGHT, WIDTH).astype(np.float32)
-    behind = []
-    for _ in range(int(rng.choice((0, 1, 2), p=(0.66, 0.27, 0.07)))):
-        figure = _passer_by(rng, camera)
-        behind.append(figure)
+    behind = [_passer_by(rng, camera) for _ in range(int(rng.choice((0, 1, 2), p=(0.66, 0.27, 0.07))))]
+    if contamination and contamination.is_bystander:
+        behind.append(contamination.bystander(camera))
+    for figure in behind:
         image = _composite(image, figure.colour, figure.cover)
     place = _sample_placement(rng, camera)
     target = paint_figure(rng, person, camera, place)
     image = _composite(_shadow(image, place, camera), target.colour, target.cover)
-    body = (target.map > 0) & (target.map != BELONGING)
+    body = body_pixels(target)
     whole = np.where(body, target.map, 0).astype(np.uint8)
     front = _foreground(rng, camera, whole, occluded)
+    if contamination and not contamination.is_bystander:
+        front = Foreground(0, *contamination.parcel(body))
     image = np.clip(_composite(image, front.colour, front.cover), 0, 255).astype(np.uint8)
     visible = np.where(front.mask, 0, whole).astype(np.uint8)
     covering = (target.map > 0) | front.mask
     others = (
-        [(front.figure.map > 0, _keypoint_visibility(front.figure, np.zeros_like(body)))]
+        [(front.figure.map > 0, keypoint_visibility(front.figure, np.zeros_like(body)))]
         if front.figure
         else []
     )
+    contaminating = front.mask.copy()
     for figure in reversed(behind):
-        others.append((_body(figure) & ~covering, _keypoint_visibility(figure, covering)))
+        others.append((body_pixels(figure) & ~covering, keypoint_visibility(figure, covering)))
+        contaminating |= (figure.map > 0) & ~covering
         covering = covering | (figure.map > 0)
     return Picture(
         jpeg=_encode(camera.develop(image, rng), camera.quality),
         map=visible,
         person=(visible > 0).astype(np.uint8),
-        keypoints=_keypoint_visibility(target, front.mask),
+        keypoints=keypoint_visibility(target, front.mask),
         visible=_part_pixels(visible),
         whole=_part_pixels(whole),
         occluder=front.kind,
+        contaminating=contaminating,
         identity=person,
         others=others,
     )
-
-
-def _body(figure: Figure) -> Bool[np.ndarray, "H W"]:
-    return (figure.map > 0) & (figure.map != BELONGING)
 
 
 def _encode(image: np.ndarray, quality: int) -> bytes:

@@ -3,8 +3,10 @@
 import io
 import re
 import zipfile
+from dataclasses import replace
 from functools import cache
 
+import cv2
 import h5py
 import numpy as np
 import pytest
@@ -12,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core import params
-from pipeline.synthetic import dataset, occluders, people, pictures
+from pipeline.synthetic import dataset, figures, occluders, people, pictures
 from pipeline.synthetic.cameras import sample_camera, spread_cameras
+from pipeline.synthetic.contamination import MAX_HIDDEN
 from pipeline.synthetic.overlay import share_boundary
 from pipeline.synthetic.people import ATTRIBUTES, attribute_classes, sample_person
 from pipeline.synthetic.pictures import training_picture
@@ -31,6 +34,7 @@ SMALL = dataset.Render(
     holistic_queries=1,
     train_occluded=0.5,
     gallery_occluded=0.1,
+    train_contaminated=0.0,
 )
 FULL = params.read("params.yaml", "render", dataset.Render)
 HEAD, LEFT_ARM, RIGHT_ARM, TORSO, LEFT_LEG, RIGHT_LEG, LEFT_FOOT, RIGHT_FOOT = range(1, 9)
@@ -54,8 +58,8 @@ def stream(count=24):
 def figure(number, yaw):
     """A person from a direction, upright in the crop, nothing in front."""
     rng = np.random.default_rng([8, number])
-    place = pictures.Placement(64.0, 245.0, 225.0, yaw)
-    return pictures.paint_figure(rng, sample_person(rng), sample_camera(rng), place)
+    place = figures.Placement(64.0, 245.0, 225.0, yaw)
+    return figures.paint_figure(rng, sample_person(rng), sample_camera(rng), place)
 
 
 def middle(labels, part):
@@ -161,7 +165,7 @@ def test_a_visible_keypoint_lies_on_its_part_and_every_other_one_does_not(i):
             for c in range(column - 1, column + 2)
             if 0 <= r < 256 and 0 <= c < 128
         }
-        on_part = bool(near & pictures.KEYPOINT_PARTS[number])
+        on_part = bool(near & figures.KEYPOINT_PARTS[number])
         assert on_part or visibility < 2
         if visibility == 1 and number > 4:
             assert not on_part
@@ -174,10 +178,10 @@ def test_limbs_behind_their_own_person_are_hidden_and_not_absent():
 
 
 def test_a_keypoint_outside_the_picture_is_zero():
-    place = pictures.Placement(64.0, 300.0, 240.0, 0.0)
+    place = figures.Placement(64.0, 300.0, 240.0, 0.0)
     rng = np.random.default_rng(1)
-    painted = pictures.paint_figure(rng, sample_person(rng), sample_camera(rng), place)
-    points = pictures._keypoint_visibility(painted, np.zeros((256, 128), bool))
+    painted = figures.paint_figure(rng, sample_person(rng), sample_camera(rng), place)
+    points = figures.keypoint_visibility(painted, np.zeros((256, 128), bool))
     ankles = [KEYPOINTS.index("left_ankle"), KEYPOINTS.index("right_ankle")]
     assert (points[ankles] == 0).all()
 
@@ -218,6 +222,57 @@ def test_others_are_where_the_target_is_not_and_one_of_them_is_the_person_in_fro
             assert mask.shape == (256, 128) and keypoints.shape == (17, 3)
         if picture.occluder == 2:
             assert picture.others[0][0].any()
+
+
+# ------------------------------------------------------------------ contamination
+
+
+@cache
+def contaminated_pairs():
+    """Holistic training pictures, without and with a contamination."""
+    plain = replace(SMALL, train_identities=6, train_occluded=0.0)
+    contaminated = replace(plain, train_contaminated=1.0)
+    shots = [shot for shot in dataset.shots(plain) if shot.split == "train"]
+    return [[dataset.picture(render, shot) for render in (plain, contaminated)] for shot in shots]
+
+
+def test_a_contaminated_picture_is_the_same_but_for_a_bystander_or_a_parcel():
+    bystanders = 0
+    for plain, contaminated in contaminated_pairs():
+        assert contaminated.occluder == 0 and (contaminated.whole == plain.whole).all()
+        hidden = (plain.map > 0) & (contaminated.map == 0)
+        extra = contaminated.contaminating & ~plain.contaminating
+        assert extra.any() and (hidden <= extra).all() and not (extra & (contaminated.map > 0)).any()
+        far = cv2.dilate(extra.astype(np.uint8), np.ones((25, 25))) == 0  # beyond blur and blocks of JPEG
+        difference = np.abs(plain.image.astype(int) - contaminated.image.astype(int))
+        assert difference[extra].mean() > 4 * difference[far].mean()
+        bystanders += len(contaminated.others) > len(plain.others)
+        assert (len(contaminated.others) > len(plain.others)) == (not hidden.any())
+    assert 0 < bystanders < len(contaminated_pairs())
+
+
+def test_a_parcel_hides_less_of_the_target_than_an_occluder():
+    shares = [
+        1 - contaminated.visible.sum() / contaminated.whole.sum() for _, contaminated in contaminated_pairs()
+    ]
+    assert 0 < max(shares) <= MAX_HIDDEN
+
+
+def test_only_holistic_training_pictures_are_contaminated_at_about_the_rate():
+    render = replace(SMALL, train_identities=200, train_contaminated=0.3)
+    train = [shot for shot in dataset.shots(render) if shot.split == "train"]
+    rate = np.mean([dataset.contamination(render, shot) is not None for shot in train if not shot.occluded])
+    assert 0.22 < rate < 0.38
+    others = [shot for shot in dataset.shots(render) if shot.split != "train"]
+    assert all(dataset.contamination(render, shot) is None for shot in others)
+    assert all(dataset.contamination(render, shot) is None for shot in train if shot.occluded)
+
+
+def test_the_truth_of_a_contaminated_dataset_has_a_map_of_what_contaminates(tmp_path):
+    dataset.write(tmp_path / "raw.zip", replace(SMALL, train_contaminated=1.0), 1)
+    with zipfile.ZipFile(tmp_path / "raw.zip") as file, h5py.File(io.BytesIO(file.read("truth.h5"))) as truth:
+        assert truth["contaminating"].shape == truth["map"].shape
+        assert not (truth["contaminating"][:] & (truth["map"][:] > 0)).any()
 
 
 # ------------------------------------------------------------------ occluders
