@@ -9,7 +9,8 @@ Unusual here:
 - Camera -1 means unknown: it gets the mean embedding of the cameras that have training images.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from pipeline.labels import occlusion
 from pipeline.model.compute import set_attention
 
 Image = Float[Tensor, "B 3 H W"] | UInt8[Tensor, "B 3 H W"]  # colours in [-1, 1], or bytes
+Edit = Callable[[Float[Tensor, "B N D"]], Float[Tensor, "B N D"]]  # of projected patches
 
 # ------------------------------------------------------------------ geometry
 
@@ -82,6 +84,7 @@ class OcclusionAwareViT(nn.Module):
     cameras: how many, numbered from 0
     gamma_pattern, gamma_camera: gamma_1 and gamma_2, weights of the two embeddings; 0 leaves one out
     trained: the cameras that have training images; () means all
+    camera_on: the tokens that get the camera's embedding
 
     Raises `BadInput` if an image is less than a patch.
     """
@@ -97,6 +100,7 @@ class OcclusionAwareViT(nn.Module):
         gamma_pattern: float = 3.0,
         gamma_camera: float = 3.0,
         trained: tuple[int, ...] = (),
+        camera_on: Literal["all", "class"] = "all",
     ):
         super().__init__()
         self.patch = vit.patch_embed.patch_size[0]
@@ -106,7 +110,7 @@ class OcclusionAwareViT(nn.Module):
             raise BadInput(
                 f"params.yaml: train.size = {list(size)} is less than a patch of {self.patch}. Raise it."
             )
-        self.gamma_pattern, self.gamma_camera = gamma_pattern, gamma_camera
+        self.gamma_pattern, self.gamma_camera, self.camera_on = gamma_pattern, gamma_camera, camera_on
         self.projection = vit.patch_embed.proj
         self.projection.stride = (stride, stride)
         self.norm_pre, self.blocks, self.norm = vit.norm_pre, vit.blocks, vit.norm
@@ -132,25 +136,36 @@ class OcclusionAwareViT(nn.Module):
 
         Raises `ValueError` for an image of another size.
         """
-        tokens = self.norm(self.blocks(self.norm_pre(self.embed(image, hidden, camid))))
+        return self.split(self.norm(self.blocks(self.norm_pre(self.embed(image, hidden, camid)))))
+
+    def split(self, tokens: Float[Tensor, "B L D"]) -> Tokens:
+        """A sequence of tokens by their kinds."""
         cls, part, patch = tokens.split([1, self.parts, self.grid[0] * self.grid[1]], 1)
         return Tokens(cls[:, 0], part, patch)
 
     def embed(
-        self, image: Image, hidden: Bool[Tensor, "B C"], camid: Int[Tensor, "B"]
+        self,
+        image: Image,
+        hidden: Bool[Tensor, "B C"],
+        camid: Int[Tensor, "B"],
+        edit: Edit | None = None,
     ) -> Float[Tensor, "B L D"]:
         """The input sequence E = [x_cls; P_t; P_s] + P_E + gamma_1 E_o + gamma_2 C_e, Eq. 5.
 
+        `edit` changes the patches P_s before anything is added to them.
         Bytes are normalised here, on the network's device: they are a quarter of the size of floats.
         """
         if tuple(image.shape[2:]) != self.size:
             raise ValueError(f"image of {tuple(image.shape[2:])}, the model takes {self.size}")
         image = normalise(image) if image.dtype == torch.uint8 else image
         patch = self.projection(image).flatten(2).transpose(1, 2)
+        patch = patch if edit is None else edit(patch)
         learned = torch.cat([self.cls, self.part], 1).expand(image.shape[0], -1, -1)
-        side = self.gamma_pattern * self.pattern[occlusion.pattern_index(hidden)]  # Eq. 3
-        side = side + self.gamma_camera * self.camera_embedding(camid)
-        return torch.cat([learned.to(patch.dtype), patch], 1) + self.position + side[:, None]
+        pattern = self.gamma_pattern * self.pattern[occlusion.pattern_index(hidden)][:, None]  # Eq. 3
+        camera = self.gamma_camera * self.camera_embedding(camid)[:, None]
+        if self.camera_on == "class":
+            camera = F.pad(camera, (0, 0, 0, learned.shape[1] + patch.shape[1] - 1))
+        return torch.cat([learned.to(patch.dtype), patch], 1) + self.position + (pattern + camera)
 
     def camera_embedding(self, camid: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
         """C_e of each image, Eq. 5.  Departs: the mean trained row where the camera is unknown (-1).
