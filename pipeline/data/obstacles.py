@@ -25,7 +25,8 @@ from pipeline.data.pictures import expand, is_picture
 
 FIT_STEPS = 8  # of the search for an obstacle's size
 
-Source = Literal["rectangle", "person", "cutout"]
+Source = Literal["rectangle", "person", "cutout", "noise", "patch", "background"]
+Placement = Literal["anywhere", "border"]
 
 
 def _check_order(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -49,6 +50,7 @@ class Obstacles:
     cutouts: str  # folder of pictures with alpha, for the source `cutout`; "" for none
     area: Shares | None  # minimum and maximum, as a share of the image
     aspect: Ratios | None  # of rectangles: minimum and maximum height / width
+    placement: Placement | None
 
     @field_validator("cutouts")
     @classmethod

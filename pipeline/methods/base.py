@@ -70,9 +70,12 @@ class ParamGroup:
     """Parameters that one objective optimises.  `None`: use the value in `train`."""
 
     parameters: list[nn.Parameter]
-    optimiser: Literal["sgd", "adamw"] | None = None
+    optimiser: Literal["sgd", "adam", "adamw"] | None = None
     lr: float | None = None
     decay: float | None = None
+    schedule: Literal["cosine", "constant"] | None = None  # of the rate over time; None: cosine
+    # some of `parameters` whose rate is a multiple of `lr`, and the multiples
+    scaled: list[tuple[list[nn.Parameter], float]] = field(default_factory=list)
 
 
 class Method(nn.Module):

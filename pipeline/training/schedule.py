@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 from pydantic.dataclasses import dataclass
@@ -12,6 +12,10 @@ from pipeline.core.distributed import Scope
 from pipeline.core.params import STRICT, BadInput
 from pipeline.data.obstacles import Obstacles
 from pipeline.model.compute import Attention, Compile, Matmul, Precision
+
+Strength = Annotated[float, Field(ge=0, le=1)]
+Hue = Annotated[float, Field(ge=0, le=0.5)]  # of the colour circle, either way
+Jitter = tuple[Strength, Strength, Strength, Hue]
 
 ONE_TEACHES_NOTHING = {
     "identities": "No image has a negative: triplet losses stay at ln 4. Set 2 or more",
@@ -29,12 +33,14 @@ class Schedule:
     images: int = Field(ge=1)  # K, of each identity; one has no positive
     epochs: int | None = Field(ge=1)
     held_out: int = Field(ge=0)  # identities that choose the epoch to keep; 0: train on all, keep the last
-    optimiser: Literal["sgd", "adamw"] | None
+    optimiser: Literal["sgd", "adam", "adamw"] | None
     lr: float | None = Field(gt=0)
+    bias_lr: float | None = Field(gt=0)  # of biases, as a multiple of `lr`
     decay: float | None = Field(ge=0)
     warmup: float | None = Field(ge=0)  # epochs
     floor: float = Field(ge=0, le=1)  # of the learning rate, as a share
     clip: float | None = Field(ge=0)  # largest norm of a group's gradient; 0 for no limit
+    drop_path: float | None = Field(ge=0, lt=1)  # of the last block; see `layers.set_drop_path`
     precision: Precision
     matmul: Matmul
     attention: Attention
@@ -43,6 +49,7 @@ class Schedule:
     statistics: Scope  # what a batch norm normalises by, likewise
     flip: float = Field(ge=0, le=1)  # probability of a mirrored pair
     pad: int = Field(ge=0)  # pixels, before the random crop
+    jitter: Jitter | None  # of brightness, contrast, saturation and hue, before an obstacle is pasted
     obstacles: Obstacles
     start_from: str  # folder of a trained model whose weights are taken over; "": none
 
