@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -152,7 +151,7 @@ def test_the_papers_baseline_is_a_cumulative_mean_refreshed_every_ten_epochs():
     for scale in (0.0, 30.0):
         torch.nn.init.normal_(other.heads.weight, std=scale)
         whole = eval_batch(PEOPLE)
-        h = other.encoder(whole.holistic.image, whole.holistic.hidden, whole.camid)
+        h = other.encode(whole.holistic, whole.camid)
         with torch.no_grad():
             scores.append(other.heads.score(other.purify(h, EVERY)[:, 0], HOLISTIC, whole.pid).mean())
         other.begin_epoch(10 * (len(scores) - 1), plain)
@@ -231,6 +230,68 @@ def test_an_erased_patch_leaves_no_trace_and_tells_its_place():
     assert torch.equal(other.purify(h, ~EVERY), other.purify(changed, ~EVERY))
     tokens = other.purify(h, ~EVERY)[0, 9:]
     assert not torch.allclose(tokens[0], tokens[1])
+
+
+# ------------------------------------------------------------------ erasing earlier, and a rebuilt global token
+
+
+def erase_by_hand(model, view, camid, blocks, mask):
+    """The encoder's output where patches are erased before its last blocks, block by block."""
+    encoder = model.encoder
+    tokens = encoder.embed(view.image, view.hidden, camid)
+    for number, block in enumerate(encoder.blocks):
+        if number == len(encoder.blocks) - blocks:
+            for image in range(len(tokens)):
+                for place in range(mask.shape[1]):
+                    if not mask[image, place]:
+                        row = 10 + place  # after the class token and nine part tokens
+                        tokens[image, row] = model.erased[0, 0] + encoder.position[0, row]
+        tokens = block(tokens)
+    return encoder.norm(tokens)
+
+
+def test_patches_can_be_erased_before_the_last_blocks_of_the_encoder():
+    other = toy.model(PEOPLE, erase_before=1)
+    h, _ = other.encode_views(BATCH)
+    torch.manual_seed(3)
+    mask = torch.rand(EVERY.shape) < 0.5
+    with torch.no_grad():
+        wanted = erase_by_hand(other, BATCH.holistic, BATCH.camid, 1, mask)
+    erased = other.erase(h, mask)
+    torch.testing.assert_close(torch.cat([erased.cls[:, None], erased.part, erased.patch], 1), wanted)
+    torch.testing.assert_close(other.erase(h, EVERY).cls, h.cls)  # nothing erased: the encoder's own output
+
+
+def test_erasing_before_more_blocks_than_the_encoder_has_is_refused():
+    with pytest.raises(BadInput, match="erase_before = 2, but the encoder has 2 blocks"):
+        toy.model(PEOPLE, erase_before=2)
+
+
+def test_a_rebuilt_global_token_reads_the_kept_patches_and_nothing_else():
+    other = toy.model(PEOPLE, global_token="rebuilt")
+    h, _ = other.encode_views(BATCH)
+    mask = torch.arange(EVERY.shape[1]).expand(EVERY.shape) % 2 > 0
+    before = other.purify(h, mask)
+    changed = h._replace(
+        cls=h.cls + 1,
+        part=h.part + 1,
+        patch=torch.where(mask[..., None], h.patch, h.patch + 1),
+    )
+    assert torch.equal(other.purify(changed, mask)[:, 0], before[:, 0])
+    kept = h._replace(patch=torch.where(mask[..., None], h.patch + torch.randn_like(h.patch), h.patch))
+    assert not torch.allclose(other.purify(kept, mask)[:, 0], before[:, 0])
+    assert torch.equal(other.purify(h, mask, 1), before[:, :1])  # what rewards are made of
+
+
+@pytest.mark.parametrize("changes", [{"erase_before": 1}, {"global_token": "rebuilt"}])
+def test_teachers_of_either_kind_learn_and_embed_as_before(changes):
+    other = toy.model(PEOPLE, **changes)
+    loop = Loop(other.train(), toy.schedule(lr=5e-3, warmup=0.0), torch.device("cpu"))
+    for _ in range(12):
+        loop.step(toy.batch(PEOPLE), 0.0)
+    assert loop.log[-1]["teacher_identity"] < loop.log[0]["teacher_identity"]
+    embedding = other.eval().embed(eval_batch(PEOPLE))
+    assert embedding.parts.shape[:2] == (len(PEOPLE), 9)
 
 
 @pytest.mark.parametrize(("kind", "fixed"), [("fixed", 9), ("plain", 0)])
@@ -522,7 +583,7 @@ def test_a_branch_alone_sees_the_occluded_view_and_takes_identity_and_triplet_lo
     (only,) = other.objectives(unseen)
     assert set(only.terms) == {"identity", "encoder", "triplet", "mask"}
     assert only.loss.item() == pytest.approx(sum(t.item() for t in only.terms.values()), rel=1e-5)
-    tokens = other.encoder(BATCH.occluded.image, BATCH.occluded.hidden, BATCH.camid)
+    tokens = other.encode(BATCH.occluded, BATCH.camid)
     (branch,) = other.branches(BATCH)
     assert torch.equal(branch.output[:, 0], tokens.cls)  # no layer follows the encoder
 
@@ -565,7 +626,7 @@ def test_an_embedding_is_the_whole_branchs_output_where_it_is_compared(preset, f
     other = toy.model(PEOPLE, preset=preset, fep=fep, start="random").eval()
     plain = eval_batch(PEOPLE)
     with torch.no_grad():
-        tokens = other.encoder(plain.holistic.image, plain.holistic.hidden, plain.camid)
+        tokens = other.encode(plain.holistic, plain.camid)
         whole = other.branch(OCCLUDED, tokens, plain.holistic).output
         least = other.branch(OCCLUDED, tokens, plain.holistic, num_tokens=9).output
     assert least.shape[1] == 9 and torch.allclose(whole[:, :9], least, atol=1e-5)
@@ -602,7 +663,7 @@ def test_the_papers_baseline_is_the_score_of_the_branch_that_purifies_the_teache
     other.begin_epoch(0, lambda: eval_batches(PEOPLE, 5))
     whole = eval_batch(PEOPLE)
     with torch.no_grad():
-        h = other.encoder(whole.holistic.image, whole.holistic.hidden, whole.camid)
+        h = other.encode(whole.holistic, whole.camid)
         score = other.heads.score(other.purify(h, EVERY)[:, 0], branch, whole.pid).mean()
     assert other.agent.baseline.item() == pytest.approx(score.item(), abs=1e-5)
 
@@ -617,13 +678,3 @@ def test_each_distillation_term_can_be_left_out():
         part = next(toy.model(PEOPLE, **changes).objectives(BATCH))
         left = sum(whole.weights[name] * whole.terms[name].item() for name in names)
         assert part.loss.item() == pytest.approx(whole.loss.item() - left, abs=1e-3)
-
-
-def test_the_readme_lists_every_preset_as_it_is():
-    listed = [
-        line
-        for line in Path("pipeline/methods/README.md").read_text().splitlines()
-        if line.startswith(("| `ogfr.", "| `train."))
-    ]
-    rows = PRESETS.items()
-    assert listed == [f"| `{name}` | {paper} | {ours} | {why} |" for name, (ours, paper, why) in rows]
