@@ -97,3 +97,134 @@ def test_distances_are_exact_inside_autocast():
         assert torch.equal(losses.pairwise_distances(a, a[:3]), losses.pairwise_distances(a, a[:3]).float())
         inside = losses.pairwise_distances(a, a[:3])
     assert torch.equal(inside, losses.pairwise_distances(a, a[:3]))
+
+
+# ------------------------------------------------------------------ what DPM, DPM++ and CLIP-ReID add
+
+
+def both(fast, slow, *inputs):
+    """Check values and gradients of a loss and of its slow twin."""
+    ends = []
+    for function in (fast, slow):
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        value = function(*leaves)
+        ends.append((value.detach().double(), torch.autograd.grad(value, leaves)))
+    (value, gradients), (expected, slow_gradients) = ends
+    assert value.item() == pytest.approx(expected.item(), rel=1e-4)
+    for gradient, other in zip(gradients, slow_gradients, strict=True):
+        assert torch.allclose(gradient, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("margin", [None, 0.3, 5.0])
+def test_a_triplet_loss_with_a_margin_and_ignored_images_equals_loops(margin):
+    torch.manual_seed(0)
+    features, pid = torch.randn(8, 3), tensor([0, 0, 1, 1, 2, 2, 3, 3])
+    ignored = torch.rand(8, 8) < 0.4
+    ignored[0] = True  # no negative is left
+
+    def slow(features):
+        total = 0.0
+        for i in range(8):
+            distance = [(features[i] - features[j]).square().sum().clamp(min=1e-12).sqrt() for j in range(8)]
+            far = max(distance[j] for j in range(8) if pid[i] == pid[j])
+            strangers = [distance[j] for j in range(8) if pid[i] != pid[j] and not ignored[i, j]]
+            gap = far - min(strangers) if strangers else far - far.detach()
+            total = total + (torch.log1p(gap.exp()) if margin is None else (gap + margin).clamp(min=0))
+        return total / 8
+
+    both(lambda f: losses.triplet(f, pid, margin=margin, ignored=ignored), slow, features)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("some", [False, True])
+def test_a_smooth_identity_loss_that_ignores_identities_equals_loops(smoothing, some):
+    torch.manual_seed(0)
+    logits = torch.randn(4, 6)
+    ignored = (torch.rand(4, 6) < 0.4) & (torch.arange(6) != PID[:, None])
+    assert ignored.any()
+
+    def slow(logits):
+        total = 0.0
+        for i in range(4):
+            kept = [c for c in range(6) if not (some and ignored[i, c])]
+            norm = torch.stack([logits[i, c] for c in kept]).logsumexp(0)
+            for c in kept:
+                truth = (1 - smoothing) * (c == PID[i].item()) + smoothing / len(kept)
+                total = total + truth * (norm - logits[i, c])
+        return total / 4
+
+    both(lambda x: losses.identity(x, PID, smoothing, ignored if some else None), slow, logits)
+
+
+def test_an_ignored_identity_has_no_gradient_in_any_part():
+    logits = torch.randn(4, 2, 6, requires_grad=True)
+    ignored = torch.arange(6) == (PID[:, None] + 3)
+    losses.identity(logits, PID, 0.1, ignored).sum().backward()
+    assert (logits.grad.abs() > 0).logical_xor(ignored[:, None]).all()
+
+
+@pytest.mark.parametrize("margin", [0.3, 0.5])
+def test_the_angle_of_the_true_identity_grows_by_the_margin(margin):
+    cosine = torch.linspace(-0.99, 0.99, 12).reshape(4, 3)
+    pid = tensor([0, 1, 2, 0])
+
+    def slow(cosine):
+        total = 0.0
+        for i in range(4):
+            for c in range(3):
+                angle, logit = cosine[i, c].acos(), cosine[i, c]
+                if c == pid[i] and angle < math.pi - margin:
+                    logit = (angle + margin).cos()
+                elif c == pid[i]:
+                    logit = logit - margin * math.sin(margin)
+                total = total + (i + 2 * c + 1) * 30 * logit
+        return total
+
+    weights = torch.arange(4)[:, None] + 2 * torch.arange(3) + 1
+    both(lambda x: (weights * losses.arc(x, pid, 30.0, margin)).sum(), slow, cosine)
+
+
+@pytest.mark.parametrize("edge", [-1.0, 1.0, 1.0000001])
+def test_the_gradient_of_an_angle_of_0_or_pi_is_finite(edge):
+    cosine = torch.full((4, 3), edge, requires_grad=True)
+    logits = losses.arc(cosine, PID, 30.0, 0.5)
+    losses.identity(logits, PID).backward()
+    assert cosine.grad.isfinite().all() and (cosine.grad[:, 0] != 0).all()
+    beyond = edge * math.cos(0.5) if edge > 0 else edge - 0.5 * math.sin(0.5)
+    assert logits[0, 0].item() == pytest.approx(30 * beyond, abs=0.02)
+
+
+def test_orthogonal_heads_cost_nothing_and_alike_ones_are_counted_in_pairs():
+    torch.manual_seed(0)
+    assert losses.orthogonality(torch.eye(4)[None] * 7).item() == pytest.approx(0, abs=1e-6)
+    assert losses.orthogonality(torch.ones(1, 4, 9)).item() == pytest.approx(12 / 16)
+    logits = torch.randn(3, 4, 9)
+    once = losses.orthogonality(logits).item()
+    assert losses.orthogonality(torch.cat([logits, logits])).item() == pytest.approx(2 * once)
+
+    def slow(logits):
+        total = 0.0
+        for rows in logits:
+            for i in range(4):
+                for j in range(4):
+                    cosine = rows[i] @ rows[j] / (rows[i].norm() * rows[j].norm())
+                    total = total + (cosine - float(i == j)) ** 2 / 16
+        return total
+
+    both(losses.orthogonality, slow, logits)
+
+
+def test_pictures_and_texts_of_an_identity_are_sought_both_ways():
+    torch.manual_seed(0)
+    image, text, pid = torch.randn(5, 3), torch.randn(5, 3), tensor([0, 0, 1, 2, 1])
+
+    def slow(image, text):
+        total = 0.0
+        for rows, columns in ((image, text), (text, image)):
+            for i in range(5):
+                matches = [j for j in range(5) if pid[i] == pid[j]]
+                norm = torch.stack([rows[i] @ columns[j] for j in range(5)]).logsumexp(0)
+                total = total + sum(norm - rows[i] @ columns[j] for j in matches) / len(matches) / 5
+        return total
+
+    both(lambda v, t: losses.contrast(v, t, pid), slow, image, text)
