@@ -182,7 +182,7 @@ def train(model: OGFR, schedule: Schedule, sample_batch: Callable[[], Batch]) ->
 def evaluate(model: OGFR, batch: Batch) -> dict[str, float]:
     """Probabilities of keeping either kind of patch, and of the true identity under several masks."""
     view = batch.holistic
-    h = model.encoder(view.image, view.hidden, batch.camid)
+    h = model.encode(view, batch.camid)
     keep = model.agent(correlation(h.patch, h.part)).sigmoid()
     shows_person = view.parsing[:, ::PATCH, ::PATCH].flatten(1) > 0
 

@@ -41,7 +41,7 @@ def measure(model: OGFR, batches: Iterator[Batch]) -> dict[str, dict[str, float]
     values: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for batch in batches:
         view = batch.holistic
-        h = model.encoder(view.image, view.hidden, batch.camid)
+        h = model.encode(view, batch.camid)
         state = correlation(h.patch, h.part)
         for name, mask in masks(model, batch, state).items():
             p = model.heads.score(model.purify(h, mask)[:, 0], HOLISTIC, batch.pid)

@@ -20,15 +20,16 @@ from pipeline.labels import occlusion
 from pipeline.methods.base import DataSpec, Embedding, Objective
 from pipeline.methods.ogfr import params
 from pipeline.methods.ogfr.agent import Agent, policy_loss, reward
+from pipeline.methods.ogfr.branches import Branch, Encoded
 from pipeline.methods.ogfr.correlation import correlation, visible
 from pipeline.methods.ogfr.decoder import DecoderLayer
 from pipeline.methods.ogfr.losses import loss_weights, mask_loss, mse_loss, part_triplet
-from pipeline.methods.ogfr.model import Branch, build
+from pipeline.methods.ogfr.model import build
 from pipeline.methods.ogfr.params import HOLISTIC, OCCLUDED, K
 from pipeline.model import losses
 from pipeline.model.backbones import small_vit
 from pipeline.model.heads import Heads
-from pipeline.model.vit import Tokens, grid, patch_labels
+from pipeline.model.vit import grid, patch_labels
 from tests import reference as slow
 from tests import toy
 from tests.reference import scalars, stacked
@@ -231,7 +232,7 @@ def test_9_the_new_score_is_that_of_the_purified_features_without_a_mask():
     whole = eval_batch(pictures())
     model.begin_epoch(0, lambda: eval_batches(pictures(), 3))
     with torch.no_grad():
-        h = model.encoder(whole.holistic.image, whole.holistic.hidden, whole.camid)
+        h = model.encode(whole.holistic, whole.camid)
     every = [[True] * N] * 4
     news = slow.mean(scores(model, h, every, whole.pid)).item()
     assert model.agent.baseline.item() == pytest.approx(news, abs=1e-5)
@@ -336,10 +337,11 @@ def test_11_on_average_the_policy_gradient_is_that_of_the_expected_reward(seed):
 
 def tokens(count=3, seed=0):
     """What the encoder might give."""
-    return Tokens(
+    return Encoded(
         normal(count, WIDTH, seed=seed),
         normal(count, FIRST, WIDTH, seed=seed + 1),
         normal(count, N, WIDTH, seed=seed + 2),
+        torch.zeros(count, 0, WIDTH),
     )
 
 
@@ -361,7 +363,7 @@ def purified(model, h, action):
     position = scalars(model.encoder.position[0, FIRST + 1 :]) if model.params.erased == "shared" else None
     erased, layers = scalars(model.erased[0]), [(weights(layer), layer.fixed) for layer in model.decoder]
     features = []
-    for cls, part, patch, kept in zip(*(scalars(t) for t in h), action, strict=True):
+    for cls, part, patch, kept in zip(*(scalars(t) for t in h[:3]), action, strict=True):
         rows = [cls, *part[1:], *slow.erase(patch, kept, erased, position)]
         for w, fixed in layers:
             rows = slow.decoder_layer(rows, w, HEADS, fixed, model.params.residual)
@@ -404,7 +406,7 @@ def test_12_purified_features_are_those_of_two_layers_over_what_is_left_of_the_p
     assert model.params.residual == (preset == "recommended")
     assert model.erased.shape[1] == {"recommended": 1, "paper": N}[preset]
     h, action = tokens(2), torch.from_numpy(RNG(3).random((2, N)) < 0.6)
-    leaves = [*h, model.erased, *model.decoder.parameters()]
+    leaves = [*h[:3], model.erased, *model.decoder.parameters()]
     if preset == "recommended":
         leaves.append(model.encoder.position)
     agree(model.purify(h, action), purified(model, h, action.tolist()), *leaves)
@@ -585,7 +587,7 @@ def test_23_the_mask_loss_is_the_mean_of_both_views():
     loss = next(model.objectives(shown)).terms["mask"]
     each = []
     for view in (shown.holistic, shown.occluded):
-        tokens_of_view = model.encoder(view.image, view.hidden, shown.camid)
+        tokens_of_view = model.encode(view, shown.camid)
         labels = patch_labels(view.parsing, FIRST, 2, 2)
         state = correlation(tokens_of_view.patch, tokens_of_view.part)
         each.append(mask_loss(state, view.parsing, labels, GRID, model.params))
@@ -595,7 +597,7 @@ def test_23_the_mask_loss_is_the_mean_of_both_views():
 def test_both_views_in_one_pass_are_those_of_two_passes():
     model, shown = tiny(), batch()
     for together, view in zip(model.encode_views(shown), (shown.holistic, shown.occluded), strict=True):
-        alone = model.encoder(view.image, view.hidden, shown.camid)
+        alone = model.encode(view, shown.camid)
         for both, one in zip(together, alone, strict=True):
             torch.testing.assert_close(both, one, rtol=1e-5, atol=1e-5)
 
@@ -626,7 +628,7 @@ def test_25_images_are_compared_by_the_features_that_both_show(feature):
     model, shown = tiny(feature=feature).eval(), eval_batch(pictures())
     embedding = model.embed(shown)
     with torch.no_grad():
-        encoded = model.encoder(shown.holistic.image, shown.holistic.hidden, shown.camid)
+        encoded = model.encode(shown.holistic, shown.camid)
         features = scalars(model.student_output(encoded)[:, :FIRST])
     if feature == "after":
         neck = model.heads.necks[OCCLUDED]

@@ -232,7 +232,7 @@ def test_an_erased_patch_leaves_no_trace_and_tells_its_place():
     assert not torch.allclose(tokens[0], tokens[1])
 
 
-# ------------------------------------------------------------------ erasing earlier, and a rebuilt global token
+# ------------------------------------------------------------------ erasing earlier, a rebuilt global token
 
 
 def erase_by_hand(model, view, camid, blocks, mask):

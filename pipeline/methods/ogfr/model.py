@@ -8,18 +8,20 @@ feature and the parts.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from pipeline.batches.views import Batch, View
+from pipeline.core.params import BadInput
 from pipeline.data import parts
 from pipeline.methods.base import DataSpec, Embedding, Method, Objective, ParamGroup
 from pipeline.methods.ogfr.agent import Agent, Episodes, Mask
+from pipeline.methods.ogfr.branches import Branch, Encoded, encode
 from pipeline.methods.ogfr.correlation import correlation, visible
 from pipeline.methods.ogfr.decoder import DecoderLayer
 from pipeline.methods.ogfr.losses import loss_weights, mask_loss, mse_loss, part_triplet
@@ -27,24 +29,12 @@ from pipeline.methods.ogfr.params import FEP, HOLISTIC, OCCLUDED, K, Params
 from pipeline.model import losses
 from pipeline.model.heads import Heads
 from pipeline.model.layers import TransformerLayer, TransformerLayers
-from pipeline.model.vit import OcclusionAwareViT, Tokens, patch_labels, patch_share
+from pipeline.model.vit import OcclusionAwareViT, patch_labels, patch_share
 
 
 def build(params: Params, spec: DataSpec, vit: VisionTransformer) -> "OGFR":
     """OGFR with resolved parameters around an encoder."""
     return OGFR(params, spec, vit)
-
-
-class Branch(NamedTuple):
-    """One view after the encoder and the layers of its branch."""
-
-    number: int  # HOLISTIC or OCCLUDED
-    parsing: UInt8[Tensor, "B H W"]  # M
-    tokens: Tokens  # F
-    state: Float[Tensor, "B N K1"]  # I
-    labels: Float[Tensor, "B N K1"]  # share of each label of M in each patch
-    mask: Mask | None  # patches that are kept; None without FEP
-    output: Float[Tensor, "B L D"]  # F_hp or F_op
 
 
 class OGFR(Method):
@@ -80,8 +70,16 @@ class OGFR(Method):
         gain = params.head_gain
         self.global_head = Heads(1, width, spec.identities, gain, branches=2)  # Eq. 20
         self.heads = Heads(K + 1, width, spec.identities, gain, branches=2)  # Eq. 19, i in {g, 1 ... K}
+        if params.global_token == "rebuilt" and params.fep != "none":
+            self.query = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, width), std=0.02))
+            self.reader = TransformerLayers(*(TransformerLayer(width, heads) for _ in self.decoder))
         if params.start == "encoder":
             self.init_from_encoder()
+        if params.erase_before >= len(self.encoder.blocks):
+            raise BadInput(
+                f"params.yaml: ogfr.erase_before = {params.erase_before}, but the encoder has "
+                f"{len(self.encoder.blocks)} blocks, and the first ones come before the erasing. Lower it."
+            )
 
     @torch.no_grad()
     def init_from_encoder(self) -> None:
@@ -135,19 +133,19 @@ class OGFR(Method):
             return [self.branch(HOLISTIC, h, batch.holistic), self.branch(OCCLUDED, o, batch.occluded)]
         return [self.branch(OCCLUDED, self.encode(batch.occluded, batch.camid), batch.occluded)]
 
-    def encode(self, view: View, camid: Int[Tensor, "B"]) -> Tokens:
+    def encode(self, view: View, camid: Int[Tensor, "B"]) -> Encoded:
         """F of one view."""
-        return self.encoder(view.image, view.hidden, camid)
+        return encode(self.encoder, view.image, view.hidden, camid, self.params.erase_before)
 
-    def encode_views(self, batch: Batch) -> tuple[Tokens, Tokens]:
+    def encode_views(self, batch: Batch) -> tuple[Encoded, Encoded]:
         """F_h and F_o: both views pass the encoder as one batch."""
         size, views = len(batch.pid), (batch.holistic, batch.occluded)
         image = torch.cat([view.image for view in views])
         hidden = torch.cat([view.hidden for view in views])
-        tokens = self.encoder(image, hidden, batch.camid.repeat(2))
-        return Tokens(*(t[:size] for t in tokens)), Tokens(*(t[size:] for t in tokens))
+        tokens = encode(self.encoder, image, hidden, batch.camid.repeat(2), self.params.erase_before)
+        return Encoded(*(t[:size] for t in tokens)), Encoded(*(t[size:] for t in tokens))
 
-    def branch(self, number: int, tokens: Tokens, view: View, num_tokens: int | None = None) -> Branch:
+    def branch(self, number: int, tokens: Encoded, view: View, num_tokens: int | None = None) -> Branch:
         """One view after the encoder: through FEP if its branch has it (`fep`), else through plain layers.
 
         Only the first `num_tokens` tokens of the output are computed; None: all.
@@ -164,16 +162,40 @@ class OGFR(Method):
 
     # -------------------------------------------------------------- 3.2 erasing and purifying (FEP)
 
-    def purify(self, h: Tokens, mask: Mask, num_tokens: int | None = None) -> Float[Tensor, "B Q D"]:
+    def purify(self, h: Encoded, mask: Mask, num_tokens: int | None = None) -> Float[Tensor, "B Q D"]:
         """F_hp: erased patches replaced by learned tokens (F_h with a tilde), then the decoder of Eq. 12.
 
-        Departs: the erased token is one vector plus the position embedding of its place (`erased`).
+        Departs: under `global_token: rebuilt` the global feature is no class token, which has read the erased
+        patches in the encoder, but a learned query that reads the patches alone, in layers of its own.
+        """
+        tokens = self.erase(h, mask)
+        if self.params.global_token == "encoder":
+            return self.decoder(tokens.sequence, num_tokens)
+        query = (self.query + self.encoder.position[:, :1]).expand(len(tokens.patch), -1, -1)
+        rebuilt = self.reader(torch.cat([query.to(tokens.patch.dtype), tokens.patch], 1), 1)
+        if num_tokens == 1:
+            return rebuilt
+        return torch.cat([rebuilt, self.decoder(tokens.sequence, num_tokens)[:, 1:]], 1)
+
+    def erase(self, h: Encoded, mask: Mask) -> Encoded:
+        """F_h with a tilde.
+
+        Departs: the erased token is one vector plus the position embedding of its place (`erased`).  With
+        `erase_before` n the patches are erased before the encoder's last n blocks, which then run again: in
+        them no token can read an erased patch.
         """
         erased: Tensor = self.erased
         if self.params.erased == "shared":
             erased = erased + self.encoder.position[:, K + 2 :]
-        patch = torch.where(mask[..., None], h.patch, erased.to(h.patch.dtype))
-        return self.decoder(_sequence(h._replace(patch=patch)), num_tokens)
+        blocks = self.params.erase_before
+        patch = h.before[:, K + 2 :] if blocks else h.patch
+        patch = torch.where(mask[..., None], patch, erased.to(patch.dtype))
+        if not blocks:
+            return h._replace(patch=patch)
+        tokens = torch.cat([h.before[:, : K + 2], patch], 1)
+        for block in self.encoder.blocks[-blocks:]:
+            tokens = block(tokens)
+        return Encoded(*self.encoder.split(self.encoder.norm(tokens)), h.before)
 
     def explore(self, branches: Sequence[Branch], pid: Int[Tensor, "B"]) -> list[Episodes]:
         """The masks of each branch with FEP and their rewards, Eq. 8-10; none if no agent learns."""
@@ -189,13 +211,13 @@ class OGFR(Method):
 
     @torch.no_grad()
     def identity_probability(
-        self, h: Tokens, masks: Sequence[Mask], pid: Int[Tensor, "B"], branch: int
+        self, h: Encoded, masks: Sequence[Mask], pid: Int[Tensor, "B"], branch: int
     ) -> list[Float[Tensor, "B"]]:
         """p^m of each mask; all pass the decoder as one batch, which computes f_hp^g alone."""
         if not masks:
             return []
         count = len(masks)
-        repeated = Tokens(*(t.repeat(count, *[1] * (t.ndim - 1)) for t in h))
+        repeated = Encoded(*(t.repeat(count, *[1] * (t.ndim - 1)) for t in h))
         purified = self.purify(repeated, torch.cat(list(masks)), 1)[:, 0]
         return list(self.heads.score(purified, branch, pid.repeat(count)).chunk(count))
 
@@ -217,9 +239,9 @@ class OGFR(Method):
 
     # -------------------------------------------------------------- 3.3 the student
 
-    def student_output(self, o: Tokens, num_tokens: int | None = None) -> Float[Tensor, "B Q D"]:
+    def student_output(self, o: Encoded, num_tokens: int | None = None) -> Float[Tensor, "B Q D"]:
         """F_op: two conventional transformer layers over the occluded view's tokens."""
-        return self.student(_sequence(o), num_tokens)
+        return self.student(o.sequence, num_tokens)
 
     # -------------------------------------------------------------- 3.4 the losses
 
@@ -307,8 +329,3 @@ class OGFR(Method):
     def needs_parsing(self) -> bool:
         """Whether the student's patches are erased by the labels of its parsing map (Table 5)."""
         return self.params.erase == "labels" and OCCLUDED in FEP[self.params.fep]
-
-
-def _sequence(tokens: Tokens) -> Float[Tensor, "B L D"]:
-    # without f^0, the background's token
-    return torch.cat([tokens.cls[:, None], tokens.part[:, 1:], tokens.patch], 1)

@@ -39,6 +39,9 @@ class Params:
     erase: Literal["agent", "none", "random", "labels"]  # what chooses the patches to erase (Table 5)
     erase_rate: float = Field(ge=0, le=1)  # share erased by `random`
     erased: Literal["shared", "place"] | None  # one learned token plus its position, or one for each place
+    erase_before: int = Field(ge=0)  # encoder blocks that follow the erasing; 0: it follows the encoder
+    # the teacher's global feature: the encoder's class token, or a query that reads the kept patches alone
+    global_token: Literal["encoder", "rebuilt"]
     episodes: int = Field(ge=1)  # masks that the agent samples for each image
     agent_bias: bool | None
     agent_keep: float = Field(gt=0, lt=1)  # probability of keeping a patch at the start, given a bias
@@ -134,7 +137,7 @@ def _has_no_teacher(params: Params, train: Any) -> bool:
 # param -> when it changes neither the log nor an embedding, given the method's params and those of `train`
 WITHOUT_EFFECT: dict[str, Callable[[Params, Any], bool]] = {
     "start": lambda params, train: train.start_from != "",
-    **dict.fromkeys(("decoder", "residual", "erase"), _erases_nothing),
+    **dict.fromkeys(("decoder", "residual", "erase", "erase_before", "global_token"), _erases_nothing),
     "erase_rate": lambda params, train: params.fep == "none" or params.erase != "random",
     **dict.fromkeys(("episodes", "agent_optimiser", "agent_lr"), _has_no_agent),
     "agent_keep": lambda params, train: (
