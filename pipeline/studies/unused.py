@@ -47,7 +47,7 @@ UNUSED: dict[str, Callable[[Values], bool]] = {
     "embed.cameras": lambda values: values[values["method"]].get("gamma_camera") == 0,
     **{f"evaluate.rerank.{name}": _no_reranking for name in ("k1", "k2", "original")},
     "draw.nearest": lambda values: values["evaluate"]["top"] == 0,
-    **{name: _not_chosen(name) for name in METHODS},
+    **{name: _not_chosen(name) for name in sorted(METHODS)},
 }
 
 

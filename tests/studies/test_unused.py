@@ -9,6 +9,7 @@ import torch
 from pipeline.batches.views import eval_batch
 from pipeline.core import params
 from pipeline.methods.base import load_trained
+from pipeline.studies.tables import METHODS
 from pipeline.studies.unused import UNUSED, unused_params
 from tests import toy
 
@@ -16,7 +17,8 @@ VALUES = params.load("params.yaml")
 COMMITTED = [
     "parse.spread", "index.occlude.seed", "index.occlude.area", "index.occlude.aspect",
     "index.occlude.cutouts", "evaluate.rerank.k1", "evaluate.rerank.k2", "evaluate.rerank.original",
-    "vit_baseline", "ogfr.erase_rate", "ogfr.baseline_epochs", "train.mining", "train.statistics",
+    *sorted(METHODS - {"ogfr"}), "ogfr.erase_rate", "ogfr.baseline_epochs", "train.mining",
+    "train.statistics",
 ]  # fmt: skip
 # params by their dotted names; what is listed beside, and instead of, the committed list
 CASES = [
