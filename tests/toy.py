@@ -21,6 +21,7 @@ from pipeline.training.schedule import Schedule
 SIZE = (64, 32)
 OGFR = params.read("params.yaml", "ogfr", Params)
 TRAIN = params.read("params.yaml", "train", Schedule)
+FITTING = {"fed": {"neighbours": 2}}  # params that fit four people, by method
 
 
 def settings(preset="recommended", **changes):
@@ -78,7 +79,9 @@ def trained(folder, name="ogfr", seed=0, **changes):
     """A folder as `stages.train` leaves it, with a model of random weights that z and camera matter to."""
     module = load_method(name)
     unresolved = params.read("params.yaml", name, module.Params)
-    unresolved = replace(unresolved, **{"stride": 16, "gamma_camera": 3.0, **changes})
+    unresolved = replace(
+        unresolved, **{"stride": 16, "gamma_camera": 3.0, **FITTING.get(name, {}), **changes}
+    )
     settings, world = resolve(unresolved, module.PRESETS, unresolved.preset, name), data_spec(people())
     torch.manual_seed(seed)
     start = encoder()

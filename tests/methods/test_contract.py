@@ -27,7 +27,7 @@ def settings(name, preset="recommended", **changes):
     """A method's parameters, resolved, for the toy encoder's patches of 16 pixels."""
     module = load_method(name)
     values = params.read("params.yaml", name, module.Params)
-    values = replace(values, preset=preset, **{"stride": 16, **changes})
+    values = replace(values, preset=preset, **{"stride": 16, **toy.FITTING.get(name, {}), **changes})
     return resolve(values, module.PRESETS, preset, name)
 
 
