@@ -6,8 +6,9 @@ everything erased.  The distance between the bounds is all that an agent can ear
 the patches before the first is erased.
 
 Reads a trained model and, below data/, the dataset that `train_on` of params.yaml names: index.parquet,
-images.h5, parsing.h5 and occlusion.h5.  Prints one JSON object: the probability, and the share of patches
-that each mask keeps.
+images.h5, parsing.h5, occlusion.h5 and truth.h5.  Prints one JSON object: the probability, and the share of
+patches that each mask keeps; if training images were contaminated (`render.train_contaminated`), also its
+share of the patches that show what contaminates, and of those that show the target.
 """
 
 import argparse

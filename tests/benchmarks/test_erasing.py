@@ -1,5 +1,8 @@
 """What a mask can change: its bounds, the labels' mask, and networks that read no patch or many."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
@@ -43,3 +46,15 @@ def test_a_decoder_that_reads_patches_is_moved(model):
         torch.nn.init.normal_(layer.attention.qkv.weight, std=0.3)
     rows = measured(model)
     assert rows["everything"]["probability"] != rows["none"]["probability"]
+
+
+def test_kept_shares_of_what_contaminates_and_of_the_target_are_told_apart(model):
+    parsing, contaminating = np.zeros_like(PEOPLE.parsing), np.zeros(PEOPLE.parsing.shape, bool)
+    parsing[:, 16:48, 16:] = 1  # two whole patches
+    contaminating[::2, :16, :16] = True  # one whole patch of every other image
+    contaminating[:, 16:32, :8] = True  # half a patch, which is not counted
+    people = replace(PEOPLE, parsing=parsing)
+    rows = measure(model, eval_batches(people, 5), contaminating)
+    assert rows["labels"]["kept_target"] == 1 and rows["labels"]["kept_contaminating"] == 0
+    assert rows["none"]["kept_contaminating"] == 1 and rows["everything"]["kept_target"] == 0
+    assert set(measured(model)["none"]) == {"probability", "kept"}
