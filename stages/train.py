@@ -36,6 +36,7 @@ from pipeline.data.index import Images, index_hash, read_index
 from pipeline.methods.base import Method, data_spec, describe, load_method
 from pipeline.methods.presets import resolve
 from pipeline.model.backbones import architecture, check_vit, pretrained_encoder
+from pipeline.model.layers import set_drop_path
 from pipeline.training import selection
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.loop import TIMES
@@ -81,6 +82,7 @@ def train(
 
     seed_generators(seed)
     vit = pretrained_encoder(settings.vit, settings.weights, embedded, schedule.size)
+    set_drop_path(vit.blocks, schedule.drop_path)
     spec = data_spec(image_set)
     torch.manual_seed(seed)
     model = module.build(settings, spec, vit)

@@ -42,6 +42,7 @@ TIMEOUT = timedelta(days=365)  # rank 0 may wait for another run; torch's defaul
 Device = Literal["auto", "cpu", "cuda"]
 Scope = Literal["batch", "process"]  # images that losses compare: of the whole batch, or of the local slice
 _scope: ContextVar[Scope] = ContextVar("mining_scope", default="batch")
+_images: ContextVar[int | None] = ContextVar("local_images", default=None)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -190,6 +191,27 @@ def sample_global(sample: Callable[[Tensor], Tensor], local: Tensor) -> Tensor:
     """The local slice of what `sample` draws for the whole batch, whatever the world size."""
     batch = sample(all_gather(local.detach()))
     return batch[local_slice(len(batch))]
+
+
+@contextmanager
+def local_images(count: int) -> Iterator[None]:
+    """Let `sample_rows` know how many images this process's slice of the batch has."""
+    token = _images.set(count)
+    try:
+        yield
+    finally:
+        _images.reset(token)
+
+
+def sample_rows(sample: Callable[[int, int], Tensor], rows: int) -> Tensor:
+    """The local rows of what `sample` draws for the whole batch, whatever the world size.
+
+    Rows are the images of the local slice, or several views of them one after the other (`local_images`).
+    `sample` takes the numbers of views and of images in the whole batch, and draws a value for each.
+    """
+    images = _images.get() or rows
+    drawn = sample(rows // images, images * world_size())
+    return drawn[:, local_slice(drawn.shape[1])].flatten()
 
 
 def all_reduce_mean(values: Tensor) -> Tensor:

@@ -1,13 +1,15 @@
-"""Transformer layers that can leave out all but the first tokens of their output."""
+"""Transformer layers that can leave out all but the first tokens of their output, and drop-path."""
 
 from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers import Attention
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from pipeline.core import distributed
 from pipeline.model.compute import dot_product_attention
 
 
@@ -55,3 +57,37 @@ class TransformerLayers(nn.Sequential):
         for position, layer in enumerate(self, 1):
             tokens = layer(tokens, num_tokens if position == len(self) else None)
         return tokens[:, :num_tokens]
+
+
+class DropPath(nn.Module):
+    """Leaves out a residual branch for a share of the images in training, and scales the rest up to its mean.
+
+    Stochastic depth (Huang et al., ECCV 2016), for each image by itself.
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        """The branch, as it is in evaluation."""
+        return branch * self.sample_scale(branch)[:, None, None] if self.training else branch
+
+    @torch.compiler.disable  # compiled or not, the same images are drawn
+    def sample_scale(self, branch: Float[Tensor, "B L D"]) -> Float[Tensor, "B"]:
+        """0 for the images whose branch is left out, 1 / (1 - rate) for the others."""
+        keep = 1 - self.rate
+        share = torch.full((), keep, device=branch.device)
+        drawn = distributed.sample_rows(lambda *size: torch.bernoulli(share.expand(*size)), len(branch))
+        return (drawn / keep).to(branch.dtype)
+
+
+def set_drop_path(blocks: nn.Sequential, rate: float) -> None:
+    """Let transformer blocks leave out both their branches at a rate that rises from 0 to `rate` at the last.
+
+    As TransReID trains its encoder; a block at 0 stays as it is, and draws nothing.
+    """
+    block: Any
+    for number, block in enumerate(blocks):
+        if share := rate * number / max(len(blocks) - 1, 1):
+            block.drop_path1, block.drop_path2 = DropPath(share), DropPath(share)

@@ -4,6 +4,7 @@ import math
 import resource
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,10 +36,11 @@ class Loop:
         self.gradient_averagers = {
             name: distributed.average_gradients(group.parameters) for name, group in self.groups.items()
         }
-        self.optimisers = {name: _optimiser(group, schedule) for name, group in self.groups.items()}
+        biases = {id(p) for name, p in method.named_parameters() if name.endswith("bias")}
+        self.optimisers = {name: _optimiser(g, schedule, biases) for name, g in self.groups.items()}
         float16 = self.precision == torch.float16
         self.scalers = {name: torch.amp.GradScaler(device.type, enabled=float16) for name in self.groups}
-        self.base_lr = {name: o.param_groups[0]["lr"] for name, o in self.optimisers.items()}
+        self.base_lr = {name: [g["lr"] for g in o.param_groups] for name, o in self.optimisers.items()}
         self.log: list[Row] = []
         self.loss = math.nan
         if schedule.statistics == "batch":
@@ -59,7 +61,7 @@ class Loop:
         for optimiser in self.optimisers.values():
             optimiser.zero_grad()  # or the last step's gradients would lie beside this one's activations
         objectives = self.method.objectives(batch)
-        while (objective := self._next_objective(objectives)) is not None:
+        while (objective := self._next_objective(objectives, len(batch.pid))) is not None:
             values |= self._optimise(objective, factor, names)
         before, self.last_step = self.last_step, time.perf_counter()
         seconds = self.last_step - before
@@ -82,8 +84,9 @@ class Loop:
         half = self.precision != torch.float32
         return torch.autocast(self.device.type, self.precision if half else None, half)
 
-    def _next_objective(self, objectives: Iterator[Objective]) -> Objective | None:
-        with self.autocast(), distributed.mining_scope(self.schedule.mining):
+    def _next_objective(self, objectives: Iterator[Objective], images: int) -> Objective | None:
+        scope = distributed.mining_scope(self.schedule.mining)
+        with self.autocast(), scope, distributed.local_images(images):
             return next(objectives, None)
 
     def _optimise(self, objective: Objective, factor: float, names: Sequence[str]) -> Row:
@@ -98,8 +101,8 @@ class Loop:
         self._check_finite(objective, values, names)
         if self.schedule.clip:
             nn.utils.clip_grads_with_norm_(group.parameters, self.schedule.clip, norm)
-        for settings in optimiser.param_groups:
-            settings["lr"] = self.base_lr[name] * factor
+        for settings, lr in zip(optimiser.param_groups, self.base_lr[name], strict=True):
+            settings["lr"] = lr * (1 if group.schedule == "constant" else factor)
         scaler.step(optimiser)  # in float16 a gradient that overflowed is left out, and the scale is halved
         scaler.update()
         if scaler.is_enabled():
@@ -131,16 +134,28 @@ def _to_floats(values: dict[str, Tensor]) -> Row:
     return dict(zip(values, distributed.all_reduce_mean(stacked).tolist(), strict=True))
 
 
-def _optimiser(group: ParamGroup, schedule: Schedule) -> torch.optim.Optimizer:
+def _optimiser(group: ParamGroup, schedule: Schedule, biases: set[int]) -> torch.optim.Optimizer:
     name = group.optimiser or schedule.optimiser
-    lr = group.lr or schedule.lr
     decay = schedule.decay if group.decay is None else group.decay
+    rates = _by_rate(group, group.lr or schedule.lr, schedule.bias_lr, biases)
+    if name == "adam":
+        return torch.optim.Adam(rates, weight_decay=decay, fused=True)
     if name == "adamw":
-        return torch.optim.AdamW(group.parameters, lr, weight_decay=decay, fused=True)
-    sgd = torch.optim.SGD(group.parameters, lr, momentum=0.9, weight_decay=decay, fused=True)
+        return torch.optim.AdamW(rates, weight_decay=decay, fused=True)
+    sgd = torch.optim.SGD(rates, momentum=0.9, weight_decay=decay, fused=True)
     for p in group.parameters:  # if the first gradient overflows, fused SGD would start from unset memory
         sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)
     return sgd
+
+
+def _by_rate(group: ParamGroup, lr: float, bias_lr: float, biases: set[int]) -> list[dict[str, Any]]:
+    """A group's parameters by their rate, in their order; `biases` are ids of parameters."""
+    multiples = {id(p): multiple for parameters, multiple in group.scaled for p in parameters}
+    rates: dict[float, list[nn.Parameter]] = {}
+    for p in group.parameters:
+        rate = lr * multiples.get(id(p), 1.0) * (bias_lr if id(p) in biases else 1.0)
+        rates.setdefault(rate, []).append(p)
+    return [{"params": parameters, "lr": rate} for rate, parameters in rates.items()]
 
 
 def peak_memory(device: torch.device) -> int:

@@ -13,9 +13,10 @@ from torch.distributed import run
 from pipeline.core import distributed, params
 from pipeline.core.params import BadInput
 from pipeline.methods import vit_baseline
-from pipeline.methods.base import data_spec
+from pipeline.methods.base import Method, Objective, ParamGroup, data_spec
 from pipeline.methods.presets import resolve
 from pipeline.model import losses
+from pipeline.model.layers import set_drop_path
 from pipeline.training.loop import TIMES, Loop
 from pipeline.training.run import train_model
 from tests import toy
@@ -32,8 +33,38 @@ def baseline():
     return vit_baseline.build(settings, data_spec(PEOPLE), toy.encoder())
 
 
+def dropping():
+    """An OGFR, whose encoder takes both views as one batch, and leaves out branches of its last block."""
+    model = toy.model(PEOPLE, agent_optimiser="sgd")
+    set_drop_path(model.encoder.blocks, 0.5)
+    return model
+
+
+class Pair(Method):
+    """Two groups of the same kind: a step for each, the second on new weights; `idle` is in no loss."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.idle = nn.Linear(3, 4), nn.Linear(4, 2), nn.Linear(2, 2)
+
+    def param_groups(self):
+        scaled = [([self.first.weight], 3.0)]
+        return {
+            "reid": ParamGroup([*self.first.parameters(), *self.idle.parameters()], scaled=scaled),
+            "mask": ParamGroup(list(self.second.parameters()), schedule="constant"),
+        }
+
+    def objectives(self, batch):
+        for group in ("reid", "mask"):
+            colour = batch.holistic.image.float().mean((2, 3)) / 255
+            yield Objective(group, {group: losses.triplet(self.second(self.first(colour)), batch.pid)})
+
+
 MODELS = {
     "ogfr": lambda: toy.model(PEOPLE, agent_optimiser="sgd"),
+    "ogfr with drop-path": dropping,
+    "two groups, one of them with idle parameters": Pair,
     "ogfr, both branches erased at random": lambda: toy.model(PEOPLE, erase="random", fep="both"),
     "vit_baseline": baseline,
 }

@@ -20,6 +20,7 @@ from pipeline.inference import api
 from pipeline.inference.extract import extract_features
 from pipeline.labels import pose, segmentation
 from pipeline.model import compute
+from pipeline.model.layers import set_drop_path
 from pipeline.model.vit import plain_vit
 from pipeline.synthetic.pictures import training_picture
 from pipeline.training import checkpoint
@@ -99,6 +100,7 @@ def vit_baseline(preset):
 def learnt(make, preset="recommended", **changes):
     """A short training's weights and log."""
     model, plan = make(preset), toy.schedule(preset, epochs=2, attention="math", **changes)
+    set_drop_path(model.encoder.blocks, plan.drop_path)
     log = train_model(model, toy.people(), plan, 1, held_out=toy.people(seed=3))
     return model.state_dict(), log
 
