@@ -15,10 +15,12 @@ from typing import Literal
 from pipeline.core import params
 from pipeline.core.cli import run_stage
 
-MODULES = {"segmentation": "mask_rcnn", "pose": "pifpaf", "vit": "garments_vit"}
+MODULES = {"segmentation": "mask_rcnn", "pose": "pifpaf", "vit": "garments_vit", "text": "text"}
 
 
-def main(network: Literal["segmentation", "pose", "vit"], weights: str, config: str = "params.yaml") -> None:
+def main(
+    network: Literal["segmentation", "pose", "vit", "text"], weights: str, config: str = "params.yaml"
+) -> None:
     module = import_module(f"pipeline.pretraining.{MODULES[network]}")
     values = params.read(config, "pretrain", dict)
     settings = params.validate(values.get(network), module.Pretrain, f"{config}: ", f"pretrain.{network}")

@@ -6,13 +6,14 @@ Reads:
     parsing    parsing.h5, one parsing map per image
     labels     occlusion.h5, the occlusion labels of each image
     embedded   embedded ViT, for methods whose encoder is `embedded`
+    text       embedded text tower, for methods that learn from texts
 Writes:
     out        folder of the trained model and its record
     log        log.csv, one row per training step; times.csv, beside it, has the seconds of each step
 
 Params: seed, method, the method's own, train, checkpoint, processes.train.  torchrun may start the processes:
 
-    torchrun --nproc-per-node=4 -m stages.train INDEX IMAGES PARSING LABELS EMBEDDED OUT LOG
+    torchrun --nproc-per-node=4 -m stages.train INDEX IMAGES PARSING LABELS EMBEDDED TEXT OUT LOG
 """
 
 import json
@@ -48,19 +49,20 @@ from pipeline.training.start import check_start, describe_start, load_start
 
 
 def main(
-    index: str, images: str, parsing: str, labels: str, embedded: str, out: str, log: str,
+    index: str, images: str, parsing: str, labels: str, embedded: str, text: str, out: str, log: str,
     config: str = "params.yaml",
 ) -> None:  # fmt: skip
     wanted = params.read(config, "processes", distributed.Processes).train
-    paths = (index, images, parsing, labels, embedded, out, log)
+    paths = (index, images, parsing, labels, embedded, text, out, log)
     if not distributed.run_torchrun(wanted, "stages.train", (*paths, "--config", config)):
         with distributed.process_group():
             train(*paths, config)
 
 
 def train(
-    index: str, images: str, parsing: str, labels: str, embedded: str, out: str, log: str, config: str
-) -> None:
+    index: str, images: str, parsing: str, labels: str, embedded: str, text: str, out: str, log: str,
+    config: str,
+) -> None:  # fmt: skip
     """Train the method of params.yaml, as one of the processes that share each batch."""
     name = params.read(config, "method", str)
     module = load_method(name)
@@ -86,8 +88,9 @@ def train(
     spec = data_spec(image_set)
     torch.manual_seed(seed)
     model = module.build(settings, spec, vit)
+    read = model.read_text(text)
     start = embedded if settings.vit == "embedded" else settings.weights
-    files = {path: sha256(path) for path in (index, images, parsing, labels, start) if path}
+    files = {path: sha256(path) for path in (index, images, parsing, labels, start, read) if path}
     if cutouts := schedule.obstacles.cutouts:
         files[cutouts] = obstacles.digest(cutouts)
     unused = without_effect(name, module, settings, schedule)

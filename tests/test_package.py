@@ -52,10 +52,14 @@ def test_an_editable_install_is_refused():
         RenamedPackage(str(ROOT), {}, None, None, str(ROOT), "wheel").initialize("editable", {})
 
 
-def test_the_extra_onnx_is_in_the_group_of_this_name():
+@pytest.mark.parametrize("extra", PROJECT["project"]["optional-dependencies"])
+def test_an_extra_is_in_the_group_of_its_name(extra):
     project, groups = PROJECT["project"], PROJECT["dependency-groups"]
-    assert set(project["optional-dependencies"]["onnx"]) < set(groups["onnx"])
-    assert PROJECT["build-system"]["requires"][0] in groups["dev"]
+    assert set(project["optional-dependencies"][extra]) <= set(groups[extra])
+
+
+def test_what_builds_the_package_is_installed_with_the_tests():
+    assert PROJECT["build-system"]["requires"][0] in PROJECT["dependency-groups"]["dev"]
 
 
 def test_dvc_is_installed_by_default_and_the_library_does_not_need_it():

@@ -105,6 +105,14 @@ class Method(nn.Module):
         """Whether `embed` reads the parsing maps themselves, beside z, and so cannot do without them."""
         return False
 
+    def read_text(self, file: str) -> str:
+        """Called once before training, on the method as `build` left it; `file` has our embedded text tower.
+
+        A method that learns from texts reads it, or one of its own params' choice, and returns the path of
+        the file that it read, for the record; "", as here, if none.
+        """
+        return ""
+
     def begin_epoch(self, epoch: int, batches: Callable[[], Iterable[Batch]]) -> None:
         """Called before each epoch; `batches()` yields the training images without augmentation."""
 

@@ -385,6 +385,7 @@ def test_a_run_takes_the_words_of_dvc_yaml_and_writes_beside():
                 *(f"data/embedded/{name}" for name in ("index.parquet", "images.h5", "parsing.h5")),
                 "W/data/embedded/occlusion.h5",
                 "models/embedded/vit.safetensors",
+                "models/embedded/text.safetensors",
                 "W/models/trained",
                 "W/models/log.csv",
             ],

@@ -30,7 +30,10 @@ from stages import train
 from tests import toy
 
 TINY = "vit_tiny_patch16_224"
-WORDS = ("index.parquet", "images.h5", "parsing.h5", "occlusion.h5", "vit.safetensors", "model", "log.csv")
+WORDS = (
+    *("index.parquet", "images.h5", "parsing.h5", "occlusion.h5", "vit.safetensors", "text.safetensors"),
+    *("model", "log.csv"),
+)
 OBSTACLES = {
     "probability": 1,
     "sources": ["cutout"],

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.core import weights
@@ -83,8 +83,8 @@ class Towers(NamedTuple):
         same = token.shape == self.class_token.shape
         if not same or F.cosine_similarity(token, self.class_token.float(), dim=0) < SAME:
             raise BadInput(
-                f"params.yaml: {name}: the text tower and the encoder `vit` are not of one training. Take the "
-                "text tower of the same release as the encoder's weights."
+                f"params.yaml: {name}: the text tower and the encoder `vit` are not of one training. Take "
+                "the text tower of the same release as the encoder's weights."
             )
         if embedding != self.embedding:
             raise BadInput(

@@ -1,8 +1,8 @@
 """CLIP's towers (Radford et al. 2021), in the releases that open_clip knows.
 
 open_clip gives the sizes of an architecture, the tokens of the prompt and, if asked for a tag, the weights;
-the tower is built here, so that it and ours are one code.  P is CLIP's own: timm keeps it as the `head` of its
-ViT, which an encoder without classes leaves out.
+the tower is built here, so that it and ours are one code.  P is CLIP's own: timm keeps it as the `head` of
+its ViT, which an encoder without classes leaves out.
 
 The model card of OpenAI's CLIP calls uses for surveillance out of scope, always.
 """
