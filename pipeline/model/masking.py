@@ -1,18 +1,25 @@
 """DPM's masked metric: an image's own weights of the channels, and similarities under them.
 
+`MaskedMetric` is the network that DPM and DPM++ share; the rest are its parts.
+
 Dynamic Prototype Mask (Tan et al., ACM MM 2022).  Symbols: m mask, W prototypes, D channels, N patches.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from pipeline.batches.views import View
 from pipeline.core.params import BadInput
+from pipeline.model import losses
+from pipeline.model.heads import Heads
 from pipeline.model.losses import no_autocast
+from pipeline.model.taps import watch
+from pipeline.model.vit import Edit, OcclusionAwareViT
 
 Taps = tuple[int, ...] | Literal["proportional"]  # blocks of the encoder, counted from 1
 PUBLISHED = (2, 4, 10, 12)  # of 12 blocks
@@ -91,3 +98,83 @@ def participation(mask: Float[Tensor, "B D"]) -> Float[Tensor, "B"]:
     1 for a flat mask, 1/D for one channel.
     """
     return mask.sum(1).square() / (mask.shape[1] * mask.square().sum(1))
+
+
+def budget(mask: Float[Tensor, "B D"], least: float) -> Float[Tensor, ""]:
+    """How far masks fall short of keeping a share `least` of the channels, the mean over images."""
+    return F.relu(least - participation(mask)).mean()
+
+
+# ------------------------------------------------------------------ encoder, neck, prototypes and generator
+
+
+class Features(NamedTuple):
+    """What the masked metric reads of B images."""
+
+    token: Float[Tensor, "B D"]  # g
+    patch: Float[Tensor, "B N D"]  # patch tokens after the last norm
+    tapped: list[Float[Tensor, "B N D"]]  # patch tokens after each tapped block
+    logits: Float[Tensor, "B heads N"] | None  # of the class token's attention to the patches
+
+
+class MaskedMetric(nn.Module):
+    """What DPM and DPM++ share: a ViT, a neck, prototypes W, and a mask generator.
+
+    identities, gain: of the prototypes, which serve a plain identity loss, too (see `Heads`)
+    taps: blocks that the generator reads; () leaves it out, and all masks are flat
+    """
+
+    def __init__(self, encoder: OcclusionAwareViT, identities: int, gain: float, taps: tuple[int, ...]):
+        super().__init__()
+        self.encoder, self.taps = encoder, taps
+        self.head = Heads(1, encoder.width, identities, gain)
+        with torch.no_grad():
+            nn.init.xavier_uniform_(self.head.weight[0]).div_(gain)
+        self.generator = MaskGenerator(encoder.width, encoder.grid, len(taps)) if taps else None
+
+    def features(
+        self, view: View, camid: Int[Tensor, "B"], logits: bool = False, edit: Edit | None = None
+    ) -> Features:
+        """g, and what the mask generator and the head enrichment read; see `taps.watch`."""
+        watched = watch(self.encoder, view.image, view.hidden, camid, self.taps, logits, edit)
+        tapped = [self.encoder.split(watched.taps[block]).patch for block in self.taps]
+        return Features(watched.tokens.cls.float(), watched.tokens.patch, tapped, watched.logits)
+
+    def neck(self, token: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        """f = BN(g)."""
+        return self.head.neck(token[:, None])[:, 0]
+
+    def mask(self, features: Features) -> Float[Tensor, "B D"]:
+        """m; all ones without a generator."""
+        if self.generator is None:
+            return torch.ones_like(features.token)
+        return self.generator(features.tapped)
+
+    def plain_loss(
+        self, necked: Float[Tensor, "B D"], pid: Int[Tensor, "B"], ignored: Bool[Tensor, "B I"] | None = None
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy of the logits f W."""
+        return losses.identity(self.head(necked[:, None])[:, 0], pid, ignored=ignored)
+
+    def arc_loss(
+        self,
+        necked: Float[Tensor, "B D"],
+        mask: Float[Tensor, "B D"],
+        pid: Int[Tensor, "B"],
+        scale: float,
+        margin: float,
+        ignored: Bool[Tensor, "B I"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy of ArcFace's logits on cos(f, m * W_c / |W_c|)."""
+        cosine = masked_cosine(necked, self.head.weight[0], mask)
+        return losses.identity(losses.arc(cosine, pid, scale, margin), pid, ignored=ignored)
+
+    @torch.no_grad()
+    def compare(
+        self, view: View, camid: Int[Tensor, "B"], necked: bool
+    ) -> tuple[Float[Tensor, "B 1 D"], Float[Tensor, "B 1 D"] | None]:
+        """What is compared at the end, g or f (`necked`), of length 1; and the mask, the gate of a query."""
+        features = self.features(view, camid)
+        token = self.neck(features.token) if necked else features.token
+        gate = None if self.generator is None else self.mask(features)[:, None]
+        return F.normalize(token, dim=-1)[:, None], gate

@@ -9,21 +9,17 @@ distance is not symmetric: a query's mask is laid on the gallery's features, who
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
-from pipeline.batches.views import Batch, View
+from pipeline.batches.views import Batch
 from pipeline.methods.base import DataSpec, Embedding, Method, Objective, ParamGroup
 from pipeline.methods.dpm.params import PRESETS, WITHOUT_EFFECT, Params
 from pipeline.model import losses
-from pipeline.model.heads import Heads
-from pipeline.model.masking import MaskGenerator, masked_cosine, tapped_blocks
-from pipeline.model.taps import watch
+from pipeline.model.masking import MaskedMetric, tapped_blocks
 from pipeline.model.vit import OcclusionAwareViT
 
 __all__ = ["PRESETS", "WITHOUT_EFFECT", "Params", "build"]
@@ -34,33 +30,19 @@ def build(params: Params, spec: DataSpec, vit: VisionTransformer) -> "DPM":
     return DPM(params, spec, vit)
 
 
-class Features(NamedTuple):
-    """What DPM makes of a view before the mask."""
-
-    token: Float[Tensor, "B D"]  # g
-    patches: list[Float[Tensor, "B N D"]]  # after each tapped block
-    logits: Float[Tensor, "B heads N"] | None  # of the class token's attention to the patches
-
-
-class DPM(Method):
+class DPM(MaskedMetric, Method):
     """A ViT, a neck, prototypes, and a mask generator."""
 
     TRAINING_SET = ("encoder.camera", "head.weight")
 
     def __init__(self, params: Params, spec: DataSpec, vit: VisionTransformer):
-        super().__init__()
-        self.params: Any = params
-        self.encoder = OcclusionAwareViT(
+        taps = tapped_blocks(params.taps, len(vit.blocks), "dpm.taps") if params.mask == "generator" else ()
+        encoder = OcclusionAwareViT(
             vit, spec.size, params.stride, parts=0, coarse=spec.coarse, cameras=spec.cameras,
             gamma_pattern=0.0, gamma_camera=params.gamma_camera, trained=spec.trained_cameras,
         )  # fmt: skip
-        width, grid = self.encoder.width, self.encoder.grid
-        self.head = Heads(1, width, spec.identities, params.head_gain)  # W serves both identity losses
-        with torch.no_grad():
-            nn.init.xavier_uniform_(self.head.weight[0]).div_(params.head_gain)
-        masked = params.mask == "generator"
-        self.taps = tapped_blocks(params.taps, len(vit.blocks), "dpm.taps") if masked else ()
-        self.generator = MaskGenerator(width, grid, len(self.taps)) if masked else None
+        super().__init__(encoder, spec.identities, params.head_gain, taps)
+        self.params: Any = params
 
     @property
     def alternates(self) -> bool:
@@ -91,47 +73,22 @@ class DPM(Method):
             with torch.no_grad():
                 features = self.features(batch.occluded, batch.camid)
                 necked = self.neck(features.token)
-            arc = self.arc_loss(necked, self.mask(features), batch.pid)
+            arc = self.arc_loss(necked, self.mask(features), batch.pid, mine.scale, mine.margin)
             yield Objective("mask", {"mask": arc}, {"mask": mine.arc})
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Both identity losses, the triplet loss, and the head enrichment, of the occluded view."""
-        enriches = self.params.orthogonal > 0
-        features = self.features(batch.occluded, batch.camid, enriches)
-        necked, plain = self.neck(features.token), self.params.triplet == "plain"
+        mine, pid, plain = self.params, batch.pid, self.params.triplet == "plain"
+        features = self.features(batch.occluded, batch.camid, mine.orthogonal > 0)
+        necked = self.neck(features.token)
         terms = {
-            "identity": losses.identity(self.head(necked[:, None])[:, 0], batch.pid),
-            "arc": self.arc_loss(necked, self.mask(features), batch.pid),
-            "triplet": losses.triplet(features.token if plain else necked, batch.pid, average=not plain),
+            "identity": self.plain_loss(necked, pid),
+            "arc": self.arc_loss(necked, self.mask(features), pid, mine.scale, mine.margin),
+            "triplet": losses.triplet(features.token if plain else necked, pid, average=not plain),
         }
-        if enriches:
+        if features.logits is not None:
             terms["orthogonality"] = losses.orthogonality(features.logits)
         return terms
-
-    def arc_loss(
-        self, necked: Float[Tensor, "B D"], mask: Float[Tensor, "B D"], pid: Int[Tensor, "B"]
-    ) -> Float[Tensor, ""]:
-        """Cross-entropy of ArcFace's logits on cos(f, m * W_c / |W_c|)."""
-        cosine = masked_cosine(necked, self.head.weight[0], mask)
-        return losses.identity(losses.arc(cosine, pid, self.params.scale, self.params.margin), pid)
-
-    # -------------------------------------------------------------- seeing
-
-    def features(self, view: View, camid: Int[Tensor, "B"], logits: bool = False) -> Features:
-        """g, and what the mask generator and the head enrichment read."""
-        watched = watch(self.encoder, view.image, view.hidden, camid, self.taps, logits)
-        patches = [self.encoder.split(watched.taps[block]).patch for block in self.taps]
-        return Features(watched.tokens.cls.float(), patches, watched.logits)
-
-    def neck(self, token: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-        """f = BN(g)."""
-        return self.head.neck(token[:, None])[:, 0]
-
-    def mask(self, features: Features) -> Float[Tensor, "B D"]:
-        """m; all ones without a generator."""
-        if self.generator is None:
-            return torch.ones_like(features.token)
-        return self.generator(features.patches)
 
     @torch.no_grad()
     def embed(self, batch: Batch) -> Embedding:
@@ -139,7 +96,5 @@ class DPM(Method):
 
         `before` compares g under masks that learnt on f, as published; `after` compares f.
         """
-        features = self.features(batch.holistic, batch.camid)
-        token = self.neck(features.token) if self.params.feature == "after" else features.token
-        gate = None if self.generator is None else self.mask(features)[:, None]
-        return Embedding(F.normalize(token, dim=-1)[:, None], torch.ones_like(token[:, :1]), gate)
+        feature, gate = self.compare(batch.holistic, batch.camid, self.params.feature == "after")
+        return Embedding(feature, torch.ones_like(feature[..., 0]), gate)
