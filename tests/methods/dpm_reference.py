@@ -128,7 +128,7 @@ def orthogonality(logits):
         rows = [unit(row) for row in heads]
         for i, first in enumerate(rows):
             for j, second in enumerate(rows):
-                total = total + (dot(first, second) - (i == j)) ** 2 / len(rows) ** 2
+                total = total + (dot(first, second) - int(i == j)) ** 2 / len(rows) ** 2
     return total
 
 
