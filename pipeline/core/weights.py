@@ -6,6 +6,8 @@ Unusual here:
 - A prefix that all names share (`module.` of a network in DataParallel) is stripped if exactly that makes
   them the network's names; one line says so.
 - Files written here hold half-precision tensors, which are widened when loaded.
+- A pickle is read for its tensors alone.  `python -m pipeline convert` reads one with a training script's
+  arguments, too (`BESIDE`), and writes the tensors; no command reads any other.
 - A downloaded file is hashed at every use; torch.hub checks it only during the download.
 """
 
@@ -14,38 +16,50 @@ import hashlib
 import json
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 from urllib.parse import urlparse
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from pipeline.core import torchscript
 from pipeline.core.distributed import rank
 from pipeline.core.files import atomic_write, sha256
 from pipeline.core.params import BadInput, plural, shorten
 
 NESTED = ("model", "state_dict", "teacher", "student")  # keys of a checkpoint that hold a state dict
+SCALAR: Any = np.float64(0).__reduce__()[0]  # what makes a number of NumPy from its bytes
+# what training scripts leave beside tensors: their arguments, and rates as NumPy's numbers
+BESIDE = (
+    argparse.Namespace,
+    (SCALAR, "numpy.core.multiarray.scalar"),  # before NumPy 2
+    (SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("?", "i4", "i8", "f4", "f8")),
+)
 NAMED = 3  # tensors of a kind that a message names
+UNREAD = "which is refused: to load it may run code of the file."
 FETCH = "Fetch it again with `git checkout`, `dvc checkout` or `dvc pull`"
 
 
-def read(path: str | Path) -> dict[str, Tensor]:
+def read(path: str | Path, beside: Sequence[Any] = ()) -> dict[str, Tensor]:
     """The tensors by name of a `.safetensors` file, or of a state dict that `torch.save` wrote.
 
-    The state dict may lie under one of the keys `NESTED`, the first that there is.  No code in the file is
-    run.  Raises `BadInput` for a missing, empty or damaged file and for a pickle that holds anything but
-    tensors (beside them, the arguments of a training script may lie there).
+    The state dict may lie under one of the keys `NESTED`, the first that there is, beside plain values and
+    objects of the classes `beside`.  No code in the file is run.  Raises `BadInput` for a missing, empty or
+    damaged file, and for a pickle that holds anything else.
     """
     path = Path(path)
     if not path.is_file():
         raise BadInput(f"{path}: no such file of weights. {FETCH}, or name another file in params.yaml.")
-    return _safetensors(path) if path.suffix == ".safetensors" else _state_dict(path)
+    return _safetensors(path) if path.suffix == ".safetensors" else _state_dict(path, beside)
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -56,17 +70,14 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         raise BadInput(f"{path}: no complete safetensors file ({_line(error)}). {FETCH}.") from None
 
 
-def _state_dict(path: Path) -> dict[str, Tensor]:
+def _state_dict(path: Path, beside: Sequence[Any]) -> dict[str, Tensor]:
+    if torchscript.is_archive(path):
+        raise BadInput(f"{path}: is a TorchScript archive, {UNREAD} {_conversion(path)}")
     try:
-        with torch.serialization.safe_globals(
-            [argparse.Namespace]
-        ):  # plain values, as DINO and MAE save them
+        with torch.serialization.safe_globals(list(beside)):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise BadInput(
-            f"{path}: no checkpoint of plain tensors ({_line(error)}). Give a .safetensors file, or a state "
-            "dict saved by torch.save; other pickles are refused because loading one runs its code."
-        ) from None
+        raise BadInput(f"{path}: {_refusal(str(error), path, bool(beside))}") from None
     if isinstance(content, Mapping):
         nested = (content.get(key) for key in NESTED)
         content = next((value for value in nested if isinstance(value, Mapping)), content)
@@ -77,6 +88,19 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
     ):
         raise BadInput(f"{path}: holds no state dict (tensors by name). Save `network.state_dict()` instead.")
     return dict(content)
+
+
+def _refusal(error: str, path: Path, converts: bool) -> str:
+    if not (name := re.search(r"(?:GLOBAL|class) '?([\w.]+\.\w+)", error)):
+        return f"no checkpoint of plain tensors ({_line(error)}). Give a state dict saved by torch.save."
+    if converts:
+        return f"holds {name[1]}, {UNREAD} Ask for the state dict alone, or for a .safetensors file."
+    return f"holds {name[1]}, {UNREAD} {_conversion(path)}"
+
+
+def _conversion(path: Path) -> str:
+    out = path.with_suffix(".safetensors")
+    return f"Convert it once, by `python -m pipeline convert {path} {out}`, and name the new file."
 
 
 def load_strict(network: nn.Module, tensors: Mapping[str, Tensor], path: str | Path, remedy: str) -> None:
@@ -151,7 +175,7 @@ def check_shapes(
         )
 
 
-def _line(error: BaseException) -> str:
+def _line(error: object) -> str:
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 

@@ -31,7 +31,7 @@ Params: lambda.
 """
 DAG = params.load("dvc.yaml")["stages"]
 MODULES = [f"stages.{module.name}" for module in pkgutil.iter_modules(stages.__path__)]
-COMMANDS = [f"pipeline.command_line.{name}" for name in ("embed", "search", "export")]
+COMMANDS = [f"pipeline.command_line.{name}" for name in ("embed", "search", "export", "convert")]
 MODULES = [*sorted(set(MODULES) - {"stages.study"}), "pipeline.indexing.__main__", *COMMANDS]
 
 

@@ -3,8 +3,11 @@
 import argparse
 import contextlib
 import io
+import os
+from pathlib import Path
 
 import hypothesis
+import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
@@ -71,10 +74,73 @@ def test_a_prefix_of_some_names_alone_is_no_prefix():
 
 
 @pytest.mark.parametrize("key", weights.NESTED)
-def test_a_checkpoint_of_a_training_script_is_read_beside_its_arguments(tmp_path, key):
-    content = {key: TENSORS, "args": argparse.Namespace(lr=0.1), "epoch": 3, "optimizer": {"state": {}}}
-    torch.save(content, tmp_path / "checkpoint.pth")
+def test_a_state_dict_is_read_from_a_checkpoint_of_plain_values(tmp_path, key):
+    torch.save({key: TENSORS, "epoch": 3, "optimizer": {"state": {}}}, tmp_path / "checkpoint.pth")
     assert weights.read(tmp_path / "checkpoint.pth").keys() == TENSORS.keys()
+
+
+class Malicious:
+    """Runs a command where it is unpickled: it writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+BESIDE = {  # what lies beside the tensors: the name of what is not read, and whether `convert` reads it
+    "arguments": (lambda _: argparse.Namespace(lr=0.1), r"argparse\.Namespace", True),
+    "a rate": (lambda _: [{"lr": np.float64(0.1), "step": np.int64(3)}], r"numpy\.\S*\.scalar", True),
+    "arguments that are rates": (lambda _: argparse.Namespace(lr=np.float32(1)), r"argparse\S*", True),
+    "a path": (Path, r"pathlib\.\w+", False),
+    "an array": (lambda _: np.zeros(3), r"numpy\.\S*_reconstruct", False),
+    "objects": (lambda _: np.array([Path()], object), r"numpy\.\S*_reconstruct", False),
+    "a network": (lambda _: network(), r"torch\.nn\.\S*\.Sequential", False),
+    "a command": (Malicious, r"\w+\.system", False),
+    "a command in arguments": (lambda path: argparse.Namespace(x=Malicious(path)), r"\S+", False),
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("case", BESIDE)
+def test_a_pickle_of_more_than_tensors_is_named_and_never_run(tmp_path, case, zipped):
+    make, name, converts = BESIDE[case]
+    path, trace = tmp_path / "checkpoint.pth", tmp_path / "trace"
+    content = {"teacher": TENSORS, "beside": make(trace)}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    command = rf"`python -m pipeline convert {path} {path.with_suffix('.safetensors')}`"
+    with pytest.raises(
+        BadInput, match=rf"checkpoint\.pth: holds {name}, which is refused.*{command}"
+    ) as error:
+        weights.read(path)
+    assert error.value.args[0].count("\n") == 0
+    if converts:
+        assert weights.read(path, weights.BESIDE).keys() == TENSORS.keys()
+    else:
+        with pytest.raises(BadInput, match=r"holds (?!argparse)\S+, which is refused.*state dict alone"):
+            weights.read(path, weights.BESIDE)
+    assert not trace.exists()
+
+
+def test_numbers_of_an_older_numpy_are_read_too(tmp_path):
+    path = tmp_path / "checkpoint.pth"
+    torch.save(
+        {"model": TENSORS, "lr": np.float64(0.1)},
+        path,
+        pickle_protocol=2,
+        _use_new_zipfile_serialization=False,
+    )
+    path.write_bytes(path.read_bytes().replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert weights.read(path, weights.BESIDE).keys() == TENSORS.keys()
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
+    (tmp_path / "notes.pth").write_text("no checkpoint" * 30)
+    with pytest.raises(
+        BadInput, match=r"notes\.pth: no checkpoint of plain tensors \(.*saved by torch\.save"
+    ):
+        weights.read(tmp_path / "notes.pth")
 
 
 def test_a_teachers_weights_come_before_its_students(tmp_path):
