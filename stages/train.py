@@ -72,7 +72,7 @@ def train(
     settings = resolve(settings, module.PRESETS, settings.preset, name)
     seed, every = params.read(config, "seed", params.Count), params.read(config, "checkpoint", params.Amount)
 
-    check_vit(settings.vit, settings.weights)
+    check_vit(settings.vit, settings.weights, settings.colours)
     if schedule.start_from:
         check_start(schedule.start_from, out)
     table = read_index(index)
@@ -83,7 +83,7 @@ def train(
     image_set, names, held_out = selection.hold_out(image_set, names, schedule.held_out, seed)
 
     seed_generators(seed)
-    vit = pretrained_encoder(settings.vit, settings.weights, embedded, schedule.size)
+    vit = pretrained_encoder(settings.vit, settings.weights, embedded, schedule.size, settings.colours)
     set_drop_path(vit.blocks, schedule.drop_path)
     spec = data_spec(image_set)
     torch.manual_seed(seed)

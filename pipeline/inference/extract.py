@@ -101,8 +101,8 @@ def untrained_encoder(folder: str | Path, embedded: str) -> OcclusionAwareViT:
     """
     record = read_record(folder)
     height, width = record["data_spec"]["size"]
-    vit, weights = record["params"]["vit"], record["params"]["weights"]
-    encoder = pretrained_encoder(vit, weights, embedded, (height, width))
+    vit, weights, colours = (record["params"][name] for name in ("vit", "weights", "colours"))
+    encoder = pretrained_encoder(vit, weights, embedded, (height, width), colours)
     start, actual = record["vit"], architecture(encoder)
     if start.get("weights", actual["weights"]) != actual["weights"]:
         raise BadInput(

@@ -6,12 +6,13 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import timm
 import torch
 from safetensors import SafetensorError
+from timm.data import constants
 from timm.layers import Attention, PatchEmbed
 from timm.models import load_pretrained
 from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
@@ -22,11 +23,20 @@ from pipeline.core.weights import check_shapes, load_strict, prefixes, read, rep
 from pipeline.model.vit import grid
 
 ARCHITECTURE = ("img_size", "patch_size", "embed_dim", "depth", "num_heads")  # timm's words
-# beside an encoder's tensors: classifiers, projection heads, the decoder of a masked autoencoder, and
-# TransReID's embedding of its training's cameras
-LEFT_OUT = re.compile(r"(head|head_dist|heads|fc|classifier|pre_logits)\.|decoder_|(mask_token|sie_embed)$")
+# beside an encoder's tensors: classifiers, projection heads, the decoder of a masked autoencoder, the token
+# of masked patches (iBOT's is `masked_embed`), and TransReID's embedding of its training's cameras
+LEFT_OUT = re.compile(
+    r"(head|head_dist|heads|fc|classifier|pre_logits)\.|decoder_|(mask_token|masked_embed|sie_embed)$"
+)
 # of a position embedding, as timm, and OpenAI's CLIP call it
 POSITIONS = ("pos_embed", "visual.positional_embedding", "module.visual.positional_embedding")
+Colours = Literal["auto", "half", "imagenet", "clip"]
+# mean and deviation by which an encoder's training normalised red, green and blue in [0, 1]
+COLOURS = {
+    "half": (constants.IMAGENET_INCEPTION_MEAN, constants.IMAGENET_INCEPTION_STD),
+    "imagenet": (constants.IMAGENET_DEFAULT_MEAN, constants.IMAGENET_DEFAULT_STD),
+    "clip": (constants.OPENAI_CLIP_MEAN, constants.OPENAI_CLIP_STD),
+}
 
 
 def small_vit(**architecture: Any) -> VisionTransformer:
@@ -67,15 +77,17 @@ def load_vit(path: str | Path) -> VisionTransformer:
     return model
 
 
-def timm_vit(name: str, file: str = "", size: tuple[int, int] = (0, 0)) -> VisionTransformer:
+def timm_vit(
+    name: str, file: str = "", size: tuple[int, int] = (0, 0), colours: Colours = "auto"
+) -> VisionTransformer:
     """A ViT of timm with its pre-trained weights: from `file`, or downloaded under its tag.
 
     Every tensor is accounted for.  What surrounds an encoder is left out: whatever lies outside the prefix
     that its names share in the file, and heads (`LEFT_OUT`); one line says so.  A position embedding of
     another, square size is resampled as timm does.  One of images of `size` (height, width), under any
     stride, is kept, and so is its grid (TransReID's own trainings).
-    Its tag says how its training images were normalised; its first layer is changed to take ours
-    (`views.normalise`).
+    `colours` says how its training images were normalised, or its tag does (`auto`); its first layer is
+    changed to take ours (`views.normalise`).
     Raises `BadInput` if timm knows no such ViT, or if the weights are out of reach or do not fit.
     """
     model = _create(name)  # before any download: is it one that we can use?
@@ -89,7 +101,7 @@ def timm_vit(name: str, file: str = "", size: tuple[int, int] = (0, 0)) -> Visio
     tensors = read(file) if file else _published(model, f"{place}: no weights of {name} there", remedy)
     tensors = {n: t.clone() for n, t in tensors.items()}  # `_fit` tells them by memory: views may share it
     fit = _best_fit(tensors, model)
-    if file_grid := _grid_of(fit, size, model.patch_embed.patch_size[0]):
+    if file_grid := _grid_of(fit, model, size):
         model = _create(name, img_size=tuple(n * model.patch_embed.patch_size[0] for n in file_grid))
         fit = _best_fit(tensors, model)
         fit.words.append(f"pos_embed of {file_grid[0]} x {file_grid[1]} patches kept")
@@ -97,7 +109,7 @@ def timm_vit(name: str, file: str = "", size: tuple[int, int] = (0, 0)) -> Visio
     model.load_state_dict(fit.tensors)
     report(place, fit.prefix, fit.left_out, *fit.words)
     _set_architecture(model, {"name": name, "weights": _weights_hash(model)})
-    _adapt_normalisation(model)
+    _adapt_normalisation(model, colours)
     return model
 
 
@@ -124,7 +136,8 @@ def _fit(tensors: Mapping[str, Tensor], model: VisionTransformer, prefix: str) -
     words = [
         f"{n} resampled from {tuple(tensors[n].shape)} to {tuple(kept['pos_embed'].shape)}" for n in resampled
     ]
-    return Fit(prefix, kept, [n for n in rest if n not in resampled], words)
+    changed = {*resampled, *(f"{prefix}{n}" for n in kept)}  # such as a class token with its position added
+    return Fit(prefix, kept, [n for n in rest if n not in changed], words)
 
 
 def _rename(tensors: dict[str, Tensor], model: VisionTransformer) -> dict[str, Tensor]:
@@ -132,12 +145,12 @@ def _rename(tensors: dict[str, Tensor], model: VisionTransformer) -> dict[str, T
 
     timm would also resample kernels, and cut what is no square into one.
     """
-    patch, places = model.patch_embed.proj.weight.shape[2:], model.pos_embed.shape[1]
+    patch, places = model.patch_embed.proj.weight.shape[2:], model.patch_embed.num_patches
     kernels = [t for t in tensors.values() if t.ndim == 4]
-    counts = [tensors[name].shape[-2] for name in POSITIONS if name in tensors]
+    counts = [tensors[name].shape[-2] - _class_rows(tensors, model) for name in POSITIONS if name in tensors]
     if any(t.shape[2:] != patch for t in kernels):
         return tensors
-    if any(count != places and math.isqrt(count - 1) ** 2 != count - 1 for count in counts):
+    if any(count != places and not _is_square(count) for count in counts):
         return tensors
     try:
         return checkpoint_filter_fn(dict(tensors), model, adapt_layer_scale=True)
@@ -145,11 +158,26 @@ def _rename(tensors: dict[str, Tensor], model: VisionTransformer) -> dict[str, T
         return tensors
 
 
-def _grid_of(fit: Fit, size: tuple[int, int], patch: int) -> tuple[int, int] | None:
+def _class_rows(tensors: Mapping[str, Tensor], model: VisionTransformer) -> int:
+    """Rows of a file's position embedding that are a class token's: 1, or 0 where it has no place.
+
+    `register_tokens` is a name of DINOv2's own files, whose class token has a place, unlike in timm's.
+    """
+    return int(not model.no_embed_class or "register_tokens" in tensors)
+
+
+def _is_square(count: int) -> bool:
+    return count > 0 and math.isqrt(count) ** 2 == count
+
+
+def _grid_of(fit: Fit, model: VisionTransformer, size: tuple[int, int]) -> tuple[int, int] | None:
     """Patches down and across of a file's position embedding, if it is no square, but that of `size`."""
-    count = fit.tensors["pos_embed"].shape[-2] - 1 if "pos_embed" in fit.tensors else 0
+    if "pos_embed" not in fit.tensors:
+        return None
+    count = fit.tensors["pos_embed"].shape[-2] - _class_rows(fit.tensors, model)
+    patch = model.patch_embed.patch_size[0]
     grids = {grid(size, patch, stride) for stride in range(1, patch + 1)}
-    fitting = [g for g in grids if g[0] * g[1] == count and math.isqrt(count) ** 2 != count]
+    fitting = [g for g in grids if g[0] * g[1] == count and not _is_square(count)]
     return fitting[0] if len(fitting) == 1 else None
 
 
@@ -168,10 +196,11 @@ def _published(model: VisionTransformer, fault: str, remedy: str) -> dict[str, T
 
 
 @torch.no_grad()
-def _adapt_normalisation(model: VisionTransformer) -> None:
+def _adapt_normalisation(model: VisionTransformer, colours: Colours) -> None:
     # (colour - mean) / deviation = (ours / 2 + 1 / 2 - mean) / deviation, in the layer that comes first
     config: Any = model.pretrained_cfg
-    mean, deviation = (torch.tensor(config[n])[:, None, None] for n in ("mean", "std"))
+    numbers = (config["mean"], config["std"]) if colours == "auto" else COLOURS[colours]
+    mean, deviation = (torch.tensor(n)[:, None, None] for n in numbers)
     first = _with_bias(model.patch_embed.proj)
     first.bias += (first.weight * ((0.5 - mean) / deviation)).sum((1, 2, 3))
     first.weight *= 0.5 / deviation
@@ -191,12 +220,15 @@ def _weights_hash(model: VisionTransformer) -> str:
     return digest.hexdigest()
 
 
-def pretrained_encoder(name: str, file: str, embedded: str, size: tuple[int, int]) -> VisionTransformer:
+def pretrained_encoder(
+    name: str, file: str, embedded: str, size: tuple[int, int], colours: Colours = "auto"
+) -> VisionTransformer:
     """The encoder to start from: `embedded` names our own file, anything else a ViT of timm.
 
-    `size` is the images' height and width.  Beside `embedded`, `file` is not read (see `check_vit`).
+    `size` is the images' height and width; `colours` are those that the weights expect.  Beside `embedded`,
+    `file` and `colours` are not read (see `check_vit`).
     """
-    return load_vit(embedded) if name == "embedded" else timm_vit(name, file, size)
+    return load_vit(embedded) if name == "embedded" else timm_vit(name, file, size, colours)
 
 
 def untrained_vit(architecture: dict[str, Any]) -> VisionTransformer:
@@ -210,17 +242,22 @@ def untrained_vit(architecture: dict[str, Any]) -> VisionTransformer:
     return model
 
 
-def check_vit(name: str, file: str = "") -> None:
+def check_vit(name: str, file: str = "", colours: Colours = "auto") -> None:
     """Raise `BadInput` unless this is `embedded`, or a plain ViT of timm whose tag timm knows.
 
-    `file` is the param `weights`, which `embedded` does not read.  Takes tenths of a second: no weights are
-    made, and nothing is downloaded.
+    `file` and `colours` are the params `weights` and `colours`, which `embedded` does not read.  Takes tenths
+    of a second: no weights are made, and nothing is downloaded.
     """
     if name == "embedded" and file:
         raise BadInput(
             f"params.yaml: weights = {file!r}: the vit `embedded` has its own, and does not read these. Name "
             'a ViT of timm in vit, or set this to "". To go on from a trained model, name its folder in '
             "train.start_from."
+        )
+    if name == "embedded" and colours != "auto":
+        raise BadInput(
+            f"params.yaml: colours = {colours}: the vit `embedded` has its own, and does not read these. "
+            "Name a ViT of timm in vit, or set this to auto."
         )
     if name != "embedded":
         with torch.device("meta"):
@@ -243,9 +280,9 @@ def _create(name: str, **options: Any) -> VisionTransformer:
 
 
 def _is_plain(model: VisionTransformer) -> bool:
-    # patches straight from the image, a class token with a place, layers one after the other
-    placed = model.pos_embed is not None and not model.no_embed_class
-    token = model.cls_token is not None and model.num_prefix_tokens == 1
+    # patches straight from the image, a class token, registers without a place, layers one after the other
+    placed = model.pos_embed is not None and (model.no_embed_class or not model.num_reg_tokens)
+    token = model.cls_token is not None and model.num_prefix_tokens == 1 + model.num_reg_tokens
     patches = type(model.patch_embed) is PatchEmbed and model.patch_embed.proj.in_channels == 3
     layers = all(type(layer) is Block and isinstance(layer.attn, Attention) for layer in model.blocks)
     return placed and token and patches and layers

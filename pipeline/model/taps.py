@@ -17,7 +17,7 @@ class Watched(NamedTuple):
     """An encoder's output, and what was asked for beside it."""
 
     tokens: Tokens
-    taps: dict[int, Float[Tensor, "B L D"]]  # all tokens after a block, before the last norm; 1 is the first
+    taps: dict[int, Float[Tensor, "B L D"]]  # all tokens after a block, before the last norm; from 1
     logits: Float[Tensor, "B heads N"] | None  # of the class token's attention to the patches
 
 
@@ -54,7 +54,8 @@ def _class_logits(encoder: OcclusionAwareViT, tokens: Float[Tensor, "B L D"]) ->
     attention, tokens = block.attn, block.norm1(tokens)
     width = attention.num_heads * attention.head_dim
     weight, bias = attention.qkv.weight, attention.qkv.bias
-    rows = (tokens[:, :1], tokens[:, 1 + encoder.parts :])
+    first = 1 + encoder.parts
+    rows = (tokens[:, :1], tokens[:, first : first + encoder.grid[0] * encoder.grid[1]])
     query, key = (
         F.linear(x, weight[n * width :][:width], None if bias is None else bias[n * width :][:width])
         .unflatten(-1, (attention.num_heads, -1))

@@ -7,6 +7,8 @@ Unusual here:
 - Patches may overlap: the pre-trained kernel keeps its size, only its stride changes (Eq. 4).
 - Position embeddings are resized to the grid at hand, which need not be square.
 - Camera -1 means unknown: it gets the mean embedding of the cameras that have training images.
+- Registers of a pre-trained ViT (Darcet et al. 2024), which only the layers read, end the sequence: timm
+  has them behind the class token, which is the same to attention.  They have no embeddings.
 """
 
 from collections.abc import Callable
@@ -114,12 +116,13 @@ class OcclusionAwareViT(nn.Module):
         self.projection = vit.patch_embed.proj
         self.projection.stride = (stride, stride)
         self.norm_pre, self.blocks, self.norm = vit.norm_pre, vit.blocks, vit.norm
-        self.cls = vit.cls_token
+        self.cls, self.register = vit.cls_token, vit.reg_token
         width = vit.embed_dim
         self.part = nn.Parameter(_embedding(1, parts, width))  # P_t
-        places = resize_positions(vit.pos_embed[:, 1:], vit.patch_embed.grid_size, self.grid)
+        embedded = F.pad(vit.pos_embed, (0, 0, int(vit.no_embed_class), 0))  # 0 for an unplaced class token
+        places = resize_positions(embedded[:, 1:], vit.patch_embed.grid_size, self.grid)
         self.position = nn.Parameter(  # P_E, N + K + 2 rows
-            torch.cat([vit.pos_embed[:, :1], _embedding(1, parts, width), places], 1).detach().clone()
+            torch.cat([embedded[:, :1], _embedding(1, parts, width), places], 1).detach().clone()
         )
         self.pattern = nn.Parameter(_embedding(2**coarse, width))  # O_e
         self.camera = nn.Parameter(_embedding(cameras, width))
@@ -131,6 +134,11 @@ class OcclusionAwareViT(nn.Module):
         """D, channels of a token."""
         return self.cls.shape[-1]
 
+    @property
+    def registers(self) -> int:
+        """How many register tokens end the sequence."""
+        return 0 if self.register is None else self.register.shape[1]
+
     def forward(self, image: Image, hidden: Bool[Tensor, "B C"], camid: Int[Tensor, "B"]) -> Tokens:
         """F: tokens after the ViT's last norm.  `hidden` is z; camera -1 is unknown.
 
@@ -139,8 +147,9 @@ class OcclusionAwareViT(nn.Module):
         return self.split(self.norm(self.blocks(self.norm_pre(self.embed(image, hidden, camid)))))
 
     def split(self, tokens: Float[Tensor, "B L D"]) -> Tokens:
-        """A sequence of tokens by their kinds."""
-        cls, part, patch = tokens.split([1, self.parts, self.grid[0] * self.grid[1]], 1)
+        """A sequence of tokens by their kinds, without the registers."""
+        counts = [1, self.parts, self.grid[0] * self.grid[1], self.registers]
+        cls, part, patch, _ = tokens.split(counts, 1)
         return Tokens(cls[:, 0], part, patch)
 
     def embed(
@@ -150,7 +159,7 @@ class OcclusionAwareViT(nn.Module):
         camid: Int[Tensor, "B"],
         edit: Edit | None = None,
     ) -> Float[Tensor, "B L D"]:
-        """The input sequence E = [x_cls; P_t; P_s] + P_E + gamma_1 E_o + gamma_2 C_e, Eq. 5.
+        """The input sequence E = [x_cls; P_t; P_s] + P_E + gamma_1 E_o + gamma_2 C_e, Eq. 5, and registers.
 
         `edit` changes the patches P_s before anything is added to them.
         Bytes are normalised here, on the network's device: they are a quarter of the size of floats.
@@ -165,7 +174,10 @@ class OcclusionAwareViT(nn.Module):
         camera = self.gamma_camera * self.camera_embedding(camid)[:, None]
         if self.camera_on == "class":
             camera = F.pad(camera, (0, 0, 0, learned.shape[1] + patch.shape[1] - 1))
-        return torch.cat([learned.to(patch.dtype), patch], 1) + self.position + (pattern + camera)
+        tokens = torch.cat([learned.to(patch.dtype), patch], 1) + self.position + (pattern + camera)
+        if self.register is None:
+            return tokens
+        return torch.cat([tokens, self.register.to(tokens.dtype).expand(len(tokens), -1, -1)], 1)
 
     def camera_embedding(self, camid: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
         """C_e of each image, Eq. 5.  Departs: the mean trained row where the camera is unknown (-1).

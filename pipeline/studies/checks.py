@@ -14,6 +14,7 @@ from pydantic import Field
 
 from pipeline.core import distributed, params
 from pipeline.core.params import BadInput
+from pipeline.core.weights import read as read_weights
 from pipeline.data import obstacles
 from pipeline.indexing import build, datasets
 from pipeline.inference.extract import Embed
@@ -111,10 +112,12 @@ def _weights_faults(name: str, path: str) -> list[str]:
 def training_faults(values: dict[str, Any], trained: str) -> list[str]:
     """What a training would stop for at its start: an unknown ViT, missing files, an odd batch."""
     name, train, processes = values["method"], values["train"], values["processes"]["train"]
-    vit, weights = values[name]["vit"], values[name]["weights"]
-    faults = [f"{name}.{line}" for line in _said_by(partial(check_vit, vit, weights))]
+    vit, weights, colours = (values[name][param] for param in ("vit", "weights", "colours"))
+    faults = [f"{name}.{line}" for line in _said_by(partial(check_vit, vit, weights, colours))]
     if vit != "embedded" and weights and not Path(weights).is_file():
         faults.append(f"{name}.weights = {weights}: no such file.")
+    elif vit != "embedded" and weights:
+        faults += [f"{name}.weights = {line}" for line in _said_by(partial(read_weights, weights))]
     occlude = values["index"]["occlude"]
     folders = [train["obstacles"]["cutouts"], occlude["cutouts"] if occlude["datasets"] else ""]
     checks: list[Callable[[], object]] = [

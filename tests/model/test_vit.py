@@ -1,14 +1,18 @@
 """The occlusion-aware encoder: Eq. 3-5, and where its weights come from."""
 
 import argparse
+from functools import cache
 
+import numpy as np
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 from timm.models import _builder
+from timm.models.vision_transformer import VisionTransformer
 
 from pipeline.batches.views import normalise
+from pipeline.command_line import convert
 from pipeline.core.params import BadInput
 from pipeline.model.backbones import (
     check_vit,
@@ -18,7 +22,9 @@ from pipeline.model.backbones import (
     timm_vit,
     untrained_vit,
 )
+from pipeline.model.compute import set_attention
 from pipeline.model.layers import TransformerLayer, TransformerLayers
+from pipeline.model.taps import watch
 from pipeline.model.vit import (
     OcclusionAwareViT,
     class_tokens,
@@ -112,6 +118,25 @@ def test_bytes_are_seen_as_their_colours():
     with torch.no_grad():
         output, wanted = (encoder(image, NOTHING, UNKNOWN) for image in (BYTES, BYTES.float() / 127.5 - 1))
     assert torch.equal(output.patch, wanted.patch)
+
+
+def registered():
+    """A tiny ViT with three registers, as DINOv2's in timm: neither they nor the class token has a place."""
+    torch.manual_seed(0)
+    model = VisionTransformer(
+        img_size=toy.SIZE, embed_dim=16, depth=2, num_heads=2, num_classes=0, reg_tokens=3,
+        no_embed_class=True, init_values=0.1,
+    )  # fmt: skip
+    torch.nn.init.normal_(model.reg_token)
+    torch.nn.init.normal_(model.cls_token)
+    return model
+
+
+@cache
+def registered_tensors():
+    torch.manual_seed(0)
+    tensors = timm.create_model(REGISTERED, num_classes=0).state_dict()
+    return tensors | {"reg_token": torch.randn(1, 4, 384), "cls_token": torch.randn(1, 1, 384)}
 
 
 def test_an_image_of_another_size_is_an_error():
@@ -208,6 +233,7 @@ def test_the_record_of_a_timm_vit_tells_its_weights_from_others(tmp_path):
 
 
 TINY = "vit_tiny_patch16_224"
+REGISTERED = "vit_small_patch14_reg4_dinov2"
 THEIRS = timm.create_model(TINY, num_classes=3).state_dict()
 BODY = {n: t for n, t in THEIRS.items() if not n.startswith("head.")}
 HEAD = {n: t for n, t in THEIRS.items() if n.startswith("head.")}
@@ -246,9 +272,12 @@ ACCEPTED = {
         {
             "student": named("module.backbone.", {n: t + 1 for n, t in BODY.items()}),
             "teacher": named("backbone.") | {"head.mlp.0.weight": torch.zeros(4, 192)},
-            "args": argparse.Namespace(arch="vit_tiny"),
         },
         "prefix 'backbone.' stripped; 1 tensor left out (head.mlp.0.weight)",
+    ),
+    "iBOT's student": (
+        named("student.module.backbone.", BODY | {"masked_embed": torch.zeros(1, 192)}),
+        "prefix 'student.module.backbone.' stripped; 1 tensor left out (student.module.backbone.masked",
     ),
     "MAE": (
         {"model": BODY | {"mask_token": torch.zeros(1, 1, 8), "decoder_embed.weight": torch.zeros(8, 192)}},
@@ -362,6 +391,30 @@ def test_an_encoder_trained_on_images_of_our_size_keeps_its_grid(tmp_path, capsy
         pretrained_encoder(TINY, str(tmp_path / "transreid.pth"), "", (224, 224))
 
 
+def test_a_checkpoint_of_personvits_form_is_converted_and_keeps_its_grid(tmp_path, capsys):
+    places, other = torch.randn(1, 129, 192), {n: t + 1 for n, t in BODY.items()}
+    heads = named(
+        "module.head.", {"mlp.0.weight": torch.zeros(8, 192), "last_layer.weight_g": torch.ones(4, 1)}
+    )
+    checkpoint = {
+        "student": named("module.backbone.", other) | heads,
+        "teacher": named("module.backbone.", BODY | {"pos_embed": places}) | heads,
+        "optimizer": {"state": {}, "param_groups": [{"lr": np.float64(1e-4)}]},
+        "epoch": 220,
+        "args": argparse.Namespace(arch="vit_tiny", patch_size=16),
+        "ibot_loss": {"center": torch.zeros(1, 4)},
+    }
+    torch.save(checkpoint, tmp_path / "checkpoint0220.pth")
+    with pytest.raises(BadInput, match=r"holds \S+, which is refused.*`python -m pipeline convert"):
+        timm_vit(TINY, str(tmp_path / "checkpoint0220.pth"), (256, 128))
+    convert.main(str(tmp_path / "checkpoint0220.pth"), str(tmp_path / "tiny.safetensors"))
+    ours = pretrained_encoder(TINY, str(tmp_path / "tiny.safetensors"), "", (256, 128), "half")
+    assert "'module.backbone.' stripped; 2 tensors left out (module.head.last" in capsys.readouterr().out
+    assert torch.equal(ours.blocks[3].mlp.fc1.weight, BODY["blocks.3.mlp.fc1.weight"])
+    encoder = OcclusionAwareViT(ours, (256, 128), 16, parts=0, coarse=4, cameras=1)
+    assert torch.equal(encoder.position.data, places)
+
+
 @pytest.mark.parametrize("content", [BODY, {n: t for n, t in BODY.items() if n != "norm.bias"}])
 def test_what_timm_downloads_is_loaded_whole_or_refused(monkeypatch, content):
     monkeypatch.setattr(_builder, "load_state_dict_from_hf", lambda *_, **__: dict(content) | HEAD)
@@ -392,6 +445,28 @@ def test_a_vit_of_other_colours_takes_ours(tmp_path, name):
 
 
 @pytest.mark.parametrize(
+    ("colours", "mean", "deviation"),
+    [
+        ("half", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        ("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("clip", (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    ],
+)
+@pytest.mark.parametrize("name", [TINY, "deit_tiny_patch16_224.fb_in1k"])
+def test_the_colours_of_a_file_can_be_named_whatever_the_tags(tmp_path, name, colours, mean, deviation):
+    theirs = timm.create_model(name)
+    save_file(theirs.state_dict(), tmp_path / "theirs.safetensors")
+    ours = timm_vit(name, str(tmp_path / "theirs.safetensors"), colours=colours)
+    image = torch.randint(256, (1, 3, 224, 224), dtype=torch.uint8)
+    mean, deviation = (torch.tensor(n)[:, None, None] for n in (mean, deviation))
+    wanted = theirs.patch_embed((image / 255 - mean) / deviation)
+    assert torch.allclose(ours.patch_embed(normalise(image)), wanted, atol=1e-4)
+    tagged = timm_vit(name, str(tmp_path / "theirs.safetensors"))
+    same = colours == ("imagenet" if name.startswith("deit") else "half")
+    assert torch.equal(ours.patch_embed.proj.bias, tagged.patch_embed.proj.bias) is same
+
+
+@pytest.mark.parametrize(
     "name",
     [
         "vit_enormous",
@@ -410,7 +485,8 @@ def test_only_plain_vits_with_one_class_token_are_taken(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["embedded", TINY, f"{TINY}.augreg_in21k", "vit_large_patch14_clip_224.openai"]
+    "name",
+    ["embedded", TINY, f"{TINY}.augreg_in21k", "vit_large_patch14_clip_224.openai", REGISTERED],
 )
 def test_a_vits_name_is_checked_without_its_weights(monkeypatch, name):
     monkeypatch.setattr(_builder, "load_state_dict_from_hf", None)
@@ -422,3 +498,84 @@ def test_weights_beside_the_embedded_encoder_are_refused(file):
     with pytest.raises(BadInput, match=rf"weights = '{file}': the vit `embedded` has its own.*start_from"):
         check_vit("embedded", file)
     check_vit(TINY, file)
+
+
+def test_colours_beside_the_embedded_encoder_are_refused():
+    with pytest.raises(BadInput, match=r"colours = clip: the vit `embedded` has its own"):
+        check_vit("embedded", "", "clip")
+    check_vit(TINY, "", "clip")
+
+
+# ------------------------------------------------------------------ registers
+
+
+def test_registers_are_timms_though_they_end_the_sequence():
+    model = registered().eval()
+    encoder = oa_vit(model, parts=0, gamma_pattern=0.0, gamma_camera=0.0)
+    with torch.no_grad():
+        theirs, tokens = model.forward_features(IMAGE), encoder(IMAGE, NOTHING, UNKNOWN)
+        sequence = encoder.embed(IMAGE, NOTHING, UNKNOWN)
+    assert torch.allclose(theirs[:, 0], tokens.cls, atol=1e-5)
+    assert torch.allclose(theirs[:, 4:], tokens.patch, atol=1e-5)
+    assert encoder.registers == 3 and torch.equal(sequence[:, -3:], model.reg_token.expand(2, -1, -1))
+
+
+def test_registers_have_neither_position_nor_side_embeddings_and_stand_behind_part_tokens():
+    encoder = oa_vit(registered())
+    with torch.no_grad():
+        sequence = encoder.embed(IMAGE, NOTHING + True, torch.tensor([0, 2]))
+        tokens = encoder(IMAGE, NOTHING, UNKNOWN)
+    assert torch.equal(sequence[:, 18:], encoder.register.expand(2, -1, -1))
+    assert tokens.part.shape == (2, 9, 16) and tokens.patch.shape == (2, 8, 16)
+    assert encoder.position.shape == (1, 18, 16) and not encoder.position[:, 0].any()
+
+
+def test_a_class_token_learns_from_registers():
+    encoder = oa_vit(registered())
+    encoder(IMAGE, NOTHING, UNKNOWN).cls[:, 0].sum().backward()
+    assert encoder.register.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("kernel", ["math", "sdpa"])
+def test_an_encoder_with_registers_is_watched_as_any_other(kernel):
+    encoder = oa_vit(registered())
+    set_attention(encoder, kernel)
+    with torch.no_grad():
+        watched = watch(encoder, IMAGE, NOTHING, UNKNOWN, taps=[1, 2], logits=True)
+        wanted = encoder(IMAGE, NOTHING, UNKNOWN)
+    assert all(torch.equal(a, b) for a, b in zip(watched.tokens, wanted, strict=True))
+    assert watched.taps[1].shape == (2, 1 + 9 + 8 + 3, 16) and watched.logits.shape == (2, 2, 8)
+    assert torch.equal(encoder.split(encoder.norm(watched.taps[2])).patch, wanted.patch)
+
+
+def dinov2_names(tensors, places):
+    # those of DINOv2's own files, in which the class token has a place
+    class_place = torch.randn(1, 1, 384)
+    return {
+        **{n: t for n, t in tensors.items() if n not in ("reg_token", "cls_token", "pos_embed")},
+        "register_tokens": tensors["reg_token"],
+        "cls_token": tensors["cls_token"] - class_place,
+        "pos_embed": torch.cat([class_place, places], 1),
+        "mask_token": torch.zeros(1, 384),
+    }
+
+
+@pytest.mark.parametrize(
+    ("own", "places", "word"),
+    [
+        (True, 37 * 37, ""),
+        (True, 18 * 9, "18 x 9 patches kept"),
+        (False, 18 * 9, "18 x 9 patches kept"),
+        (False, 16 * 16, "resampled"),
+    ],
+)
+def test_dinov2_with_registers_is_read_under_timms_names_and_its_own(tmp_path, capsys, own, places, word):
+    theirs = registered_tensors() | {"pos_embed": torch.randn(1, places, 384)}
+    content = dinov2_names(theirs, theirs["pos_embed"]) if own else theirs
+    torch.save(content, tmp_path / "dinov2.pth")
+    ours = pretrained_encoder(REGISTERED, str(tmp_path / "dinov2.pth"), "", (256, 128))
+    assert torch.equal(ours.reg_token, theirs["reg_token"])
+    assert torch.allclose(ours.cls_token, theirs["cls_token"], atol=1e-6)
+    assert word == "resampled" or torch.equal(ours.pos_embed, theirs["pos_embed"])
+    printed = capsys.readouterr().out
+    assert word in printed and ("1 tensor left out (mask_token)" in printed) is own

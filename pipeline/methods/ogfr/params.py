@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from pipeline.core.params import STRICT
 from pipeline.data import parts
 from pipeline.methods.presets import ENCODER_AND_HEADS, SCHEDULE, Preset, Presets, preset_value
+from pipeline.model.backbones import Colours
 
 K = len(parts.FINE)
 HOLISTIC, OCCLUDED = 0, 1  # the branches: their necks' numbers
@@ -26,6 +27,7 @@ class Params:
     preset: Preset
     vit: str  # `embedded`, or a name of timm with its tag
     weights: str  # a timm ViT's file; "" downloads it
+    colours: Colours  # that the weights expect; auto: those of the name in `vit`
     stride: int | None = Field(ge=1)  # S of Eq. 4
     gamma_pattern: float  # gamma_1
     gamma_camera: float  # gamma_2

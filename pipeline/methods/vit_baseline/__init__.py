@@ -23,6 +23,7 @@ from pipeline.core.params import STRICT
 from pipeline.methods.base import DataSpec, Embedding, Method, Objective
 from pipeline.methods.presets import ENCODER_AND_HEADS, SCHEDULE, Preset, Presets
 from pipeline.model import losses
+from pipeline.model.backbones import Colours
 from pipeline.model.heads import Heads
 from pipeline.model.vit import OcclusionAwareViT
 
@@ -34,6 +35,7 @@ class Params:
     preset: Preset
     vit: str  # `embedded`, or a name of timm with its tag
     weights: str  # a timm ViT's file; "" downloads it
+    colours: Colours  # that the weights expect; auto: those of the name in `vit`
     stride: int | None = Field(ge=1)  # pixels between patches
     gamma_camera: float  # weight of the camera embedding; 0 leaves it out
     head_gain: float | None = Field(gt=0)  # factor on logits: how much faster the classifier moves under Adam
