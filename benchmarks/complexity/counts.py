@@ -19,7 +19,6 @@ from pipeline.methods.ogfr.correlation import correlation
 from pipeline.methods.ogfr.model import OGFR, build
 from pipeline.methods.ogfr.params import PRESETS, Params
 from pipeline.methods.presets import resolve
-from pipeline.model import losses
 from pipeline.model.backbones import untrained_vit
 from pipeline.model.layers import TransformerLayers
 
@@ -110,12 +109,14 @@ class _Run(nn.Module):
         self.model, self.run, self.correlation = model, run, _Function(correlation)
 
     def forward(self) -> Any:
-        with mock.patch.object(ogfr_model, "correlation", self.correlation), _any_device():
+        with mock.patch.object(ogfr_model, "correlation", self.correlation), any_device():
             return self.run(self.model)
 
 
-def _any_device() -> Any:
-    return mock.patch.object(losses, "no_autocast", lambda like: nullcontext())  # it does not know `meta`
+def any_device() -> Any:
+    """A context in which `torch.autocast`, which does not know `meta`, stands for the CPU's."""
+    autocast = torch.autocast
+    return mock.patch.object(torch, "autocast", lambda *_, **__: autocast("cpu", enabled=False))
 
 
 def multiply_adds(model: OGFR, run: Callable[[OGFR], Any]) -> dict[str, int]:

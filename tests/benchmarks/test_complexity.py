@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.complexity import counts
+from benchmarks.complexity import counts, methods
 from pipeline.methods.base import data_spec
 from pipeline.methods.ogfr.model import build
 from tests import toy
@@ -108,3 +108,73 @@ def test_twelve_heads_make_up_table_9s_parameters_if_all_of_them_and_imagenets_c
     rules = paper["heads"]["table_9_by_what_counts"]
     fitting = {name: round(rule["heads"]) for name, rule in rules.items() if rule["prints_as_table_9"]}
     assert fitting == {"all_and_unused_classifier": 12} and paper["heads"]["ours"] == HEADS
+
+
+# ------------------------------------------------------------------ all methods
+
+# parameters of the published code that our models do not have, and the reverse (702 identities, 8 cameras)
+IMAGENET = 768 * 1000 + 1000  # the ViT's own classifier
+PATTERNS = -(2**4) * 768  # of occlusion, which have no weight
+PUBLISHED = {  # multiply-adds of an image in G (FED: of a training pair), parameters in M, what explains them
+    "vit_baseline": (21.87, 86.4, {"patterns": PATTERNS}),
+    "transreid": (
+        23.62,
+        103.491304,
+        {
+            "patterns": PATTERNS,
+            "ImageNet's classifier": IMAGENET,
+            "last layer and norm that are copied twice and not run": 12 * 768**2 + 15 * 768,
+        },
+    ),
+    "dpm": (32.78, 146.1, {"patterns": PATTERNS, "ImageNet's classifier": IMAGENET}),
+    "fed": (
+        23.2,
+        146.053868,
+        {
+            "patterns": PATTERNS,
+            "cameras, which FED has none of": -8 * 768,
+            "ImageNet's classifier": IMAGENET,
+            "local classifiers that are in no loss": 4 * 768 * 702,
+            "necks of stage 2 that are not run": 4 * 2 * 768,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_method_costs_what_is_published_and_each_other_parameter_is_explained(name):
+    gmac, parameters, explained = PUBLISHED[name]
+    model, batch = methods.meta_method(name, counts.OCCLUDED_DUKE), counts.meta_batch(counts.OCCLUDED_DUKE, 4)
+    cost = (
+        methods.training_cost(model, batch, backward=False)
+        if name == "fed"
+        else methods.embedding_cost(model, batch)
+    )
+    assert cost / 1e9 == pytest.approx(gmac, rel=0.01)
+    ours = sum(p.numel() for p in model.parameters()) + sum(explained.values())
+    rounding = 0.05e6 if parameters * 10 == round(parameters * 10) else 0.5  # as it is printed
+    assert ours == pytest.approx(parameters * 1e6, abs=rounding)
+
+
+def test_a_row_counts_what_ogfr_in_detail_does(paper):
+    model = toy.model(PEOPLE, preset="paper")
+    batch = toy.batch(PEOPLE)
+    for backward in (False, True):
+        detailed = sum(counts.training(model, batch, backward).values())
+        assert methods.training_cost(model, batch, backward) == detailed
+    assert methods.embedding_cost(model, batch) == sum(counts.inference(model, batch).values())
+    ogfr = methods.meta_method("ogfr", counts.OCCLUDED_DUKE)
+    read = methods.embedding_parameters(ogfr, counts.meta_batch(counts.OCCLUDED_DUKE, 1))
+    assert read / 1e6 == pytest.approx(paper["inference_parameters_m"]["all"], rel=0.01)
+
+
+def test_parameters_that_only_training_reads_are_no_inference_parameters():
+    model = toy.model(PEOPLE, preset="paper")
+    read = methods.embedding_parameters(model, toy.batch(PEOPLE))
+    training = [model.decoder, model.agent, model.heads]
+    assert (
+        0
+        < read
+        <= sum(p.numel() for p in model.parameters())
+        - sum(p.numel() for part in training for p in part.parameters())
+    )
