@@ -3,6 +3,8 @@
 import multiprocessing
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,11 +14,12 @@ from torch.distributed import run
 
 from pipeline.core import distributed, params
 from pipeline.core.params import BadInput
-from pipeline.methods import vit_baseline
-from pipeline.methods.base import Method, Objective, ParamGroup, data_spec
+from pipeline.methods import fed
+from pipeline.methods.base import Method, Objective, ParamGroup, data_spec, load_method
 from pipeline.methods.presets import resolve
 from pipeline.model import losses
 from pipeline.model.layers import set_drop_path
+from pipeline.studies.tables import METHODS
 from pipeline.training.loop import TIMES, Loop
 from pipeline.training.run import train_model
 from tests import toy
@@ -26,11 +29,23 @@ PEOPLE.parsing[:3] = 0  # images without a person, all in the slice of rank 0
 PIDS = torch.from_numpy(PEOPLE.pid)
 
 
-def baseline():
+def named(name):
+    """A method by its name, with the parameters of params.yaml."""
     torch.manual_seed(0)
-    section = params.read("params.yaml", "vit_baseline", vit_baseline.Params)
-    settings = resolve(section, vit_baseline.PRESETS, "recommended", "vit_baseline")
-    return vit_baseline.build(settings, data_spec(PEOPLE), toy.encoder())
+    module = load_method(name)
+    values = replace(params.read("params.yaml", name, module.Params), **toy.FITTING.get(name, {}))
+    settings = resolve(values, module.PRESETS, "recommended", name)
+    return module.build(settings, data_spec(PEOPLE), toy.encoder())
+
+
+def diffusing():
+    """A FED whose memory holds other people already."""
+    torch.manual_seed(0)
+    section = replace(params.read("params.yaml", "fed", fed.Params), **toy.FITTING["fed"])
+    model = fed.build(resolve(section, fed.PRESETS, "recommended", "fed"), data_spec(PEOPLE), toy.encoder())
+    for memory in model.memories:
+        memory.centres.normal_()
+    return model
 
 
 def dropping():
@@ -66,7 +81,8 @@ MODELS = {
     "ogfr with drop-path": dropping,
     "two groups, one of them with idle parameters": Pair,
     "ogfr, both branches erased at random": lambda: toy.model(PEOPLE, erase="random", fep="both"),
-    "vit_baseline": baseline,
+    **{name: partial(named, name) for name in sorted(METHODS - {"ogfr"})},
+    "fed": diffusing,
 }
 
 
@@ -122,7 +138,7 @@ def averaged_gradients():
 def measure():
     return {
         **{name: train_two_steps(build) for name, build in MODELS.items()},
-        "statistics of each process": train_two_steps(baseline, statistics="process"),
+        "statistics of each process": train_two_steps(MODELS["vit_baseline"], statistics="process"),
         "triplet": {scope: triplet_loss(scope) for scope in ("batch", "process")},
         "gradients": averaged_gradients(),
     }
