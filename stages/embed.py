@@ -47,13 +47,14 @@ def main(
     encoder = untrained_encoder(trained, weights)
 
     rows = rows_to_embed(table)
+    queries = int((table["split"] == "query").sum())
     cameras = model_cameras(table, read_record(trained), sha256(index), options.cameras)
     model_table = table.assign(camid=cameras.camid)
     batches = stream_eval_batches(model_table, pictures, maps, flags, rows, encoder.size, options.batch)
     device = distributed.local_device()
     settings = Compute(options.precision, options.matmul, options.attention)
     with compute.keep_freed_memory(), compute.inference_mode(model, device, settings):
-        arrays = extract_features(model, encoder, batches, len(rows), device, options.without_maps)
+        arrays = extract_features(model, encoder, batches, len(rows), queries, device, options.without_maps)
     arrays |= histogram.histograms(pictures, rows) | {"row": rows.astype("int32")}
     without_maps = ["z_guessed", "z_unknown"] if options.without_maps else []
     attrs = {

@@ -102,10 +102,12 @@ def write_attrs(file: h5py.File, kind: str, attrs: dict, libraries: Iterable[str
 
 
 def row_hashes(arrays: Arrays) -> np.ndarray:
-    """SHA-256 of each row over all arrays, in the order of their names: (N, 32) bytes."""
-    rows = len(next(iter(arrays.values()))) if arrays else 0
+    """SHA-256 of each row over all arrays that reach it, in the order of their names: (N, 32) bytes."""
+    rows = max(map(len, arrays.values()), default=0)
     ordered = [np.ascontiguousarray(arrays[name]) for name in sorted(arrays)]
-    digests = [hashlib.sha256(b"".join(a[i].tobytes() for a in ordered)).digest() for i in range(rows)]
+    digests = [
+        hashlib.sha256(b"".join(a[i : i + 1].tobytes() for a in ordered)).digest() for i in range(rows)
+    ]
     return np.frombuffer(b"".join(digests), np.uint8).reshape(rows, 32)
 
 

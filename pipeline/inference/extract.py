@@ -118,11 +118,13 @@ def extract_features(
     encoder: OcclusionAwareViT,
     batches: Iterable[Batch],
     count: int,
+    queries: int,
     device: torch.device,
     without_maps: bool,
 ) -> dict[str, np.ndarray]:
-    """Parts (n, P, D), visibility (n, P) and gate of `count` images by system, as float32.
+    """Parts (n, P, D) and visibility (n, P) of `count` images by system, as float32, and gates.
 
+    The first `queries` images have a gate, if the method gives one: a gallery's is never read.
     The encoder's only part is its final class token.  `without_maps` adds the systems without parsing maps.
     """
     model, encoder = model.to(device).eval(), encoder.to(device).eval()
@@ -139,8 +141,9 @@ def extract_features(
                 embeddings["z_unknown"] = with_z_unknown(model, batch, embeddings["model"])
                 embeddings["z_guessed"] = with_z_guessed(model, batch, embeddings["z_unknown"])
             for system, embedding in embeddings.items():
-                for name, array in _arrays(system, embedding).items():
+                for name, array in _arrays(system, embedding, queries).items():
                     arrays.setdefault(name, []).append(array)
+            queries = max(queries - len(batch.pid), 0)
             bar.update(len(batch.pid))
     return {name: np.concatenate(parts) for name, parts in arrays.items()}
 
@@ -178,6 +181,8 @@ def _embed_with_z(
     )
 
 
-def _arrays(system: str, embedding: Embedding) -> dict[str, np.ndarray]:
-    tensors = {"part": embedding.parts, "visibility": embedding.visibility, "gate": embedding.gate}
+def _arrays(system: str, embedding: Embedding, queries: int) -> dict[str, np.ndarray]:
+    # the first `queries` images are queries
+    gate = None if embedding.gate is None else embedding.gate[:queries]
+    tensors = {"part": embedding.parts, "visibility": embedding.visibility, "gate": gate}
     return {f"{system}/{n}": t.float().cpu().numpy() for n, t in tensors.items() if t is not None}

@@ -70,10 +70,12 @@ class Embedded:
         pid: Array,
         camid: Array | None = None,
         visibility: Array | None = None,
+        gate: Array | None = None,
     ) -> "Embedded":
         """Features of any origin, (n, D) or (n, P, D), with n identities.
 
-        Without `camid` all cameras are unknown, without `visibility` (n, P) all parts are visible.
+        Without `camid` all cameras are unknown, without `visibility` (n, P) all parts are visible.  The
+        `gate` of queries, of the features' shape, is multiplied into the gallery's features.
         Raises `BadInput` for other shapes or numbers of images, identities and cameras that are not whole
         numbers, and visibilities outside [0, 1].  Whether features are finite and not zero is checked when
         they are compared.
@@ -93,7 +95,12 @@ class Embedded:
                 f"features of {tuple(parts.shape)}, visibility of {tuple(visible.shape)}: {counts} images. "
                 "Give one row per image, and one visibility per part."
             )
-        return cls(parts, visible, identities, cameras)
+        gates = None if gate is None else _features(gate)
+        if gates is not None and gates.shape != parts.shape:
+            raise BadInput(
+                f"gate of {tuple(gates.shape)}, features of {tuple(parts.shape)}: give one factor per channel."
+            )
+        return cls(parts, visible, identities, cameras, gates)
 
     def __len__(self) -> int:
         return len(self.pid)

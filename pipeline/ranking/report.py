@@ -102,11 +102,11 @@ def embedded(features: LabelFile, index: pd.DataFrame, system: str) -> tuple[Emb
         Stored(features[visibility], 0, len(tested)),
         np.array(tested["pid"]),
         np.array(tested["camid"]) if len(camera_sides(index)) == 2 else np.full(len(tested), -1),
-        Stored(features[gate], 0, len(tested)) if gate in features else None,
-        tested["key"].tolist(),
+        keys=tested["key"].tolist(),
     )
     queries = int((tested["split"] == "query").sum())
-    return images[:queries], images[queries:]
+    gates = Stored(features[gate], 0, queries) if gate in features else None
+    return dataclasses.replace(images[:queries], gate=gates), images[queries:]
 
 
 def camera_sides(index: pd.DataFrame) -> list[str]:

@@ -61,15 +61,17 @@ def subset(images: ImageSet, rows: Bool[np.ndarray, "N"]) -> ImageSet:
 def score(method: Method, images: ImageSet, batch_size: int, device: torch.device) -> float:
     """Mean average precision in [0, 1] of the images without augmentation, each a query for all others.
 
-    An embedding's gate is left out.  Raises `BadInput` for embeddings that cannot be compared.
+    A query's gate, if the method has one, is that of the ranking.  Raises `BadInput` for embeddings that cannot be compared.
     """
     method.eval()
     embeddings = [method.embed(batch.to(device)) for batch in eval_batches(images, batch_size)]
     method.train()
     parts = torch.cat([embedding.parts for embedding in embeddings])
     visibility = torch.cat([embedding.visibility for embedding in embeddings])
-    check_embeddings("held-out", parts, visibility)
-    distance = distances(parts, parts, visibility, visibility)
+    gates = [embedding.gate for embedding in embeddings if embedding.gate is not None]
+    gate = torch.cat(gates) if gates else None
+    check_embeddings("held-out", parts, visibility, gate)
+    distance = distances(parts, parts, visibility, visibility, gate=gate)
     return mean_average_precision(distance.cpu().numpy(), images.pid, images.camid)
 
 

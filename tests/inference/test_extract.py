@@ -145,7 +145,7 @@ def learn(model, count=2, precision="float32"):
     pictures, cpu = toy.people(), torch.device("cpu")
     stream = eval_batches(pictures, count)
     with compute.inference_mode(model, cpu, compute.Compute(precision, "default", "math")):
-        return pictures, extract_features(model, plain_encoder(), stream, len(pictures), cpu, False)
+        return pictures, extract_features(model, plain_encoder(), stream, len(pictures), 6, cpu, False)
 
 
 def test_model_and_encoder_embed_every_image_in_order_whatever_the_batch():
@@ -178,8 +178,11 @@ def test_features_may_be_computed_in_bfloat16_and_are_kept_in_float32():
     assert (rough * exact).sum(-1).min() > 0.99  # cosines
 
 
-def test_a_gate_is_kept_if_the_method_has_one():
-    assert "model/gate" in learn(Gated())[1] and "model/gate" not in learn(Stripes())[1]
+@pytest.mark.parametrize("count", [2, 4, 16])
+def test_the_gates_of_queries_alone_are_kept_if_the_method_has_any(count):
+    _, arrays = learn(Gated(), count)
+    np.testing.assert_array_equal(arrays["model/gate"], arrays["model/part"][:6] > 0)
+    assert "model/gate" not in learn(Stripes(), count)[1]
 
 
 class ZAsPart(Method):
@@ -212,7 +215,7 @@ def two_dark_two_light():
 def test_without_maps_z_is_zero_or_the_one_that_the_model_predicts():
     stream = eval_batches(two_dark_two_light(), 3)
     model = ZAsPart()
-    arrays = extract_features(model, plain_encoder(), stream, 4, torch.device("cpu"), True)
+    arrays = extract_features(model, plain_encoder(), stream, 4, 2, torch.device("cpu"), True)
     assert arrays["model/part"][:, 0].tolist() == [HEAD, [0] * 4, HEAD, [0] * 4]
     assert arrays["z_unknown/part"][:, 0].tolist() == [[0] * 4] * 4
     assert arrays["z_guessed/part"][:, 0].tolist() == [LEGS, LEGS, [0] * 4, [0] * 4]
@@ -225,6 +228,7 @@ def test_a_method_without_parts_predicts_no_z():
         plain_encoder(),
         eval_batches(two_dark_two_light(), 4),
         4,
+        2,
         torch.device("cpu"),
         True,
     )

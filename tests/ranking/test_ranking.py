@@ -25,6 +25,7 @@ from pipeline.ranking import (
     neighbours,
     rank,
     rank_distances,
+    report,
     rerank,
     rerank_distances,
     scores,
@@ -598,6 +599,34 @@ def test_anyones_features_are_ranked_in_four_lines():
         Embedded.of(np.eye(2), [1, 2, 3])
     with pytest.raises(BadInput, match="embed both"):
         rank(query, Embedded.of(np.eye(3), [1, 2, 3]))
+
+
+def test_anyones_gate_of_queries_is_multiplied_into_the_gallery():
+    """DPM's cosine of q to g under the query's mask m: <q, m g> / (|q| |m g|)."""
+    rng = np.random.default_rng(0)
+    q, m, g = rng.normal(size=(3, 5)), rng.random((3, 5)), rng.normal(size=(6, 5))
+    ranked = rank(Embedded.of(q, [1, 2, 3], gate=m), Embedded.of(g, [1, 2, 3] * 2), metric="cosine", top=6)
+    for i in range(3):
+        cosines = [q[i] @ (m[i] * x) / np.linalg.norm(q[i]) / np.linalg.norm(m[i] * x) for x in g]
+        assert ranked.top[i].tolist() == np.argsort(np.negative(cosines)).tolist()
+    with pytest.raises(BadInput, match=r"gate of \(3, 1, 4\), features of \(3, 1, 5\)"):
+        Embedded.of(q, [1, 2, 3], gate=m[:, :4])
+
+
+@pytest.mark.parametrize("gates", [2, 6])
+def test_a_files_gates_may_be_those_of_queries_alone_or_of_all_as_once(tmp_path, gates):
+    rng = np.random.default_rng(0)
+    part, gate = rng.normal(size=(6, 3, 4)).astype(np.float32), rng.random((6, 3, 4)).astype(np.float32)
+    arrays = {"model/part": part, "model/visibility": np.ones((6, 3), np.float32)}
+    arrays |= {"model/gate": gate[:gates], "row": np.arange(6, dtype=np.int32)}
+    write_label_file(tmp_path / "features.h5", "features", arrays, {"index": ""})
+    columns = {"split": ["query"] * 2 + ["gallery"] * 4, "pid": [1, 2, 1, 2, 1, 2], "camid": [0] * 6}
+    index = pd.DataFrame(columns | {"key": list("abcdef")})
+    query, gallery = report.embedded(LabelFile(tmp_path / "features.h5"), index, "model")
+    held = embedded(part[:2], gate=torch.from_numpy(gate[:2]))
+    wanted = rank(held, embedded(part[2:]), top=4)
+    assert len(query) == 2 and gallery.gate is None
+    assert rank(query, gallery, top=4).top.tolist() == wanted.top.tolist()
 
 
 IDS, COLUMNS = [1, 2, 3], np.eye(3)

@@ -199,7 +199,7 @@ def extract(device, precision):
     stream = eval_batches(toy.people(), 5)
     encoder, model = plain_vit(toy.encoder(), toy.SIZE), toy.model()
     with compute.inference_mode(model, device, compute.Compute(precision, "default", "math")):
-        return extract_features(model, encoder, stream, 16, device, True)
+        return extract_features(model, encoder, stream, 16, 6, device, True)
 
 
 @pytest.mark.parametrize(("precision", "off"), [("float32", 0), ("bfloat16", 0.01)])

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pipeline import ranking
+from pipeline.batches.views import eval_batch
 from pipeline.core.params import BadInput
 from pipeline.methods.base import Embedding, Method, Objective, ParamGroup, load_method, load_trained
 from pipeline.model.distance import distances
@@ -523,6 +524,25 @@ class Forgetful(Duel):
         image = batch.holistic.image.float().flatten(1)[:, None]
         features = image if len(self.epochs) == 1 else torch.ones_like(image)
         return Embedding(features, torch.ones(len(image), 1))
+
+
+class Masked(Duel):
+    """Embeds the noise of an image's ground, of which its own query looks at some."""
+
+    def embed(self, batch):
+        noise = batch.holistic.image.float()[:, :, 0] / 120 - 1
+        return Embedding(noise[:, :1], torch.ones(len(noise), 1), noise[:, 1:2].abs() + 0.01)
+
+
+def test_held_out_images_are_ranked_under_the_gate_of_each_query():
+    people = toy.people(identities=5, seed=2)
+    embedding = Masked().embed(eval_batch(people))
+    score = lambda gate: ranking.rank(  # noqa: E731
+        ranking.Embedded(embedding.parts, embedding.visibility, people.pid + 1, people.camid, gate),
+        ranking.Embedded(embedding.parts, embedding.visibility, people.pid + 1, people.camid),
+    ).ap.mean()
+    held_out = selection.score(Masked(), people, 7, torch.device("cpu"))
+    assert held_out == pytest.approx(score(embedding.gate)) != pytest.approx(score(None), abs=1e-3)
 
 
 class Empty(Duel):
