@@ -15,6 +15,8 @@ class CrossAttention(nn.Module):
 
     Unusual: logits are divided by the root of D / 8, not of a head's S D / 8 channels, and the output's
     projection alone has a bias.
+    Departs: the published code reads the outputs of a batch, sorted by head, in the order of images, so that
+    an image gets what others have taken.  Here it gets its own.
     """
 
     def __init__(self, stripes: int, width: int):

@@ -8,6 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.core.params import STRICT
 from pipeline.methods.presets import ENCODER_AND_HEADS, SCHEDULE, Preset, Presets
+from pipeline.model.backbones import Colours
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -17,6 +18,7 @@ class Params:
     preset: Preset
     vit: str  # `embedded`, or a name of timm with its tag
     weights: str  # a timm ViT's file; "" downloads it
+    colours: Colours  # that the weights expect; auto: those of the name in `vit`
     stride: int | None = Field(ge=1)  # pixels between patches
     gamma_camera: float  # weight of the camera embedding; 0 leaves it out
     head_gain: float | None = Field(gt=0)  # factor on logits: how much faster classifiers move under Adam
