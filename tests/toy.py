@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
 
 from pipeline.batches.augment import sample_augmentations, training_batch
 from pipeline.batches.views import ImageSet
@@ -66,6 +67,18 @@ def people(identities=4, each=4, seed=0, size=SIZE):
 def encoder(width=16, depth=2, size=SIZE):
     """A ViT with random weights."""
     return small_vit(img_size=size, patch_size=16, embed_dim=width, depth=depth, num_heads=2)
+
+
+def registered(registers=4):
+    """A ViT as DINOv2's in timm: neither its registers nor its class token has a place."""
+    torch.manual_seed(0)
+    model = VisionTransformer(
+        img_size=SIZE, embed_dim=16, depth=2, num_heads=2, num_classes=0, reg_tokens=registers,
+        no_embed_class=True, init_values=0.1,
+    )  # fmt: skip
+    torch.nn.init.normal_(model.reg_token)
+    torch.nn.init.normal_(model.cls_token)
+    return model
 
 
 def model(pictures=None, seed=0, preset="recommended", **changes):

@@ -104,6 +104,17 @@ def test_an_embedding_has_unit_parts_with_a_visibility_each_and_does_not_depend_
 
 
 @EVERY
+def test_an_encoder_with_registers_is_as_good_as_any(name):
+    torch.manual_seed(0)
+    method = load_method(name).build(settings(name), data_spec(PEOPLE), toy.registered())
+    loop = Loop(method.train(), toy.schedule(), torch.device("cpu"))
+    loop.step(toy.batch(PEOPLE), 0.0)
+    assert (
+        method.encoder.register.grad.any() and method.eval().embed(eval_batch(PEOPLE)).parts.isfinite().all()
+    )
+
+
+@EVERY
 def test_an_occlusion_type_is_predicted_for_each_coarse_part_or_not_at_all(name):
     method = model(name).eval()
     z = method.predict_occlusion(method.embed(eval_batch(PEOPLE)))

@@ -9,7 +9,6 @@ import timm
 import torch
 from safetensors.torch import save_file
 from timm.models import _builder
-from timm.models.vision_transformer import VisionTransformer
 
 from pipeline.batches.views import normalise
 from pipeline.command_line import convert
@@ -118,18 +117,6 @@ def test_bytes_are_seen_as_their_colours():
     with torch.no_grad():
         output, wanted = (encoder(image, NOTHING, UNKNOWN) for image in (BYTES, BYTES.float() / 127.5 - 1))
     assert torch.equal(output.patch, wanted.patch)
-
-
-def registered():
-    """A tiny ViT with three registers, as DINOv2's in timm: neither they nor the class token has a place."""
-    torch.manual_seed(0)
-    model = VisionTransformer(
-        img_size=toy.SIZE, embed_dim=16, depth=2, num_heads=2, num_classes=0, reg_tokens=3,
-        no_embed_class=True, init_values=0.1,
-    )  # fmt: skip
-    torch.nn.init.normal_(model.reg_token)
-    torch.nn.init.normal_(model.cls_token)
-    return model
 
 
 @cache
@@ -510,18 +497,18 @@ def test_colours_beside_the_embedded_encoder_are_refused():
 
 
 def test_registers_are_timms_though_they_end_the_sequence():
-    model = registered().eval()
+    model = toy.registered().eval()
     encoder = oa_vit(model, parts=0, gamma_pattern=0.0, gamma_camera=0.0)
     with torch.no_grad():
         theirs, tokens = model.forward_features(IMAGE), encoder(IMAGE, NOTHING, UNKNOWN)
         sequence = encoder.embed(IMAGE, NOTHING, UNKNOWN)
     assert torch.allclose(theirs[:, 0], tokens.cls, atol=1e-5)
-    assert torch.allclose(theirs[:, 4:], tokens.patch, atol=1e-5)
-    assert encoder.registers == 3 and torch.equal(sequence[:, -3:], model.reg_token.expand(2, -1, -1))
+    assert torch.allclose(theirs[:, 5:], tokens.patch, atol=1e-5)
+    assert encoder.registers == 4 and torch.equal(sequence[:, -4:], model.reg_token.expand(2, -1, -1))
 
 
 def test_registers_have_neither_position_nor_side_embeddings_and_stand_behind_part_tokens():
-    encoder = oa_vit(registered())
+    encoder = oa_vit(toy.registered())
     with torch.no_grad():
         sequence = encoder.embed(IMAGE, NOTHING + True, torch.tensor([0, 2]))
         tokens = encoder(IMAGE, NOTHING, UNKNOWN)
@@ -531,20 +518,20 @@ def test_registers_have_neither_position_nor_side_embeddings_and_stand_behind_pa
 
 
 def test_a_class_token_learns_from_registers():
-    encoder = oa_vit(registered())
+    encoder = oa_vit(toy.registered())
     encoder(IMAGE, NOTHING, UNKNOWN).cls[:, 0].sum().backward()
     assert encoder.register.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("kernel", ["math", "sdpa"])
 def test_an_encoder_with_registers_is_watched_as_any_other(kernel):
-    encoder = oa_vit(registered())
+    encoder = oa_vit(toy.registered())
     set_attention(encoder, kernel)
     with torch.no_grad():
         watched = watch(encoder, IMAGE, NOTHING, UNKNOWN, taps=[1, 2], logits=True)
         wanted = encoder(IMAGE, NOTHING, UNKNOWN)
     assert all(torch.equal(a, b) for a, b in zip(watched.tokens, wanted, strict=True))
-    assert watched.taps[1].shape == (2, 1 + 9 + 8 + 3, 16) and watched.logits.shape == (2, 2, 8)
+    assert watched.taps[1].shape == (2, 1 + 9 + 8 + 4, 16) and watched.logits.shape == (2, 2, 8)
     assert torch.equal(encoder.split(encoder.norm(watched.taps[2])).patch, wanted.patch)
 
 

@@ -188,11 +188,12 @@ class OGFR(Method):
         if self.params.erased == "shared":
             erased = erased + self.encoder.position[:, K + 2 :]
         blocks = self.params.erase_before
-        patch = h.before[:, K + 2 :] if blocks else h.patch
+        patch = self.encoder.split(h.before).patch if blocks else h.patch
         patch = torch.where(mask[..., None], patch, erased.to(patch.dtype))
         if not blocks:
             return h._replace(patch=patch)
-        tokens = torch.cat([h.before[:, : K + 2], patch], 1)
+        registers = h.before[:, h.before.shape[1] - self.encoder.registers :]
+        tokens = torch.cat([h.before[:, : K + 2], patch, registers], 1)
         for block in self.encoder.blocks[-blocks:]:
             tokens = block(tokens)
         return Encoded(*self.encoder.split(self.encoder.norm(tokens)), h.before)

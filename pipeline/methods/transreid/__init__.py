@@ -27,6 +27,7 @@ from pipeline.core.params import STRICT, BadInput
 from pipeline.methods.base import DataSpec, Embedding, Method, Objective
 from pipeline.methods.presets import ENCODER_AND_HEADS, RECIPE, Preset, Presets
 from pipeline.model import losses
+from pipeline.model.backbones import Colours
 from pipeline.model.heads import Heads
 from pipeline.model.taps import watch
 from pipeline.model.vit import OcclusionAwareViT
@@ -39,6 +40,7 @@ class Params:
     preset: Preset
     vit: str  # `embedded`, or a name of timm with its tag
     weights: str  # a timm ViT's file; "" downloads it
+    colours: Colours  # that the weights expect; auto: those of the name in `vit`
     stride: int | None = Field(ge=1)  # pixels between patches
     gamma_camera: float  # lambda of SIE, the weight of the camera embedding; 0 leaves it out
     jpm: bool  # whether there are local features
@@ -127,7 +129,8 @@ class TransReID(Method):
         watched = watch(self.encoder, view.image, view.hidden, camid, (last,) if self.params.jpm else ())
         feature = watched.tokens.cls[:, None]
         if self.params.jpm:
-            feature = torch.cat([feature, self.locals(watched.taps[last])], 1)
+            cls, _, patch = self.encoder.split(watched.taps[last])
+            feature = torch.cat([feature, self.locals(torch.cat([cls[:, None], patch], 1))], 1)
         return feature.float()
 
     def locals(self, tokens: Float[Tensor, "B L D"]) -> Float[Tensor, "B K D"]:
