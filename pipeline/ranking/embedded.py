@@ -98,7 +98,7 @@ class Embedded:
         gates = None if gate is None else _features(gate)
         if gates is not None and gates.shape != parts.shape:
             raise BadInput(
-                f"gate of {tuple(gates.shape)}, features of {tuple(parts.shape)}: give one factor per channel."
+                f"gate of {tuple(gates.shape)}, features of {tuple(parts.shape)}: give one per channel."
             )
         return cls(parts, visible, identities, cameras, gates)
 

@@ -61,7 +61,8 @@ def subset(images: ImageSet, rows: Bool[np.ndarray, "N"]) -> ImageSet:
 def score(method: Method, images: ImageSet, batch_size: int, device: torch.device) -> float:
     """Mean average precision in [0, 1] of the images without augmentation, each a query for all others.
 
-    A query's gate, if the method has one, is that of the ranking.  Raises `BadInput` for embeddings that cannot be compared.
+    A query's gate, if the method has one, is that of the ranking.
+    Raises `BadInput` for embeddings that cannot be compared.
     """
     method.eval()
     embeddings = [method.embed(batch.to(device)) for batch in eval_batches(images, batch_size)]

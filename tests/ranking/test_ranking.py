@@ -621,7 +621,7 @@ def test_a_files_gates_may_be_those_of_queries_alone_or_of_all_as_once(tmp_path,
     arrays |= {"model/gate": gate[:gates], "row": np.arange(6, dtype=np.int32)}
     write_label_file(tmp_path / "features.h5", "features", arrays, {"index": ""})
     columns = {"split": ["query"] * 2 + ["gallery"] * 4, "pid": [1, 2, 1, 2, 1, 2], "camid": [0] * 6}
-    index = pd.DataFrame(columns | {"key": list("abcdef")})
+    index = pd.DataFrame(columns | {"key": list("abcdef"), "row": range(6)})
     query, gallery = report.embedded(LabelFile(tmp_path / "features.h5"), index, "model")
     held = embedded(part[:2], gate=torch.from_numpy(gate[:2]))
     wanted = rank(held, embedded(part[2:]), top=4)
