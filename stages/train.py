@@ -32,7 +32,7 @@ from pipeline.core.cli import run_stage
 from pipeline.core.files import atomic_write, sha256
 from pipeline.core.label_file import LabelFile
 from pipeline.core.resumable import resumable_folder
-from pipeline.data import obstacles
+from pipeline.data import obstacle_pictures
 from pipeline.data.index import Images, index_hash, read_index
 from pipeline.methods.base import Method, data_spec, describe, load_method
 from pipeline.methods.presets import resolve
@@ -91,11 +91,11 @@ def train(
     read = model.read_text(text)
     start = embedded if settings.vit == "embedded" else settings.weights
     files = {path: sha256(path) for path in (index, images, parsing, labels, start, read) if path}
-    if cutouts := schedule.obstacles.cutouts:
-        files[cutouts] = obstacles.digest(cutouts)
+    pictures = obstacle_pictures.folders(schedule.obstacles)
+    files |= {folder: obstacle_pictures.digest(source, folder) for source, folder in pictures.items()}
     unused = without_effect(name, module, settings, schedule)
     lines = [f"without effect: {', '.join(unused)}"] * bool(unused) + remarks(schedule, image_set)
-    say(lines + obstacles.describe_cutouts(schedule.obstacles.cutouts))
+    say(lines + [line for folder in pictures.items() for line in obstacle_pictures.describe_folder(*folder)])
     record = describe(name, settings, spec, architecture(vit)) | {"without_effect": unused}
     if schedule.start_from:
         record["start_from"] = load_start(model, schedule.start_from, record)

@@ -114,5 +114,5 @@ def batch(pictures=None, seed=0, rows=None, preset="recommended", share=slice(No
     rows = np.arange(len(pictures)) if rows is None else rows
     plan = schedule(preset)
     rng = np.random.default_rng(seed)
-    chances = sample_augmentations(pictures, rows, plan.flip, plan.pad, plan.obstacles, [], rng)
+    chances = sample_augmentations(pictures, rows, plan.flip, plan.pad, plan.obstacles, {}, rng, plan.jitter)
     return training_batch(pictures, rows[share], chances[share])

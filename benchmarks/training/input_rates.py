@@ -49,7 +49,7 @@ def measure_input(checkout: Path, rounds: int) -> dict[str, Any]:
 
         def pairs() -> Batch:
             augmentations = sample_augmentations(
-                cached, rows, schedule.flip, schedule.pad, schedule.obstacles, [], rng
+                cached, rows, schedule.flip, schedule.pad, schedule.obstacles, {}, rng
             )
             return training_batch(cached, rows, augmentations)
 

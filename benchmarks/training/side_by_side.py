@@ -57,7 +57,7 @@ class Ours:
         self.schedule = resolve(read_params("train", Schedule), PRESETS, "paper", "train")
         self.model = build(settings, OCCLUDED_DUKE, untrained_vit({"name": VIT})).to(DEVICE)
         image_set, rows, rng = random_images(images), np.arange(images), np.random.default_rng(0)
-        augmentations = sample_augmentations(image_set, rows, 0.5, 10, self.schedule.obstacles, [], rng)
+        augmentations = sample_augmentations(image_set, rows, 0.5, 10, self.schedule.obstacles, {}, rng)
         self.batch = training_batch(image_set, rows, augmentations).to(DEVICE)
         self.loops: dict[torch.dtype, Loop] = {}
 

@@ -1,11 +1,13 @@
 """Augmentation of a training batch: the two views of an image share one geometry.
 
-The holistic view is the image flipped, padded and cropped.  The occluded view is the same pixels with an
-obstacle pasted.  Each view has a parsing map and an occlusion type z of its own: the map is flipped with left
-and right parts swapped, padded and pasted pixels become background, and then the parts' pixels are counted.
+The holistic view is the image, its colours jittered, flipped, padded and cropped.  The occluded view is the
+same pixels with an obstacle pasted.  Each view has a parsing map and an occlusion type z of its own: the map
+is flipped with left and right parts swapped, padded and pasted pixels become background, and then the parts'
+pixels are counted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import cv2
@@ -13,8 +15,11 @@ import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 
+from pipeline.batches.jitter import NO_JITTER, Jitter, Strengths, apply_jitter, sample_jitter
+from pipeline.batches.placing import NOTHING, Donor, sample_obstacle
 from pipeline.batches.views import Batch, ImageSet, View
 from pipeline.data import obstacles, parts
+from pipeline.data.obstacle_pictures import Pictures
 from pipeline.data.obstacles import Obstacle, Obstacles
 from pipeline.labels import occlusion
 
@@ -33,6 +38,7 @@ class Augmentation(NamedTuple):
     flip_crop: FlipCrop
     obstacle: Obstacle | None
     position: tuple[int, int]  # of the obstacle: top, left
+    jitter: Jitter | None = None
 
 
 # ------------------------------------------------------------------ sampling
@@ -50,21 +56,30 @@ def sample_augmentations(
     flip: float,
     pad: int,
     params: Obstacles,
-    cutouts: Sequence[Obstacle],
+    pictures: Pictures,
     rng: np.random.Generator,
+    jitter: Strengths = NO_JITTER,
 ) -> list[Augmentation]:
-    """One augmentation per image of a batch.  Obstacles are cut from images of other identities."""
-    height, width = image_set.parsing.shape[1:]
+    """One augmentation per image of a batch.  Obstacles are cut from images of other identities.
+
+    A jitter of zeros draws nothing.
+    """
     augmentations = []
     for row in rows.tolist():
-        donor = _other_identity(image_set.pid, row, rng)
-        flip_crop, obstacle, position = sample_flip_crop(flip, pad, rng), None, (0, 0)
+        donors = _donors(image_set, row, rng)
+        donor, flip_crop = next(donors), sample_flip_crop(flip, pad, rng)
+        colours = sample_jitter(jitter, rng) if any(jitter) else None
+        placed = NOTHING
         if rng.random() < params.probability:
-            image, parsing = image_set.image[donor], image_set.parsing[donor]
-            obstacle = obstacles.sample_obstacle(params, image, parsing, cutouts, rng)
-            position = obstacles.sample_position(obstacle, height, width, rng)
-        augmentations.append(Augmentation(flip_crop, obstacle, position))
+            placed = sample_obstacle(params, chain([donor], donors), pictures, rng)
+        augmentations.append(Augmentation(flip_crop, *placed, colours))
     return augmentations
+
+
+def _donors(image_set: ImageSet, row: int, rng: np.random.Generator) -> Iterator[Donor]:
+    while True:
+        donor = _other_identity(image_set.pid, row, rng)
+        yield Donor(image_set.image[donor], image_set.parsing[donor])
 
 
 def _other_identity(pid: np.ndarray, row: int, rng: np.random.Generator) -> int:
@@ -87,8 +102,11 @@ def training_batch(
     image, occluded = np.zeros((2, len(rows), *size, 3), np.uint8)
     parsing, covered = np.zeros((len(rows), *size), np.uint8), np.zeros((len(rows), *size), bool)
     for n, (row, augmentation) in enumerate(zip(rows.tolist(), augmentations, strict=True)):
-        flip_crop, obstacle, position = augmentation
-        apply_flip_crop(image_set.image[row], image_set.parsing[row], flip_crop, out=(image[n], parsing[n]))
+        flip_crop, obstacle, position, jitter = augmentation
+        pixels = image_set.image[row]
+        if jitter is not None:
+            pixels = apply_jitter(torch.from_numpy(pixels)[None], [jitter])[0].numpy()
+        apply_flip_crop(pixels, image_set.parsing[row], flip_crop, out=(image[n], parsing[n]))
         if obstacle is None:
             occluded[n] = image[n]
         else:

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from pipeline.batches.augment import Augmentation
+from pipeline.batches.jitter import apply_jitter
 from pipeline.batches.views import Batch, ImageSet, View, to_device
 from pipeline.data import obstacles, parts
 from pipeline.labels import occlusion
@@ -44,13 +45,15 @@ class GPUImageSet:
         """The training batch of these rows, as `augment.training_batch` makes it."""
         size = self.parsing.shape[1:]
         pasted, covered = np.zeros((len(rows), *size, 3), np.uint8), np.zeros((len(rows), *size), bool)
-        for n, (_, obstacle, position) in enumerate(augmentations):
+        for n, (_, obstacle, position, _) in enumerate(augmentations):
             if obstacle is not None:
                 pasted[n], covered[n] = obstacles.paste(pasted[n], obstacle, *position)
         flip_crops = np.array([augmentation.flip_crop for augmentation in augmentations], np.int64)
         arrays = (rows, flip_crops, pasted, covered)
         row, flip_crop, pixels, cover = (to_device(torch.from_numpy(a), self.device) for a in arrays)
-        image, parsing = self._flip_crop(row, *flip_crop.unbind(1))
+        image, jitters = self.image[row], [a.jitter for a in augmentations if a.jitter is not None]
+        image = apply_jitter(image, jitters) if jitters else image
+        image, parsing = self._flip_crop(image, self.parsing[row], *flip_crop.unbind(1))
         return Batch(
             holistic=self._view(image, parsing),
             occluded=self._view(torch.where(cover[..., None], pixels, image), parsing * ~cover),
@@ -61,20 +64,21 @@ class GPUImageSet:
 
     def _flip_crop(
         self,
-        rows: Int[Tensor, "B"],
+        image: UInt8[Tensor, "B H W 3"],
+        parsing: UInt8[Tensor, "B H W"],
         flipped: Int[Tensor, "B"],
         down: Int[Tensor, "B"],
         right: Int[Tensor, "B"],
     ) -> tuple[UInt8[Tensor, "B H W 3"], UInt8[Tensor, "B H W"]]:
         """Images and parsing maps, flipped or not, then shifted inside their frames."""
-        height, width = self.parsing.shape[1:]
+        height, width = parsing.shape[1:]
         y, inside_y = _source_indices(height, down)
         x, inside_x = _source_indices(width, right)
         x = torch.where(flipped[:, None] > 0, width - 1 - x, x)
-        source = rows[:, None, None], y[:, :, None], x[:, None]
+        source = torch.arange(len(image), device=image.device)[:, None, None], y[:, :, None], x[:, None]
         inside = inside_y[:, :, None] & inside_x[:, None]
-        labels = self.swapped[flipped[:, None, None], self.parsing[source].long()]
-        return self.image[source] * inside[..., None], labels * inside
+        labels = self.swapped[flipped[:, None, None], parsing[source].long()]
+        return image[source] * inside[..., None], labels * inside
 
     def _view(self, image: UInt8[Tensor, "B H W 3"], maps: UInt8[Tensor, "B H W"]) -> View:
         fine = torch.stack([(maps == k).flatten(1).sum(1) for k in range(len(self.membership))], 1)

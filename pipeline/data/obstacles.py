@@ -2,13 +2,11 @@
 
 The paper superimposes "an obstacle patch onto a randomly chosen region" (section 4.2).  It specifies neither
 the patch nor its size.  The sources here: a rectangle of another training image (which may show a torso, as
-a pedestrian would), another pedestrian cut out along the parsing map, and cut-outs with alpha.
+a pedestrian would), another pedestrian cut out along the parsing map, a rectangle without a body, noise,
+cut-outs with alpha, and opaque pictures.
 """
 
 import dataclasses
-import hashlib
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import cv2
@@ -19,14 +17,17 @@ from pydantic import AfterValidator, Field, field_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
-from pipeline.core.params import STRICT, BadInput, plural, shorten
-from pipeline.data.index import DECODE_ERRORS, error_detail, is_deep
-from pipeline.data.pictures import expand, is_picture
+from pipeline.core.params import STRICT
 
 FIT_STEPS = 8  # of the search for an obstacle's size
 
 Source = Literal["rectangle", "person", "cutout", "noise", "patch", "background"]
 Placement = Literal["anywhere", "border"]
+OPAQUE = frozenset({"rectangle", "patch", "background"})  # sources that `border` enlarges to a band
+FOLDERS = {  # param: its source, and what the folder holds
+    "cutouts": ("cutout", "pictures with alpha"),
+    "patches": ("patch", "opaque pictures"),
+}
 
 
 def _check_order(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -48,16 +49,18 @@ class Obstacles:
     probability: float | None = Field(ge=0, le=1)  # of an obstacle in an occluded view
     sources: list[Source] | None = Field(min_length=1)  # each obstacle comes from one of these, at random
     cutouts: str  # folder of pictures with alpha, for the source `cutout`; "" for none
+    patches: str  # folder of opaque pictures, for the source `patch`; "" for none
     area: Shares | None  # minimum and maximum, as a share of the image
     aspect: Ratios | None  # of rectangles: minimum and maximum height / width
-    placement: Placement | None
+    placement: Placement | None  # border: opaque sources become bands along a side, as FED's
 
-    @field_validator("cutouts")
+    @field_validator("cutouts", "patches")
     @classmethod
-    def _check_cutouts(cls, cutouts: str, info: Any) -> str:
-        if not cutouts and "cutout" in (info.data.get("sources") or ()):
-            raise PydanticCustomError("folder", "The source `cutout` needs a folder of pictures with alpha")
-        return cutouts
+    def _check_folder(cls, folder: str, info: Any) -> str:
+        source, content = FOLDERS[info.field_name]
+        if not folder and source in (info.data.get("sources") or ()):
+            raise PydanticCustomError("folder", f"The source `{source}` needs a folder of {content}")
+        return folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,90 +71,45 @@ class Obstacle:
     solid: Bool[np.ndarray, "h w"]
 
 
-def read_cutouts(folder: str) -> list[Obstacle]:
-    """The pictures below a folder as obstacles, ordered by path; solid where alpha is at least one half.
-
-    Raises `BadInput` if there is none, or that lists all that are no pictures with alpha.  [] for "".
-    """
-    cutouts, faults = [], []
-    for file in cutout_files(folder)[0] if folder else []:
-        try:
-            cutouts.append(_read_cutout(file))
-        except DECODE_ERRORS as error:
-            faults.append(f"{file}: no cut-out{error_detail(error)}. Save it as PNG with transparency.")
-    if faults:
-        raise BadInput("\n".join(shorten(faults)))
-    return cutouts
-
-
-def digest(folder: str) -> str:
-    """Hex digest of the pictures below a folder, ordered by path; raises `BadInput` if there is none."""
-    hashes = [hashlib.sha256(file.read_bytes()).digest() for file in cutout_files(folder)[0]]
-    return hashlib.sha256(b"".join(hashes)).hexdigest()
-
-
-def cutout_files(folder: str) -> tuple[list[Path], list[Path]]:
-    """The pictures at any depth below a folder, and its other files; both without hidden ones.
-
-    Raises `BadInput` if the folder is missing or holds no picture.
-    """
-    if not Path(folder).is_dir():
-        raise BadInput(f"{folder}: no such folder. Put cut-outs there, pictures with alpha, or name another.")
-    files, _ = expand(folder)
-    pictures = {file: is_picture(file) for file in files}
-    cutouts, others = ([Path(file) for file in files if pictures[file] is wanted] for wanted in (True, False))
-    if not cutouts:
-        names = ", ".join(shorten([file.name for file in others])) or "no file"
-        raise BadInput(
-            f"{folder}: no picture in it or below it, but {names}. Put cut-outs there, as PNG with "
-            "transparency, or do without them."
-        )
-    return cutouts, others
-
-
-def describe_cutouts(folder: str) -> list[str]:
-    """A line about a folder: its number of cut-outs, and the files that are none; no line for ""."""
-    if not folder:
-        return []
-    cutouts, others = cutout_files(folder)
-    names = ", ".join(shorten([str(file.relative_to(folder)) for file in others]))
-    left_out = f"; {plural(len(others), 'other file')} left out: {names}" if others else ""
-    return [f"{folder}: {plural(len(cutouts), 'cut-out')}{left_out}"]
-
-
-def _read_cutout(file: Path) -> Obstacle:
-    with Image.open(file) as image:
-        has_alpha = image.mode.endswith(("A", "a")) or "transparency" in image.info
-        if is_deep(image):
-            raise ValueError("more than 8 bits a sample")
-        array = np.asarray(image.convert("RGBA"))
-    solid = array[..., 3] >= 128
-    if not has_alpha:
-        raise ValueError("no alpha channel")
-    if not solid.any():
-        raise ValueError("no solid pixel")
-    return Obstacle(array[..., :3].copy(), solid)
-
-
 def cut_rectangle(
     image: UInt8[np.ndarray, "H W 3"],
     area: tuple[float, float],
     aspect: tuple[float, float],
     rng: np.random.Generator,
 ) -> Obstacle:
-    """A rectangle of `image` at a random position.
+    """A rectangle of `image` of a random size (`sample_sides`) at a random position."""
+    height, width = image.shape[:2]
+    return cut_box(image, *sample_sides(height, width, area, aspect, rng), rng)
+
+
+def sample_sides(
+    height: int,
+    width: int,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+    rng: np.random.Generator,
+) -> tuple[int, int]:
+    """Height and width of a random rectangle within an image of height x width.
 
     Its area, as a share of the image, is uniform in `area`.  Its height / width is log-uniform in `aspect`,
     changed where the image is too small for it.  One that would be wider than the image is cut to its width,
     so that it covers less.
     """
-    height, width = image.shape[:2]
     pixels = rng.uniform(*area) * height * width
     ratio = np.exp(rng.uniform(*np.log(aspect)))
     h = min(max(round(np.sqrt(pixels * ratio)), 1), height)
-    w = min(max(round(pixels / h), 1), width)
-    top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
-    return Obstacle(image[top : top + h, left : left + w], np.ones((h, w), bool))
+    return h, min(max(round(pixels / h), 1), width)
+
+
+def cut_box(image: UInt8[np.ndarray, "H W 3"], h: int, w: int, rng: np.random.Generator) -> Obstacle:
+    """A rectangle of h x w pixels of `image` at a random position."""
+    top, left = rng.integers(image.shape[0] - h + 1), rng.integers(image.shape[1] - w + 1)
+    return rectangle(image[top : top + h, left : left + w])
+
+
+def rectangle(pixels: UInt8[np.ndarray, "h w 3"]) -> Obstacle:
+    """An obstacle of which every pixel is solid."""
+    return Obstacle(pixels, np.ones(pixels.shape[:2], bool))
 
 
 def cut_person(
@@ -211,30 +169,6 @@ def fit(
 def flip(obstacle: Obstacle) -> Obstacle:
     """The obstacle flipped left to right."""
     return Obstacle(cv2.flip(obstacle.pixels, 1), cv2.flip(obstacle.solid.view(np.uint8), 1).view(bool))
-
-
-def sample_obstacle(
-    params: Obstacles,
-    image: UInt8[np.ndarray, "H W 3"],
-    parsing: UInt8[np.ndarray, "H W"],
-    cutouts: Sequence[Obstacle],
-    rng: np.random.Generator,
-) -> Obstacle:
-    """An obstacle from a random source; `image` and `parsing` are another training image.
-
-    A rectangle replaces the source `person` if that image shows no person.  Half of the people and cut-outs
-    are flipped, rectangles never.
-    """
-    source = params.sources[int(rng.integers(len(params.sources)))]
-    obstacle = None
-    if source == "person":
-        obstacle = cut_person(image, parsing)
-    if source == "cutout":
-        obstacle = cutouts[int(rng.integers(len(cutouts)))]
-    if obstacle is None:
-        return cut_rectangle(image, params.area, params.aspect, rng)
-    obstacle = scale(obstacle, rng.uniform(*params.area) * parsing.size)
-    return flip(obstacle) if rng.random() < 0.5 else obstacle
 
 
 def paste(

@@ -22,7 +22,7 @@ from pydantic_core import PydanticCustomError
 from pipeline.core.files import atomic_write
 from pipeline.core.params import STRICT, BadInput, plural, shorten
 from pipeline.data.index import COLUMNS, SPLITS, ValueRange, decode, encode_png, index_hash
-from pipeline.data.obstacles import describe_cutouts
+from pipeline.data.obstacle_pictures import describe_folder
 from pipeline.indexing import copies, kinds, own_data, query_checks
 from pipeline.indexing.archive import Archive, pack_command
 from pipeline.indexing.layout import ImageEntry, Listing, Problem
@@ -140,7 +140,7 @@ def build_index(
             *(f"not as published: {line}" for line in warnings),
             *_encoding_notes(archive),
             *listing.notes,
-            *(describe_cutouts(options.occlude.cutouts) if occluded.images else []),
+            *(describe_folder("cutout", options.occlude.cutouts) if occluded.images else []),
             *_oddities(images, infos, occluded_keys, value_range),
             *(f"one file under several identities: {names}" for names in contradictions),
             *copies.copy_warnings(index),

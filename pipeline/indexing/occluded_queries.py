@@ -16,7 +16,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from pipeline.core.params import STRICT, BadInput
-from pipeline.data import obstacles
+from pipeline.data import obstacle_pictures, obstacles
 from pipeline.data.index import DECODE_ERRORS, ValueRange, decode, encode_png
 from pipeline.data.obstacles import Obstacle, Ratios, Shares
 from pipeline.indexing.layout import OCCLUDED_PREFIX, ImageEntry
@@ -65,7 +65,7 @@ class OccludedQueries:
         self._options, self._read, self._value_range = options, read, value_range
         self._donors = sorted((i for i in images if i.split == "train"), key=lambda i: i.key)
         queries = [i for i in images if i.split == "query"]
-        self._cutouts = obstacles.read_cutouts(options.cutouts) if queries else []
+        self._cutouts = obstacle_pictures.read_pictures("cutout", options.cutouts) if queries else []
         self.images = [
             dataclasses.replace(i, key=OCCLUDED_PREFIX + i.key.removeprefix("query/")) for i in queries
         ]

@@ -15,7 +15,7 @@ from pydantic import Field
 from pipeline.core import distributed, params
 from pipeline.core.params import BadInput
 from pipeline.core.weights import read as read_weights
-from pipeline.data import obstacles
+from pipeline.data import obstacle_pictures
 from pipeline.indexing import build, datasets
 from pipeline.inference.extract import Embed
 from pipeline.labels import occlusion, parsing, pose_params, segmentation
@@ -118,11 +118,14 @@ def training_faults(values: dict[str, Any], trained: str) -> list[str]:
         faults.append(f"{name}.weights = {weights}: no such file.")
     elif vit != "embedded" and weights:
         faults += [f"{name}.weights = {line}" for line in _said_by(partial(read_weights, weights))]
-    occlude = values["index"]["occlude"]
-    folders = [train["obstacles"]["cutouts"], occlude["cutouts"] if occlude["datasets"] else ""]
+    occlude, schedule = values["index"]["occlude"], params.validate(train, Schedule, "", "train")
+    pictures = [
+        *obstacle_pictures.folders(schedule.obstacles).items(),
+        ("cutout", occlude["cutouts"] if occlude["datasets"] else ""),
+    ]
     checks: list[Callable[[], object]] = [
-        partial(check_batch_size, params.validate(train, Schedule, "", "train"), processes),
-        *(partial(obstacles.cutout_files, folder) for folder in folders if folder),
+        partial(check_batch_size, schedule, processes),
+        *(partial(obstacle_pictures.picture_files, source, folder) for source, folder in pictures if folder),
     ]
     if train["start_from"]:
         checks.append(partial(check_start, train["start_from"], trained))

@@ -24,7 +24,7 @@ from pipeline.batches.sampler import pk_batches
 from pipeline.batches.views import Batch, ImageSet, eval_batches
 from pipeline.core import distributed
 from pipeline.core.workers import progress_bar
-from pipeline.data import obstacles
+from pipeline.data import obstacle_pictures
 from pipeline.methods.base import Method
 from pipeline.model import compute
 from pipeline.training import selection
@@ -117,11 +117,18 @@ def _training_batches(
     """Each step's batch, or this rank's share of it, and the generator's state after drawing it."""
     if device.type == "cuda":
         torch.cuda.set_device(device)  # else this thread would also take memory of the first GPU
-    cutouts = obstacles.read_cutouts(schedule.obstacles.cutouts)
+    pictures = obstacle_pictures.read_folders(schedule.obstacles)
     on_gpu = gpu.image_set_on_gpu(images, device)
     for rows in steps:
         augmentations = sample_augmentations(
-            images, rows, schedule.flip, schedule.pad, schedule.obstacles, cutouts, rng
+            images,
+            rows,
+            schedule.flip,
+            schedule.pad,
+            schedule.obstacles,
+            pictures,
+            rng,
+            schedule.jitter,
         )
         share = distributed.local_slice(len(rows))
         if on_gpu:

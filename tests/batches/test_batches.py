@@ -20,6 +20,7 @@ from pipeline.batches.augment import (
     sample_augmentations,
     training_batch,
 )
+from pipeline.batches.jitter import apply_jitter
 from pipeline.batches.prefetch import prefetch
 from pipeline.batches.sampler import pk_batches
 from pipeline.batches.views import (
@@ -146,9 +147,61 @@ def test_without_an_obstacle_both_views_are_the_same():
     people, plan = toy.people(), toy.schedule()
     none = replace(plan.obstacles, probability=0.0)
     rows = np.arange(4)
-    batch = training_batch(people, rows, sample_augmentations(people, rows, 0.5, 2, none, [], RNG(0)))
+    batch = training_batch(people, rows, sample_augmentations(people, rows, 0.5, 2, none, {}, RNG(0)))
     assert (batch.holistic.image == batch.occluded.image).all() and not batch.covered.any()
     assert (batch.holistic.hidden == batch.occluded.hidden).all()
+
+
+def augmented(people, strengths, seed=0, flip=0.5, pad=2, **obstacles):
+    params, rows = replace(toy.schedule().obstacles, **obstacles), np.arange(len(people))
+    chances = sample_augmentations(people, rows, flip, pad, params, {}, RNG(seed), strengths)
+    return chances, training_batch(people, rows, chances)
+
+
+def test_a_jitter_of_zeros_draws_nothing_and_another_one_changes_nothing_else():
+    rows, params, rng = np.arange(16), toy.schedule().obstacles, RNG(3)
+    sample_augmentations(toy.people(), rows, 0.5, 2, params, {}, rng)
+    other = RNG(3)
+    chances = sample_augmentations(toy.people(), rows, 0.5, 2, params, {}, other, (0.0, 0.0, 0.0, 0.0))
+    assert other.bit_generator.state == rng.bit_generator.state
+    assert {chance.jitter for chance in chances} == {None}
+
+
+def test_colours_are_jittered_before_the_flip_the_padding_and_the_obstacle_in_both_views_alike():
+    people, strengths = toy.people(), (0.5, 0.5, 0.5, 0.5)
+    chances, batch = augmented(people, strengths, pad=5, probability=1.0)
+    jittered = apply_jitter(torch.from_numpy(people.image), [chance.jitter for chance in chances])
+    plain = [chance._replace(jitter=None) for chance in chances]
+    expected = training_batch(replace(people, image=jittered.numpy()), np.arange(16), plain)
+    assert torch.equal(batch.holistic.image, expected.holistic.image)
+    assert torch.equal(batch.occluded.image, expected.occluded.image)
+    assert torch.equal(batch.occluded.hidden, expected.occluded.hidden)
+    unchanged = training_batch(people, np.arange(16), plain)
+    differs = (batch.holistic.image != unchanged.holistic.image).flatten(1).any(1)
+    assert differs.all() and torch.equal(batch.holistic.parsing, unchanged.holistic.parsing)
+
+
+@pytest.mark.parametrize("source", ["rectangle", "person", "noise", "background"])
+@pytest.mark.parametrize("placement", ["anywhere", "border"])
+def test_covered_is_where_the_obstacle_lies_and_nowhere_else_do_the_views_differ(source, placement):
+    people = toy.people()
+    chances, batch = augmented(people, (0.1, 0.1, 0.1, 0.0), sources=[source], placement=placement)
+    for n, chance in enumerate(chances):
+        (top, left), solid = chance.position, chance.obstacle.solid
+        slow = torch.zeros(toy.SIZE, dtype=torch.bool)
+        for y, x in zip(*np.nonzero(solid), strict=True):
+            if 0 <= top + y < toy.SIZE[0] and 0 <= left + x < toy.SIZE[1]:
+                slow[top + y, left + x] = True
+        assert torch.equal(batch.covered[n], slow) and slow.any()
+    differs = (batch.holistic.image != batch.occluded.image).any(1)
+    assert not (differs & ~batch.covered).any()
+    assert (batch.occluded.parsing[batch.covered] == 0).all()
+
+
+def test_noise_that_fits_nowhere_covers_nothing():
+    chances, batch = augmented(toy.people(), (0.0,) * 4, sources=["noise"], area=(1.0, 1.0), probability=1.0)
+    assert {chance.obstacle for chance in chances} == {None} and not batch.covered.any()
+    assert torch.equal(batch.holistic.image, batch.occluded.image)
 
 
 def test_obstacles_come_from_other_identities():

@@ -1,19 +1,14 @@
 """Obstacles: cut, scaled, positioned and pasted."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from pipeline.core.params import BadInput, validate
 from pipeline.data import obstacles
 from pipeline.data.obstacles import Obstacle, Obstacles
-from tests import toy
 
-PARAMS = toy.schedule().obstacles
 RNG = np.random.default_rng
 GREY = np.full((64, 32, 3), 99, np.uint8)
 
@@ -61,41 +56,6 @@ def test_a_person_is_cut_out_along_the_parsing_map():
 def test_scaling_keeps_the_shape():
     obstacle = obstacles.scale(solid(20, 10), 50.0)
     assert obstacle.solid.shape == (10, 5) and obstacle.pixels.shape == (10, 5, 3)
-
-
-@pytest.mark.parametrize("source", ["rectangle", "person", "cutout"])
-def test_every_source_gives_obstacles_of_the_wanted_area(source):
-    people = toy.people()
-    params = replace(PARAMS, sources=[source], cutouts="poles", area=(0.2, 0.2))
-    shares = [
-        obstacles.sample_obstacle(
-            params, people.image[0], people.parsing[0], [solid(5, 5)], RNG(seed)
-        ).solid.mean(dtype=float)
-        for seed in range(5)
-    ]
-    assert min(shares) > 0.5
-    areas = [
-        obstacles.sample_obstacle(
-            params, people.image[0], people.parsing[0], [solid(5, 5)], RNG(seed)
-        ).solid.sum()
-        for seed in range(5)
-    ]
-    assert all(0.12 < area / (64 * 32) < 0.28 for area in areas)
-
-
-def test_half_of_the_cutouts_are_flipped_with_their_solid_pixels():
-    params = replace(PARAMS, sources=["cutout"], cutouts="poles")
-    pole = solid(20, 10)
-    pole.solid[:, 5:], pole.pixels[:, 5:] = False, 0  # solid on the left
-    poles = [obstacles.sample_obstacle(params, GREY, GREY[..., 0], [pole], RNG(seed)) for seed in range(200)]
-    sides = [(p.solid[0, [0, -1]].tolist(), p.pixels[0, [0, -1], 0].tolist()) for p in poles]
-    original, flipped = ([True, False], [200, 0]), ([False, True], [0, 200])
-    assert all(side in (original, flipped) for side in sides) and 80 <= sides.count(flipped) <= 120
-
-
-def test_a_rectangle_replaces_a_person_where_the_image_shows_none():
-    params = replace(PARAMS, sources=["person"])
-    assert obstacles.sample_obstacle(params, GREY, np.zeros((64, 32), np.uint8), [], RNG(0)).solid.all()
 
 
 def test_at_least_half_of_each_side_lies_inside():
@@ -188,18 +148,16 @@ def test_a_ring_that_cannot_cover_enough_grows_no_larger_than_the_image():
         assert max(fitted.solid.shape) <= 64
 
 
-def test_cutouts_are_read_with_their_alpha(tmp_path):
-    pixels = np.zeros((4, 4, 4), np.uint8)
-    pixels[:2] = 255
-    Image.fromarray(pixels).save(tmp_path / "pole.png")
-    (obstacle,) = obstacles.read_cutouts(str(tmp_path))
-    assert obstacle.solid[:2].all() and not obstacle.solid[2:].any()
-    assert obstacles.read_cutouts("") == []
-
-
-VALID = {"probability": 1, "sources": ["cutout"], "cutouts": "poles", "area": [0.1, 0.1], "aspect": None}
+VALID = {
+    "probability": 1, "sources": ["cutout"], "cutouts": "poles", "patches": "", "area": [0.1, 0.1],
+    "aspect": None, "placement": None,
+}  # fmt: skip
 FAULTS = {  # change to valid params: the message
     "a source without its folder": ({"cutouts": ""}, "obstacles.cutouts = '': the source `cutout` needs"),
+    "patches without their folder": (
+        {"sources": ["patch"]},
+        "obstacles.patches = '': the source `patch` needs a folder of opaque pictures",
+    ),
     "the most before the least": ({"area": [0.4, 0.1]}, "obstacles.area = [0.4, 0.1]: the least comes first"),
     "more than all": (
         {"area": [0.4, 1.1]},
@@ -222,54 +180,3 @@ def test_invalid_params_are_named(fault):
 
 def test_the_presets_sources_need_no_folder():
     assert validate(VALID | {"sources": None, "cutouts": ""}, Obstacles, "").cutouts == ""
-
-
-def pole(path, rows=2, **options):
-    """A picture of 4 x 4 whose first rows are solid."""
-    pixels = np.zeros((4, 4, 4), np.uint8)
-    pixels[:rows] = 255
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, **options)
-
-
-def test_cutouts_are_read_at_any_depth_and_in_any_format_with_alpha(tmp_path):
-    pole(tmp_path / "b.png", 1)
-    pole(tmp_path / "a/trees/oak.webp", 2, lossless=True)
-    pole(tmp_path / "c/POST.TIFF", 3)
-    for name in ("licence.txt", "a/Thumbs.db", ".hidden.png", ".cache/x.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("x")
-    assert [o.solid.sum() for o in obstacles.read_cutouts(str(tmp_path))] == [8, 4, 12]
-    _, others = obstacles.cutout_files(str(tmp_path))
-    assert [file.name for file in others] == ["Thumbs.db", "licence.txt"]
-    before = obstacles.digest(str(tmp_path))
-    pole(tmp_path / "a/trees/oak.webp", 3, lossless=True)
-    assert obstacles.digest(str(tmp_path)) != before
-
-
-def test_all_unusable_cutouts_are_named_with_their_faults(tmp_path):
-    pole(tmp_path / "empty.png", 0)
-    pole(tmp_path / "good.png")
-    Image.fromarray(GREY).save(tmp_path / "opaque.png")
-    Image.fromarray(GREY[..., 0].astype(np.uint16)).save(tmp_path / "thermal.png")
-    (tmp_path / "text.png").write_text("hello")
-    with pytest.raises(BadInput) as error:
-        obstacles.read_cutouts(str(tmp_path))
-    faults = [line.removeprefix(f"{tmp_path}/") for line in str(error.value).splitlines()]
-    remedy = "Save it as PNG with transparency."
-    assert faults == [
-        f"empty.png: no cut-out (no solid pixel). {remedy}",
-        f"opaque.png: no cut-out (no alpha channel). {remedy}",
-        f"text.png: no cut-out. {remedy}",
-        f"thermal.png: no cut-out (more than 8 bits a sample). {remedy}",
-    ]
-
-
-def test_a_folder_without_cutouts_says_what_it_holds(tmp_path):
-    with pytest.raises(BadInput, match=r"poles: no such folder\. Put cut-outs there"):
-        obstacles.read_cutouts(str(tmp_path / "poles"))
-    with pytest.raises(BadInput, match=r"no picture in it or below it, but no file\. Put"):
-        obstacles.read_cutouts(str(tmp_path))
-    (tmp_path / "poles.psb").write_text("x")
-    with pytest.raises(BadInput, match=r"no picture in it or below it, but poles\.psb\. Put"):
-        obstacles.digest(str(tmp_path))

@@ -104,7 +104,7 @@ def tiny(preset="recommended", **changes):
 
 def batch():
     rows, plan = np.arange(4), toy.schedule().obstacles
-    return training_batch(pictures(), rows, sample_augmentations(pictures(), rows, 0.5, 1, plan, [], RNG(0)))
+    return training_batch(pictures(), rows, sample_augmentations(pictures(), rows, 0.5, 1, plan, {}, RNG(0)))
 
 
 # ------------------------------------------------------------------ Eq. 1-3: occlusion types

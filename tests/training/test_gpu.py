@@ -28,12 +28,14 @@ def tensors(batch):
     return [*sum(views, ()), batch.covered, batch.camid, batch.pid]
 
 
+@pytest.mark.parametrize("jitter", [(0.0,) * 4, (0.1, 0.1, 0.1, 0.0), (0.5, 0.5, 0.5, 0.5)])
 @pytest.mark.parametrize("pad", [0, 3, 40])
-def test_views_are_made_on_the_gpu_byte_for_byte_as_on_the_cpu(pad):
+def test_views_are_made_on_the_gpu_byte_for_byte_as_on_the_cpu(pad, jitter):
     noise = np.random.default_rng(0).integers(0, 256, (16, *toy.SIZE, 3), np.uint8)
     images = replace(toy.people(), image=noise)
     rows, plan = np.array([3, 0, 15, 3, 7, 9]), replace(toy.schedule().obstacles, probability=0.7)
-    augmentations = sample_augmentations(images, rows, 0.5, pad, plan, [], np.random.default_rng(1))
+    rng = np.random.default_rng(1)
+    augmentations = sample_augmentations(images, rows, 0.5, pad, plan, {}, rng, jitter)
     expected = training_batch(images, rows, augmentations)
     actual = gpu.image_set_on_gpu(images, CUDA).training_batch(rows, augmentations)
     for cpu_tensor, gpu_tensor in zip(tensors(expected), tensors(actual), strict=True):

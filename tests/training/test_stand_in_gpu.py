@@ -5,6 +5,7 @@ do, their speed and their rounding, is left for a real one (test_gpu.py).
 """
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from pipeline.training import checkpoint
 from pipeline.training.run import train_model
 from tests import stand_in_gpu, toy
 from tests.labels import test_pose, test_segmentation
-from tests.methods import test_vit_baseline
+from tests.methods import test_contract
 
 CUDA = stand_in_gpu.CUDA
 
@@ -93,21 +94,19 @@ def ogfr(preset):
     return toy.model(preset=preset)
 
 
-def vit_baseline(preset):
-    return test_vit_baseline.model(preset=preset)
-
-
 def learnt(make, preset="recommended", **changes):
     """A short training's weights and log."""
     model, plan = make(preset), toy.schedule(preset, epochs=2, attention="math", **changes)
+    model.read_text("models/embedded/text.safetensors")
     set_drop_path(model.encoder.blocks, plan.drop_path)
     log = train_model(model, toy.people(), plan, 1, held_out=toy.people(seed=3))
     return model.state_dict(), log
 
 
 @pytest.mark.parametrize("preset", ["recommended", "paper"])
-@pytest.mark.parametrize("make", [ogfr, vit_baseline])
-def test_a_method_trains_on_the_gpu_as_on_the_cpu(make, preset):
+@pytest.mark.parametrize("name", test_contract.METHODS)
+def test_a_method_trains_on_the_gpu_as_on_the_cpu(name, preset):
+    make = partial(test_contract.model, name)
     here, log = learnt(make, preset)
     with stand_in_gpu.stand_in():
         there, other = learnt(make, preset)
@@ -147,13 +146,16 @@ def test_a_stopped_run_resumes_on_the_gpu(tmp_path, there):
     assert again["loss"].tolist() == log["loss"].tolist()
 
 
+@pytest.mark.parametrize("placement", ["anywhere", "border"])
+@pytest.mark.parametrize("jitter", [(0.0,) * 4, (0.1, 0.1, 0.1, 0.0), (0.5, 0.5, 0.5, 0.5)])
 @pytest.mark.parametrize("pad", [0, 3, 40])
-def test_views_are_made_on_the_gpu_byte_for_byte_as_on_the_cpu(pad):
+def test_views_are_made_on_the_gpu_byte_for_byte_as_on_the_cpu(pad, jitter, placement):
     pictures = replace(
         toy.people(), image=np.random.default_rng(0).integers(0, 256, (16, *toy.SIZE, 3), np.uint8)
     )
-    rows, plan = np.array([3, 0, 15, 3, 7, 9]), replace(toy.schedule().obstacles, probability=0.7)
-    chances = sample_augmentations(pictures, rows, 0.5, pad, plan, [], np.random.default_rng(1))
+    rows = np.array([3, 0, 15, 3, 7, 9])
+    plan = replace(toy.schedule().obstacles, probability=0.7, placement=placement)
+    chances = sample_augmentations(pictures, rows, 0.5, pad, plan, {}, np.random.default_rng(1), jitter)
     assert (
         {chance.flip_crop.flipped for chance in chances}
         == {chance.obstacle is None for chance in chances}

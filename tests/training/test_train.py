@@ -38,8 +38,10 @@ OBSTACLES = {
     "probability": 1,
     "sources": ["cutout"],
     "cutouts": "poles",
+    "patches": "",
     "area": [0.1, 0.4],
     "aspect": [0.5, 2],
+    "placement": "anywhere",
 }
 TRAIN = {
     "size": list(toy.SIZE),
