@@ -1,30 +1,40 @@
 """What a training says before it begins: params without effect, and settings or data that teach little."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from pipeline.batches.views import ImageSet
 from pipeline.core import distributed
 from pipeline.core.params import plural
+from pipeline.data.obstacles import OPAQUE, Source
 from pipeline.training.schedule import Schedule, highest_rate
 
 LEAST_RATE = 0.5  # of the full learning rate, that a training should reach
 LEAST_CLIP = 1e-3  # largest norm of a gradient
 
+# placement -> sources of obstacles whose area, or aspect, is drawn; a rectangle may replace a person
+SIZED = {"anywhere": frozenset(get_args(Source)), "border": frozenset(get_args(Source)) - OPAQUE}
+SHAPED = {
+    "anywhere": frozenset({"rectangle", "person", "noise", "background"}),
+    "border": frozenset({"noise"}),
+}
+
+
+def _draws(train: Schedule, sources: Set[str]) -> bool:
+    return train.obstacles.probability > 0 and not sources.isdisjoint(train.obstacles.sources)
+
+
 # param of `train` -> when it changes neither the log nor an embedding
 WITHOUT_EFFECT: dict[str, Callable[[Schedule], bool]] = {
     "obstacles.sources": lambda train: train.obstacles.probability == 0,
-    "obstacles.area": lambda train: train.obstacles.probability == 0,
-    "obstacles.aspect": lambda train: (
-        train.obstacles.probability == 0 or train.obstacles.sources == ["cutout"]
-    ),
-    "obstacles.cutouts": lambda train: (
-        train.obstacles.cutouts != ""
-        and (train.obstacles.probability == 0 or "cutout" not in train.obstacles.sources)
-    ),
+    "obstacles.area": lambda train: not _draws(train, SIZED[train.obstacles.placement]),
+    "obstacles.aspect": lambda train: not _draws(train, SHAPED[train.obstacles.placement]),
+    "obstacles.cutouts": lambda train: train.obstacles.cutouts != "" and not _draws(train, {"cutout"}),
+    "obstacles.patches": lambda train: train.obstacles.patches != "" and not _draws(train, {"patch"}),
+    "obstacles.placement": lambda train: not _draws(train, OPAQUE | {"person"}),
     "mining": lambda train: distributed.world_size() == 1,
     "statistics": lambda train: distributed.world_size() == 1,
 }
@@ -51,6 +61,10 @@ def remarks(schedule: Schedule, images: ImageSet) -> list[str]:
         "again, otherwise flipped, cropped and occluded. Give them more images.": single > 0,
         "no parsing map of a training image shows a part: nothing teaches the parts and their occlusion. See "
         "labels.json.": not images.parsing.any(),
+        "no training image shows both a body and background (parsing maps): the source `background` cuts "
+        "rectangles, as `rectangle` does. Name another source in train.obstacles.sources.": (
+            _draws(schedule, {"background"}) and not any(0 in m and m.any() for m in images.parsing)
+        ),
         "train.obstacles.probability = 0: no image is occluded in training, and both views are equal. Raise "
         "it.": schedule.obstacles.probability == 0,
         f"train.clip = {schedule.clip}: hardly a gradient is left. Raise it, or set 0 for no limit.": (

@@ -26,7 +26,8 @@ OTHER = {
     "ogfr.mse_weight": 0.1, "ogfr.teacher_identity": 0.1, "ogfr.student_triplet": 0.1,
     "train.mining": "process", "train.statistics": "process", "train.obstacles.sources": ["rectangle"],
     "train.obstacles.area": (0.8, 0.9), "train.obstacles.aspect": (2.0, 3.0),
-    "train.obstacles.cutouts": "no/such/folder",
+    "train.obstacles.cutouts": "no/such/folder", "train.obstacles.patches": "no/such/folder",
+    "train.obstacles.placement": "border",
 }  # fmt: skip
 RUNS = {
     "as committed": {},
@@ -38,6 +39,8 @@ RUNS = {
     "the printed baseline": {"ogfr.baseline": "paper"},
     "started at random": {"ogfr.start": "random"},
     "no obstacles": {"train.obstacles.probability": 0.0},
+    "bands": {"train.obstacles.sources": ["rectangle"], "train.obstacles.placement": "border"},
+    "noise": {"train.obstacles.sources": ["noise"]},
 }
 # what each run lists beside or instead of what the committed one lists
 COMMITTED = {"ogfr.erase_rate", "ogfr.baseline_epochs", "train.mining", "train.statistics"}
@@ -81,6 +84,8 @@ EFFECTIVE = {
         "ogfr.reward_floor", "ogfr.mu_2", "ogfr.mse", "train.obstacles.aspect",
     ],
     "erased at random": ["ogfr.erase_rate", "ogfr.decoder"],
+    "noise": ["train.obstacles.area", "train.obstacles.aspect"],
+    "as committed": ["train.obstacles.placement"],
 }  # fmt: skip
 
 
@@ -130,6 +135,10 @@ def test_what_teaches_little_is_said_with_the_remedy():
     assert text(people=single).startswith("1 identity of 2 with a single image: ")
     assert "nothing teaches the parts" in text(people=replace(PEOPLE, parsing=PEOPLE.parsing * 0))
     plan = toy.schedule()
+    walls = replace(plan, obstacles=replace(plan.obstacles, sources=["background"]))
+    assert text(walls) == ""
+    for parsing in (PEOPLE.parsing * 0, PEOPLE.parsing * 0 + 1):
+        assert "`background` cuts rectangles" in text(walls, replace(PEOPLE, parsing=parsing))
     unoccluded = replace(plan, obstacles=replace(plan.obstacles, probability=0.0))
     assert "no image is occluded" in text(unoccluded) and "hardly a gradient" in text(
         replace(plan, clip=1e-9)
