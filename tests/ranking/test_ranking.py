@@ -620,11 +620,12 @@ def test_a_files_gates_may_be_those_of_queries_alone_or_of_all_as_once(tmp_path,
     arrays = {"model/part": part, "model/visibility": np.ones((6, 3), np.float32)}
     arrays |= {"model/gate": gate[:gates], "row": np.arange(6, dtype=np.int32)}
     write_label_file(tmp_path / "features.h5", "features", arrays, {"index": ""})
-    columns = {"split": ["query"] * 2 + ["gallery"] * 4, "pid": [1, 2, 1, 2, 1, 2], "camid": [0] * 6}
-    index = pd.DataFrame(columns | {"key": list("abcdef"), "row": range(6)})
+    split, pid, camid = ["query"] * 2 + ["gallery"] * 4, [1, 2, 1, 2, 1, 2], [0, 0, 1, 1, 1, 1]
+    columns = {"split": split, "pid": pid, "camid": camid, "key": list("abcdef"), "row": range(6)}
+    index = pd.DataFrame(columns)
     query, gallery = report.embedded(LabelFile(tmp_path / "features.h5"), index, "model")
-    held = embedded(part[:2], gate=torch.from_numpy(gate[:2]))
-    wanted = rank(held, embedded(part[2:]), top=4)
+    held = Embedded.of(part[:2], pid[:2], camid[:2], gate=gate[:2])
+    wanted = rank(held, Embedded.of(part[2:], pid[2:], camid[2:]), top=4)
     assert len(query) == 2 and gallery.gate is None
     assert rank(query, gallery, top=4).top.tolist() == wanted.top.tolist()
 
