@@ -262,6 +262,14 @@ def test_patches_can_be_erased_before_the_last_blocks_of_the_encoder():
     torch.testing.assert_close(other.erase(h, EVERY).cls, h.cls)  # nothing erased: the encoder's own output
 
 
+def test_registers_stay_when_patches_are_erased_before_the_last_blocks():
+    torch.manual_seed(0)
+    other = build(toy.settings(erase_before=1), data_spec(PEOPLE), toy.registered())
+    h, _ = other.encode_views(BATCH)
+    torch.testing.assert_close(other.erase(h, EVERY).cls, h.cls)
+    assert not torch.allclose(other.erase(h, ~EVERY).cls, h.cls)
+
+
 def test_erasing_before_more_blocks_than_the_encoder_has_is_refused():
     with pytest.raises(BadInput, match="erase_before = 2, but the encoder has 2 blocks"):
         toy.model(PEOPLE, erase_before=2)

@@ -201,3 +201,11 @@ def test_at_the_papers_size_it_has_the_parameters_of_transreids_code_that_someth
     idle = 12 * 768**2 + 13 * 768 + 2 * 768  # the encoder's own last block and norm, beside b1 and b2
     pattern = 2**4 * 768  # our encoder's occlusion patterns, with weight 0
     assert sum(p.numel() for p in other.parameters()) == code - imagenet - idle + pattern
+
+
+def test_registers_enter_no_group_of_patches():
+    method = transreid.build(settings("transreid"), data_spec(PEOPLE), toy.registered(4))
+    lengths = []
+    method.local.register_forward_pre_hook(lambda _, tokens: lengths.append(tokens[0].shape[1]))
+    method.embed(eval_batch(PEOPLE))
+    assert lengths == [1 + 8 // 4]  # and not (8 + 4) // 4

@@ -1,11 +1,13 @@
 """The first stage: every fault of params.yaml, all together, before anything that costs hours."""
 
+import argparse
 import os
 import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from ruamel.yaml import YAML
 
 from pipeline.core import params
@@ -46,6 +48,14 @@ def faults(folder: Path, **changed) -> list[str]:
         assert last.endswith("; nothing was run.") and not (folder / "out.txt").exists()
         return [line.removeprefix(f"{folder / 'params.yaml'}: ") for line in lines]
     return []
+
+
+def test_weights_that_are_a_pickle_are_named_before_any_stage_with_the_command_that_converts_them(tmp_path):
+    file = tmp_path / "checkpoint.pth"
+    torch.save({"teacher": {"a": torch.zeros(1)}, "args": argparse.Namespace()}, file)
+    (line,) = faults(tmp_path, ogfr__vit="vit_small_patch16_224", ogfr__weights=str(file))
+    assert line.startswith(f"ogfr.weights = {file}: holds argparse.Namespace, which is refused")
+    assert f"`python -m pipeline convert {file} " in line
 
 
 def test_the_committed_params_are_without_fault(tmp_path, capsys):
@@ -165,6 +175,14 @@ FAULTS = {  # changes: how each line starts
     "weights that the embedded encoder does not read": (
         {"ogfr__weights": "models/mine.safetensors"},
         ["ogfr.weights = 'models/mine.safetensors': the vit `embedded` has its own"],
+    ),
+    "colours that the embedded encoder does not read": (
+        {"ogfr__colours": "clip"},
+        ["ogfr.colours = clip: the vit `embedded` has its own"],
+    ),
+    "colours of no name": (
+        {"ogfr__colours": "grey"},
+        ["ogfr.colours = 'grey': input should be 'auto', 'half', 'imagenet' or 'clip'"],
     ),
     "cut-outs that are not there": (
         {"train__obstacles__cutouts": "cutouts"},
