@@ -1,0 +1,165 @@
+"""DPM++'s parameters, the table of both presets, and the text tower that goes with an encoder."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from pipeline.core.params import STRICT, BadInput
+from pipeline.methods.presets import ENCODER_AND_HEADS, RECIPE, Preset, Presets
+from pipeline.model.backbones import Colours
+from pipeline.model.masking import Taps
+from pipeline.model.text import Towers, read_towers
+from pipeline.model.text.clip import clip_towers
+from pipeline.model.text.supervision import Link
+from pipeline.model.transfer import Pairing
+
+CLIP_VIT = "a ViT of CLIP, such as vit_base_patch16_clip_quickgelu_224.openai"
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class Params:
+    """DPM++'s parameters; null means the preset's value (see `PRESETS`)."""
+
+    preset: Preset
+    vit: str  # `embedded`, or a name of timm with its tag
+    weights: str  # a timm ViT's file; "" downloads it
+    colours: Colours  # that the weights expect; auto: those of the name in `vit`
+    stride: int | None = Field(ge=1)  # pixels between patches
+    gamma_camera: float | None  # weight of the camera embedding; 0 leaves it out
+    camera_on: Literal["all", "class"] | None  # tokens that get it
+    # the masked metric, DPM's
+    mask: Literal["generator", "none"]  # none: the plain cosine to prototypes, and no gate
+    taps: Taps  # blocks whose patches the generator reads
+    steps: Literal["alternate", "joint"]  # the generator after the rest, on its new weights; or all at once
+    mask_lr: float | None = Field(gt=0)
+    mask_schedule: Literal["cosine", "constant"] | None  # of its rate
+    plain: float = Field(ge=0)  # weight of the identity loss of f W
+    arc: float = Field(ge=0)  # weight of the identity loss of the masked cosines
+    scale: float = Field(gt=0)  # s, factor on the cosines
+    margin: float | None = Field(ge=0, lt=3.14)  # mu, radians that the true identity has to gain
+    orthogonal: float = Field(ge=0)  # weight of the head enrichment, summed over the batch; 0 leaves it out
+    budget: float = Field(ge=0)  # weight of a loss of masks that keep few channels; 0 leaves it out
+    # supervision by text, in two stages
+    text: Literal["embedded", "clip", "table", "none"] | None  # whose texts; table: free vectors, no words
+    text_tower: str  # of `clip`: an architecture of open_clip
+    text_weights: str  # of `clip`: a tag of open_clip, or a file of both towers
+    embedding: int | None = Field(ge=1)  # E, channels of a text embedding
+    prompt_tokens: int = Field(ge=1)  # learned words of a prompt; stage 1
+    prompt_epochs: int | None = Field(ge=1)
+    prompt_lr: float = Field(gt=0)
+    prompt_batch: int = Field(ge=2)  # images
+    transfer: tuple[Link, ...]  # how the texts reach the prototypes; stage 2
+    text_weight: float = Field(ge=0)  # of `i2t`
+    align_weight: float = Field(ge=0)  # of `align`
+    fresh_lr: float | None = Field(gt=0)  # rate of what no tower brought, as a multiple of train.lr
+    # patch transfer
+    spt: float = Field(ge=0, le=1)  # probability that an image is mixed
+    pairing: Pairing  # oiou: with an image whose person it overlaps; random: with any other
+    roll: bool  # whether an image may be rolled sideways to its donor's person
+    ignore: bool  # whether the donor's identity is left out of the losses of what is mixed
+    head_gain: float | None = Field(gt=0)  # factor on plain logits: how much faster W moves under Adam
+    triplet: Literal["necked", "plain"] | None  # what the triplet loss compares, as OGFR's
+    feature: Literal["before", "after"] | None  # what is compared at the end: before or after the neck
+
+    @model_validator(mode="after")
+    def _check_what_learns(self) -> "Params":
+        if self.mask == "generator" and self.arc == 0:
+            raise ValueError(
+                "dpmpp.arc = 0: nothing teaches the mask generator. Raise it, or set dpmpp.mask to none."
+            )
+        if {"align", "replace"} <= set(self.transfer):
+            raise ValueError(
+                f"dpmpp.transfer = {list(self.transfer)}: `replace` freezes the prototypes, which `align` "
+                "would move. Leave one of them out."
+            )
+        return self
+
+    @property
+    def words(self) -> bool:
+        """Whether a text of each identity is learned, and teaches anything."""
+        return self.text != "none" and bool(self.transfer)
+
+    @property
+    def own_tower(self) -> bool:
+        """Whether the text tower is ours, embedded; `table` takes the projection of the encoder's."""
+        return self.text == "embedded" or (self.text == "table" and self.vit == "embedded")
+
+
+# The abstract alone is public: the paper's column is CLIP-ReID's and DPM's, on which DPM++ builds
+PRESETS: Presets = {
+    **{f"dpmpp.{name}": row for name, row in ENCODER_AND_HEADS.items()},
+    "dpmpp.stride": (16, 16, "not public; CLIP-ReID's, which calls 12 an option of its own"),
+    "dpmpp.gamma_camera": (3.0, 1.0, "not public; CLIP-ReID's, which adds it to the class token; DPM's"),
+    "dpmpp.camera_on": ("all", "class", "the same"),
+    "dpmpp.mask_lr": (7e-4, 3.5e-4, "not public; the generator starts from nothing beside a trained tower"),
+    "dpmpp.mask_schedule": ("cosine", "constant", "not public; DPM's code decays the other rates alone"),
+    "dpmpp.margin": (0.3, 0.5, "not public; DPM's on Occluded-Duke, and on Market-1501"),
+    "dpmpp.text": ("embedded", "clip", "our own small tower needs no download"),
+    "dpmpp.embedding": (128, 512, "that of our tower, and of CLIP's ViT-B"),
+    "dpmpp.prompt_epochs": (30, 120, "not public; CLIP-ReID's, and what a CPU does in a minute"),
+    "dpmpp.fresh_lr": (1.0, 70.0, "not public; 3.5e-4, CLIP-ReID's first rate, beside a tower at 5e-6"),
+    **RECIPE,
+    "train.epochs": (8, 60, "not public; CLIP-ReID's, and what a CPU does in minutes"),
+    "train.optimiser": ("adamw", "adam", "not public; CLIP-ReID's, and what a small ViT learns by"),
+    "train.lr": (7e-4, 5e-6, "not public; CLIP-ReID's: a larger rate undoes CLIP's training"),
+    "train.warmup": (1.0, 10.0, "not public; CLIP-ReID's, and an eighth of our epochs"),
+    "train.drop_path": (0.0, 0.0, "not public; CLIP-ReID has none"),
+}
+
+
+def _wordless(dpmpp: Any, _: Any = None) -> bool:
+    return not dpmpp.words
+
+
+def _maskless(dpmpp: Any, _: Any = None) -> bool:
+    return dpmpp.mask == "none"
+
+
+def _unmixed(dpmpp: Any, _: Any = None) -> bool:
+    return dpmpp.spt == 0
+
+
+def _other_tower(dpmpp: Any, _: Any = None) -> bool:
+    return _wordless(dpmpp) or dpmpp.own_tower
+
+
+# param -> when it changes neither the log nor an embedding
+WITHOUT_EFFECT: dict[str, Callable[[Any, Any], bool]] = {
+    "camera_on": lambda dpmpp, _: dpmpp.gamma_camera == 0,
+    "taps": _maskless,
+    "steps": _maskless,
+    "budget": _maskless,
+    "mask_lr": lambda dpmpp, _: dpmpp.mask == "none" or dpmpp.steps == "joint",
+    "mask_schedule": lambda dpmpp, _: dpmpp.mask == "none" or dpmpp.steps == "joint",
+    "text_tower": _other_tower,
+    "text_weights": _other_tower,
+    **{name: _wordless for name in ("embedding", "prompt_epochs", "prompt_lr", "prompt_batch")},
+    "transfer": lambda dpmpp, _: dpmpp.text == "none",
+    "text": lambda dpmpp, _: not dpmpp.transfer,
+    "prompt_tokens": lambda dpmpp, _: _wordless(dpmpp) or dpmpp.text == "table",
+    "text_weight": lambda dpmpp, _: _wordless(dpmpp) or "i2t" not in dpmpp.transfer,
+    "align_weight": lambda dpmpp, _: _wordless(dpmpp) or "align" not in dpmpp.transfer,
+    **{name: _unmixed for name in ("pairing", "roll", "ignore")},
+}
+
+
+def matching_towers(params: Params, file: str, class_token: Tensor) -> tuple[Towers, str]:
+    """The text tower and projection of an encoder, and the file that has them; "" if they were downloaded.
+
+    `file` has ours, `class_token` is the encoder's.
+    Raises `BadInput` unless they are of one training, and of the `embedding` that the params say.
+    """
+    own, source = params.own_tower, params.text_weights
+    if (params.vit == "embedded") != own:
+        text, vit = ("clip", "embedded") if own else ("embedded", CLIP_VIT)
+        raise BadInput(
+            f"params.yaml: dpmpp.text = {params.text}: that tower was not trained with dpmpp.vit = "
+            f"{params.vit}. Set dpmpp.text to {text}, or dpmpp.vit to {vit}."
+        )
+    towers = read_towers(file) if own else clip_towers(params.text_tower, source)
+    towers.check_pair(class_token, "dpmpp.text", params.embedding)
+    return towers, file if own else source * Path(source).is_file()

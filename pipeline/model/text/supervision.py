@@ -1,0 +1,94 @@
+"""Texts that teach prototypes: identities' texts T, learned once from images, and their part in the losses.
+
+Stage 1 learns T (`prompts`), stage 2 leaves it as it is.  Symbols: P from image tokens to v, W prototypes, A
+from texts to prototypes.
+"""
+
+from collections.abc import Collection
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from pipeline.model import losses
+from pipeline.model.text import Projection, Towers
+from pipeline.model.text.prompts import Prompts, prompt_table
+
+Link = Literal["i2t", "align", "start", "replace"]
+SMOOTHING = 0.1  # of the image-to-text cross-entropy, CLIP-ReID's
+
+
+class Supervision(nn.Module):
+    """T, P, and A if texts and prototypes are aligned.
+
+    width: D, channels of a token and of a prototype
+    embedding: E, channels of a text; pooled: what P reads (see `Projection`)
+    links: how texts reach the prototypes.  `i2t` compares images with texts, and P learns with the rest, as
+        CLIP-ReID's does; `align` draws prototypes and texts together; `start` lets prototypes start as the
+        texts' pre-images; `replace` leaves them there, for whoever freezes W
+    """
+
+    table: Float[Tensor, "C E"]
+
+    def __init__(self, width: int, identities: int, embedding: int, pooled: bool, links: Collection[Link]):
+        super().__init__()
+        self.links = links
+        self.projection = Projection(width, embedding, pooled)
+        self.projection.weight.requires_grad_("i2t" in links)
+        self.register_buffer("table", torch.zeros(identities, embedding))
+        self.back = nn.Parameter(torch.zeros(width, embedding)) if "align" in links else None  # A
+
+    def preimage(self, width: int) -> Float[Tensor, "D E"]:
+        """P+: for each text channel the class token of the shortest tokens that P brings there."""
+        return torch.linalg.pinv(self.projection.weight.detach())[:width]
+
+    @torch.no_grad()
+    def read(self, towers: Towers) -> None:
+        """Take over the towers' P; A starts as its pre-image."""
+        self.projection.load_state_dict(towers.projection.state_dict())
+        if self.back is not None:
+            self.back.copy_(self.preimage(len(self.back)))
+
+    @torch.no_grad()
+    def learn(
+        self,
+        towers: Towers,
+        image: Float[Tensor, "N E"],
+        pid: Int[Tensor, "N"],
+        prototypes: Float[Tensor, "C D"],
+        prompts: Prompts,
+        seed: int,
+        free: bool,
+    ) -> None:
+        """Stage 1: T from the images' embeddings v; see `prompts.prompt_table`.
+
+        For `start` and `replace` W <- P+ T in place, each row as long as it was.
+        """
+        self.table.copy_(prompt_table(towers, image, pid, len(self.table), prompts, seed, free))
+        if {"start", "replace"} & set(self.links):
+            rows = F.normalize(self.table @ self.preimage(prototypes.shape[1]).T, dim=-1)
+            prototypes.copy_(rows * prototypes.norm(dim=1, keepdim=True))
+
+    def losses(
+        self,
+        cls: Float[Tensor, "B D"],
+        patch: Float[Tensor, "B N D"],
+        prototypes: Float[Tensor, "C D"],
+        pid: Int[Tensor, "B"],
+        ignored: Bool[Tensor, "B C"] | None = None,
+    ) -> dict[str, Tensor]:
+        """`i2t`: cross-entropy of v T, smoothed; `align`: 1 - cos(W_y, A t_y), the mean over identities.
+
+        The identities of a batch have equally many images, so that it is the mean over images, too.
+        """
+        terms = {}
+        with losses.no_autocast(cls):
+            if "i2t" in self.links:
+                logits = self.projection.logits(self.projection(cls.float(), patch.float()), self.table)
+                terms["i2t"] = losses.identity(logits, pid, SMOOTHING, ignored)
+            if self.back is not None:
+                texts = self.table[pid] @ self.back.T
+                terms["align"] = (1 - F.cosine_similarity(prototypes[pid], texts, dim=-1)).mean()
+        return terms
