@@ -113,7 +113,9 @@ def save(out: str, log: str, model: Method, record: dict[str, Any], steps: pd.Da
     """Write the model's folder, the log of losses and, beside it, how long each step took (`times.csv`)."""
     with atomic_write(out) as folder:
         folder.mkdir()
-        (folder / "model.safetensors").write_bytes(safetensors.torch.save(model.state_dict()))
+        left_out = model.left_out()
+        tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in left_out}
+        (folder / "model.safetensors").write_bytes(safetensors.torch.save(tensors))
         record = {**record, "sha256": sha256(folder / "model.safetensors")}
         (folder / "record.json").write_text(json.dumps(record, indent=1) + "\n")
     with atomic_write(Path(log).with_name("times.csv")) as path:

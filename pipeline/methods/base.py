@@ -84,6 +84,8 @@ class Method(nn.Module):
     # names of the tensors that belong to one training set's people and cameras: new where another model's
     # weights are taken over (`train.start_from`)
     TRAINING_SET: ClassVar[tuple[str, ...]] = ()
+    # beginnings of the names of tensors that only training needs: the file of a trained model lacks them
+    LEAVES_OUT: ClassVar[tuple[str, ...]] = ()
 
     def objectives(self, batch: Batch) -> Iterator[Objective]:
         """Yield objectives; the loop takes a step after each, so the next one sees the new weights."""
@@ -116,6 +118,10 @@ class Method(nn.Module):
     def begin_epoch(self, epoch: int, batches: Callable[[], Iterable[Batch]]) -> None:
         """Called before each epoch; `batches()` yields the training images without augmentation."""
 
+    def left_out(self) -> dict[str, Tensor]:
+        """The tensors that only training needs, by name."""
+        return {name: t for name, t in self.state_dict().items() if name.startswith(self.LEAVES_OUT)}
+
     def param_groups(self) -> dict[str, ParamGroup]:
         """Parameters by the objective that optimises them; by default one group, `reid`, holds all."""
         return {"reid": ParamGroup([p for p in self.parameters() if p.requires_grad])}
@@ -138,6 +144,7 @@ def load_method(name: str) -> ModuleType:
 def load_trained(folder: str | Path) -> Method:
     """The method that `stages.train` wrote to a folder, in evaluation mode.
 
+    What only training needs (`Method.LEAVES_OUT`) is as new, unless the file has it.
     Raises `BadInput` if the folder holds no model, or weights of another architecture.
     """
     record, file = read_record(folder), Path(folder) / "model.safetensors"
@@ -152,7 +159,8 @@ def load_trained(folder: str | Path) -> Method:
             "record.json: add what is missing, take out what is unknown, change what is refused."
         ) from None
     model = module.build(settings, trained_data_spec(folder), untrained_vit(record["vit"]))
-    weights.load_strict(model, read_weights(folder), file, "Run `dvc checkout`, or train again.")
+    tensors = model.left_out() | read_weights(folder)
+    weights.load_strict(model, tensors, file, "Run `dvc checkout`, or train again.")
     return model.eval()
 
 

@@ -1,6 +1,7 @@
 """Going on from a trained model: all of its weights but those that belong to its people and cameras.
 
-Every tensor is accounted for: taken over, or new since it belongs to a training set (`Method.TRAINING_SET`).
+Every tensor is accounted for: taken over, or new since it belongs to a training set (`Method.TRAINING_SET`)
+or is not kept after a training (`Method.LEAVES_OUT`).
 The other model must be of the same method, encoder, image size and coarse parts.
 """
 
@@ -57,12 +58,13 @@ def load_start(model: Method, folder: str, description: dict[str, Any]) -> dict[
     }
     words = [f"{name} = {there} there, {here} here" for name, (there, here) in params.items()]
     tensors, expected = read_weights(folder), model.state_dict()
-    taken = {name: tensor for name, tensor in tensors.items() if name not in model.TRAINING_SET}
-    kept = {name: tensor for name, tensor in expected.items() if name not in model.TRAINING_SET}
+    is_new = lambda name: name in model.TRAINING_SET or name.startswith(model.LEAVES_OUT)  # noqa: E731
+    taken = {name: tensor for name, tensor in tensors.items() if not is_new(name)}
+    kept = {name: tensor for name, tensor in expected.items() if not is_new(name)}
     remedy = f"Params that differ: {', '.join(shorten(words)) or 'none'}. Set them as there."
     weights.check_shapes(kept, taken, file, remedy)
-    model.load_state_dict(taken, strict=False)  # the rest is `TRAINING_SET`
-    new = [name for name in expected if name in model.TRAINING_SET]
+    model.load_state_dict(taken, strict=False)  # the rest is new
+    new = [name for name in expected if is_new(name)]
     return {
         "folder": folder, "sha256": sha256(file), "taken": len(taken), "new": new, "params": params,
         "data": record["data"],

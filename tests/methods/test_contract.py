@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pipeline.batches.views import eval_batch, eval_batches
 from pipeline.core import params
@@ -137,6 +138,20 @@ def test_the_state_dict_is_all_of_a_trained_model(name, tmp_path):
     embeddings = [method.embed(eval_batch(PEOPLE)) for method in (first, second)]
     assert torch.equal(embeddings[0].parts, embeddings[1].parts)
     assert torch.equal(embeddings[0].visibility, embeddings[1].visibility)
+
+
+@EVERY
+def test_a_model_embeds_without_what_its_file_leaves_out(name, tmp_path):
+    method = model(name).eval()
+    wanted = method.embed(eval_batch(PEOPLE))
+    for tensor in method.left_out().values():
+        tensor.fill_(-1) if tensor.dtype.is_floating_point else tensor.zero_()
+    assert torch.equal(method.embed(eval_batch(PEOPLE)).parts, wanted.parts)
+    folder = toy.trained(tmp_path, name)
+    tensors = load_file(folder / "model.safetensors")
+    assert set(method.left_out()) <= set(tensors)
+    save_file({n: t for n, t in tensors.items() if n not in method.left_out()}, folder / "model.safetensors")
+    assert load_trained(folder).left_out().keys() == method.left_out().keys()
 
 
 @EVERY

@@ -14,14 +14,16 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from pipeline.batches.views import eval_batch
 from pipeline.core import distributed, params
 from pipeline.core.files import sha256
 from pipeline.core.label_file import LabelFile, write_label_file, write_packed
 from pipeline.core.params import BadInput
 from pipeline.data.index import COLUMNS, index_hash, read_index
 from pipeline.labels import occlusion
+from pipeline.methods import vit_baseline
 from pipeline.methods.base import load_trained
 from pipeline.model.backbones import save_vit
 from pipeline.training import run, selection
@@ -116,6 +118,21 @@ def test_weights_of_another_run_beside_a_record_are_refused(folder):
         BadInput, match=r"model\.safetensors: not the model of record\.json.*Run `dvc checkout`"
     ):
         load_trained("model")
+
+
+def test_a_trained_model_lacks_what_only_training_needs_and_is_as_good(folder, monkeypatch):
+    whole = trained(held_out=2)
+    people = toy.people()
+    wanted = load_trained("model").embed(eval_batch(people))
+    Path("model").rename("first")
+    monkeypatch.setattr(vit_baseline.Baseline, "LEAVES_OUT", ("head.w",))
+    record = trained(held_out=2)
+    names = set(load_file("model/model.safetensors"))
+    assert set(load_file("first/model.safetensors")) - names == {"head.weight"}
+    assert record["start"] == whole["start"] and record["sha256"] == sha256("model/model.safetensors")
+    for trained_folder in ("model", "first"):  # one that was trained before is read, too
+        embedding = load_trained(trained_folder).embed(eval_batch(people))
+        assert torch.equal(embedding.parts, wanted.parts)
 
 
 def test_two_trainings_from_a_vit_of_timm_start_from_equal_bytes(folder):

@@ -51,6 +51,7 @@ class FED(Method):
         "encoder.camera", "head.weight", "global_head.weight", "diffused_head.weight", "memories.0.centres",
         "memories.1.centres",
     )  # fmt: skip
+    LEAVES_OUT = ("head.weight", "global_head.", "diffused_head.", "diffusion.", "memories.")
 
     def __init__(self, params: Params, spec: DataSpec, vit: VisionTransformer):
         super().__init__()
