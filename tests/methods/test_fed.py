@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import onnxruntime
 import pytest
 import timm
 import torch
@@ -14,15 +15,17 @@ from hypothesis import strategies as st
 from pipeline.batches.views import Batch, View, eval_batch, eval_batches
 from pipeline.core import params
 from pipeline.core.params import BadInput
+from pipeline.inference import onnx
 from pipeline.methods import fed
-from pipeline.methods.base import DataSpec, data_spec
+from pipeline.methods.base import DataSpec, data_spec, load_trained
 from pipeline.methods.fed.erasing import OcclusionErasing, pool_stripes, stripe_changes, visible_stripes
 from pipeline.methods.presets import resolve
 from pipeline.model import diffusion
 from pipeline.model.backbones import small_vit
 from pipeline.model.memory import Centres
 from pipeline.training.checkpoint import Checkpoints
-from pipeline.training.loop import Loop
+from pipeline.training.loop import TIMES, Loop
+from pipeline.training.remarks import without_effect
 from pipeline.training.run import train_model
 from tests import stand_in_gpu, toy
 from tests.methods import fed_reference as slow
@@ -356,6 +359,43 @@ def test_it_trains_on_the_gpu_as_on_the_cpu():
     with stand_in_gpu.stand_in():
         there = trained()
     assert all(torch.equal(here[name], there[name]) for name in here)
+
+
+RUNS = {  # what is off, and what then has no effect, with another value
+    "nothing": ({}, {}, {}),
+    "OEM": ({"oem": False}, {}, {"oem_weight": 3.0, "label": "difference"}),
+    "FDM": ({"fdm": False}, {}, {"neighbours": 3, "banks": "one", "contrast_diffused": 3.0}),
+    "augmentation": ({}, {"probability": 0.0}, {"label": "difference"}),
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_param_is_said_to_have_no_effect_where_another_value_changes_nothing(run):
+    changes, obstacles, others = RUNS[run]
+    schedule = toy.schedule(epochs=1)
+    schedule = replace(schedule, obstacles=replace(schedule.obstacles, **obstacles))
+    listed = without_effect("fed", fed, settings(**changes), schedule)
+    assert {name for name in listed if name.startswith("fed.")} == {f"fed.{name}" for name in others}
+    logs = []
+    for values in (changes, changes | others):
+        method = model(**values)
+        log = train_model(method, PEOPLE, schedule, 1).drop(columns=[*TIMES])
+        logs.append(log.to_json(double_precision=15))
+        logs.append(method.embed(eval_batch(PEOPLE)).parts.tolist())
+    assert logs[:2] == logs[2:]
+
+
+def test_the_graph_embeds_as_the_model_does(tmp_path):
+    folder = toy.trained(tmp_path / "trained", "fed")
+    outputs = onnx.write(folder, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    plain = eval_batch(PEOPLE)
+    image = plain.holistic.image.permute(0, 2, 3, 1).numpy()
+    arrays = {"image": image, "hidden": plain.holistic.hidden.numpy(), "camera": plain.camid.numpy()}
+    whole, rows, visibility = session.run(list(outputs), arrays)
+    wanted = load_trained(folder).embed(plain).parts[:, 0]
+    np.testing.assert_allclose(whole, wanted, atol=1e-4)
+    assert rows.shape == (16, 0, 64) and (visibility == 1).all()
 
 
 # ------------------------------------------------------------------ what is built
