@@ -92,12 +92,11 @@ def sample_sides(
     """Height and width of a random rectangle within an image of height x width.
 
     Its area, as a share of the image, is uniform in `area`.  Its height / width is log-uniform in `aspect`,
-    changed where the image is too small for it.  One that would be wider than the image is cut to its width,
-    so that it covers less.
+    changed where the image is too small for it, so that the area stays.
     """
     pixels = rng.uniform(*area) * height * width
     ratio = np.exp(rng.uniform(*np.log(aspect)))
-    h = min(max(round(np.sqrt(pixels * ratio)), 1), height)
+    h = min(max(round(np.sqrt(pixels * ratio)), round(pixels / width), 1), height)
     return h, min(max(round(pixels / h), 1), width)
 
 

@@ -38,11 +38,28 @@ def test_holes_of_an_obstacle_show_the_person():
     assert covered.sum() == 8 and (image[1, 1] == 99).all()
 
 
+@given(st.floats(0.1, 1.0), st.floats(0.05, 20.0), st.integers(16, 80), st.integers(16, 80))
+def test_a_rectangle_of_any_aspect_has_the_area_that_was_drawn_and_fits(share, ratio, height, width):
+    h, w = obstacles.sample_sides(height, width, (share, share), (ratio, ratio), RNG(0))
+    assert 1 <= h <= height and 1 <= w <= width
+    assert abs(h * w - share * height * width) <= max(h, w) / 2 + 1e-9  # sides are whole pixels
+
+
+def test_a_rectangle_that_would_be_wider_than_the_image_is_made_higher():
+    # 0.5 of 64 x 32 pixels, a quarter as high as wide: 16 x 64 as drawn
+    assert obstacles.sample_sides(64, 32, (0.5, 0.5), (0.25, 0.25), RNG(0)) == (32, 32)
+    # 0.5, eight times as high as wide: 90.5 x 11.3 as drawn
+    assert obstacles.sample_sides(64, 32, (0.5, 0.5), (8.0, 8.0), RNG(0)) == (64, 16)
+
+
 @given(st.integers(0, 10**6))
-def test_a_rectangle_keeps_to_the_area_and_the_image(seed):
-    obstacle = obstacles.cut_rectangle(GREY, (0.1, 0.3), (0.5, 2.0), RNG(seed))
-    share = obstacle.solid.sum() / (64 * 32)
-    assert obstacle.solid.shape[0] <= 64 and obstacle.solid.shape[1] <= 32 and 0.08 < share < 0.33
+def test_a_rectangle_shows_a_part_of_the_image_with_area_and_aspect_between_their_ends(seed):
+    image = RNG(1).integers(0, 256, (64, 32, 3), np.uint8)
+    obstacle = obstacles.cut_rectangle(image, (0.1, 0.3), (0.5, 2.0), RNG(seed))
+    h, w = obstacle.solid.shape
+    assert obstacle.solid.all() and 0.09 < h * w / (64 * 32) < 0.32 and 0.45 < h / w < 2.2
+    windows = np.lib.stride_tricks.sliding_window_view(image, (h, w, 3))
+    assert (windows == obstacle.pixels).all((-1, -2, -3)).any()
 
 
 def test_a_person_is_cut_out_along_the_parsing_map():
