@@ -101,6 +101,8 @@ def trained(folder, name="ogfr", seed=0, **changes):
     model = module.build(settings, world, start)
     for rows in (model.encoder.pattern, model.encoder.camera, model.encoder.part):
         torch.nn.init.normal_(rows)
+    if getattr(model, "generator", None) is not None:
+        torch.nn.init.normal_(model.generator.linear.weight)  # or all gates are flat
     record = describe(name, settings, world, start.architecture) | {"data": {}}
     Path(folder).mkdir(parents=True, exist_ok=True)
     save_file(model.state_dict(), Path(folder) / "model.safetensors")

@@ -22,7 +22,7 @@ from pipeline.methods.base import Embedding, load_trained, trained_data_spec
 from tests import toy
 
 
-@pytest.fixture(scope="module", params=["ogfr", "vit_baseline"])
+@pytest.fixture(scope="module", params=["ogfr", "vit_baseline", "dpm"])
 def exported(request, tmp_path_factory):
     folder = toy.trained(tmp_path_factory.mktemp("exported") / "trained", request.param)
     export.main(str(folder), str(folder / "model.onnx"))
@@ -32,7 +32,8 @@ def exported(request, tmp_path_factory):
 def test_the_number_of_images_is_called_n_and_all_other_sizes_are_fixed(exported):
     model, session = exported
     shapes = {each.name: each.shape for each in (*session.get_inputs(), *session.get_outputs())}
-    count = embed_people(model).parts.shape[1]
+    embedding = embed_people(model)
+    count = embedding.parts.shape[1]
     assert shapes == {
         "image": ["N", *toy.SIZE, 3],
         "hidden": ["N", 4],
@@ -40,6 +41,7 @@ def test_the_number_of_images_is_called_n_and_all_other_sizes_are_fixed(exported
         "global": ["N", 16],
         "parts": ["N", count - 1, 16],
         "visibility": ["N", count],
+        **({} if embedding.gate is None else {"gate": ["N", count, 16]}),
     }
 
 
@@ -73,6 +75,8 @@ def test_the_graph_embeds_any_number_of_images_as_the_model_does(exported, count
     np.testing.assert_allclose(whole, embedding.parts[:, 0], atol=1e-4)
     np.testing.assert_allclose(rows, embedding.parts[:, 1:], atol=1e-4)
     np.testing.assert_array_equal(visibility, embedding.visibility)
+    if embedding.gate is not None:
+        np.testing.assert_allclose(session.run(["gate"], arrays)[0], embedding.gate, atol=1e-4)
 
 
 def test_camera_and_z_reach_the_graph(exported):
@@ -137,7 +141,7 @@ def test_the_file_says_what_a_runtime_needs_to_know(exported):
         "parts": list(parts.FINE) if method == "ogfr" else [],
     }
     assert "RGB" in metadata["image"] and "resize((32, 64), BICUBIC)" in metadata["image"]
-    assert metadata["distance"] == onnx.DISTANCE
+    assert metadata["distance"] == onnx.DISTANCE + onnx.GATED * (embed_people(model).gate is not None)
 
 
 def test_the_file_of_a_method_with_a_gate_says_what_it_is_for(tmp_path):
@@ -178,15 +182,17 @@ def test_two_outputs_are_compared_as_the_metadata_says(gated):
 
 def test_outputs_of_the_file_are_as_far_apart_as_embeddings_of_the_model(exported):
     model, session = exported
-    whole, rows, visibility = session.run(["global", "parts", "visibility"], inputs(5))
+    whole, rows, visibility, *gate = session.run(None, inputs(5))
     images = list(zip(np.concatenate([whole[:, None], rows], 1), visibility, strict=True))
+    gates = gate[0] if gate else [None] * 5
     tensors = {name: torch.from_numpy(array) for name, array in inputs(5).items()}
     view = View(tensors["image"].permute(0, 3, 1, 2), tensors["image"][..., 0] * 0, tensors["hidden"])
     with torch.no_grad():
         embedding = model.embed(Batch(view, tensors["camera"], tensors["camera"]))
     wanted = inference.distances(embedding, embedding).numpy()
     assert wanted.max() > 0.1
-    np.testing.assert_allclose([[read_aloud(q, g) for g in images] for q in images], wanted, atol=1e-3)
+    table = [[read_aloud(q, g, row) for g in images] for q, row in zip(images, gates, strict=True)]
+    np.testing.assert_allclose(table, wanted, atol=1e-3)
 
 
 def test_a_model_that_needs_maps_is_not_exported(tmp_path):

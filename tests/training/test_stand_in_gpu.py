@@ -97,7 +97,6 @@ def ogfr(preset):
 def learnt(make, preset="recommended", **changes):
     """A short training's weights and log."""
     model, plan = make(preset), toy.schedule(preset, epochs=2, attention="math", **changes)
-    model.read_text("models/embedded/text.safetensors")
     set_drop_path(model.encoder.blocks, plan.drop_path)
     log = train_model(model, toy.people(), plan, 1, held_out=toy.people(seed=3))
     return model.state_dict(), log
