@@ -1,6 +1,6 @@
 """Training of the embedded text tower, on rendered people of other seeds and captions of their attributes.
 
-It takes the place of CLIP's, which users bring: a closed world of some sixty words, those of the renderer
+It takes the place of CLIP's, which users bring: a closed world of 56 words, those of the renderer
 (`synthetic.people.ATTRIBUTES`) and those of the captions.  The embedded ViT is frozen and its tokens are
 computed once; the tower and the projection P learn by InfoNCE, in both directions, which caption belongs to
 which picture.  No caption of a dataset's identity is ever read.
@@ -124,7 +124,7 @@ def vocabulary() -> list[str]:
     return [START, END, *sorted({*values, *fixed})]
 
 
-def caption(attribute: Sequence[int], dropped: float, rng: np.random.Generator) -> str:
+def caption(attribute: Int[np.ndarray, "A"], dropped: float, rng: np.random.Generator) -> str:
     """What a person looks like, in random order, before or behind the word `person`.
 
     Each attribute is left out with the probability `dropped`, so that no phrase has a fixed place.
@@ -182,7 +182,7 @@ def fit(
         optimiser.step()
         schedule.step()
         if step % max(1, settings.steps // 10) == 0:
-            history.append({"step": step, "loss": float(loss)} | score(text, projection, held_out, place))
+            history.append({"step": step, "loss": float(loss.detach())} | score(text, projection, held_out, place))
     projection.scale.copy_(log_scale.detach().exp())
     return history
 
