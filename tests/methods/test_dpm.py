@@ -12,11 +12,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.batches.views import Batch, View, eval_batch
 from pipeline.core import params
 from pipeline.core.params import BadInput
+from pipeline.inference import api
 from pipeline.methods import dpm
 from pipeline.methods.base import DataSpec, data_spec
 from pipeline.methods.presets import resolve
 from pipeline.model.backbones import untrained_vit
 from pipeline.model.distance import distances
+from pipeline.ranking import Embedded, rank, rerank
+from pipeline.ranking.reranking import Rerank
 from pipeline.training import checkpoint
 from pipeline.training.loop import Loop
 from pipeline.training.run import train_model
@@ -287,6 +290,22 @@ def test_an_image_need_not_be_its_own_nearest_under_a_mask():
     distance = distances(query, gallery, torch.ones(1, 1), torch.ones(2, 1), gate=mask)
     # m * q = (0.6, 0.4), of length 0.721; its product with q is 0.68
     assert distance[0].tolist() == pytest.approx([math.sqrt(2 - 2 * 0.68 / 0.5200**0.5), 0], abs=1e-3)
+
+
+def test_the_library_compares_and_ranks_by_the_gate_and_refuses_to_rerank_in_words(tmp_path):
+    loaded = api.load(toy.trained(tmp_path, "dpm"))
+    embedding = loaded.embed(list(PEOPLE.image))
+    parts, gates = scalars(embedding.parts[:, 0]), scalars(embedding.gate[:, 0])
+    loop = stacked([[slow.distance(q, g, m) for g in parts] for q, m in zip(parts, gates, strict=True)])
+    torch.testing.assert_close(api.distances(embedding, embedding), loop.float(), atol=2e-3, rtol=0)
+    camid, pid = np.arange(len(PEOPLE)) % 2, PEOPLE.pid
+    images = Embedded(embedding.parts, embedding.visibility, pid, camid, embedding.gate)
+    gallery = replace(images, gate=None)
+    ranking = rank(images, gallery, top=1)
+    away = loop + 9.0 * torch.from_numpy((pid[:, None] == pid) & (camid[:, None] == camid))
+    assert ranking.top[:, 0].tolist() == away.argmin(1).tolist()
+    with pytest.raises(BadInput, match=r"gated features: nearest neighbours are not mutual\. Set eval"):
+        rerank(images, gallery, ranking, Rerank(depth=1, k1=2, k2=1, original=0.3), "euclidean")
 
 
 # ------------------------------------------------------------------ sizes, and what is refused
