@@ -331,8 +331,8 @@ def test_it_learns_a_batch():
         assert last[term] < 0.5 * first[term], term
 
 
-def trained(folder=None, stop=None):
-    """The weights of a short training that stops at a step, or goes on from where it stopped."""
+def trained(preset="recommended", folder=None, stop=None):
+    """The weights of a short training by a preset that stops at a step, or goes on from where it stopped."""
 
     class Stopping(Checkpoints):
         def step(self, loop, state, best):
@@ -340,24 +340,25 @@ def trained(folder=None, stop=None):
             if len(loop.log) == stop:
                 raise KeyboardInterrupt
 
-    method = model()
-    checkpoints = folder and Stopping(folder, 0.0)
-    plan = replace(toy.schedule(epochs=2, attention="math"), identities=2, images=2)
-    train_model(method, PEOPLE, plan, 1, checkpoints=checkpoints)
+    small = {"size": toy.SIZE, "identities": 2, "images": 2, "pad": 2, "epochs": 2}
+    plan = replace(toy.TRAIN, **small, precision="float32", compile=False, attention="math")
+    method, checkpoints = model(preset=preset), folder and Stopping(folder, 0.0)
+    train_model(method, PEOPLE, resolve(plan, fed.PRESETS, preset, "train"), 1, checkpoints=checkpoints)
     return method.state_dict()
 
 
 def test_a_stopped_training_resumes_to_the_same_memory_and_weights(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        trained(tmp_path, stop=5)
-    whole, resumed = trained(), trained(tmp_path)
+        trained(folder=tmp_path, stop=5)
+    whole, resumed = trained(), trained(folder=tmp_path)
     assert "memories.1.centres" in whole and all(torch.equal(whole[n], resumed[n]) for n in whole)
 
 
-def test_it_trains_on_the_gpu_as_on_the_cpu():
-    here = trained()
+@pytest.mark.parametrize("preset", ["recommended", "paper"])
+def test_it_trains_on_the_gpu_as_on_the_cpu(preset):
+    here = trained(preset)
     with stand_in_gpu.stand_in():
-        there = trained()
+        there = trained(preset)
     assert all(torch.equal(here[name], there[name]) for name in here)
 
 
