@@ -135,6 +135,21 @@ def test_a_trained_model_lacks_what_only_training_needs_and_is_as_good(folder, m
         assert torch.equal(embedding.parts, wanted.parts)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("drop_path", 0.5), ("bias_lr", 3.0), ("optimiser", "adam"), ("jitter", [0.5] * 4)]
+)
+def test_how_a_training_goes_changes_the_weights_and_not_what_is_loaded(folder, name, value):
+    values = params.load("params.yaml")
+    trained()
+    Path("model").rename("first")
+    values["train"][name] = value
+    Path("params.yaml").write_text(json.dumps(values))
+    assert trained()["train"][name] == value
+    first, other = (load_file(f"{model}/model.safetensors") for model in ("first", "model"))
+    assert first.keys() == other.keys()
+    assert not torch.equal(first["encoder.blocks.0.mlp.fc1.bias"], other["encoder.blocks.0.mlp.fc1.bias"])
+
+
 def test_two_trainings_from_a_vit_of_timm_start_from_equal_bytes(folder):
     save_file(timm.create_model(TINY).state_dict(), "tiny.safetensors")
     records = []
