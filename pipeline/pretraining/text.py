@@ -182,7 +182,8 @@ def fit(
         optimiser.step()
         schedule.step()
         if step % max(1, settings.steps // 10) == 0:
-            history.append({"step": step, "loss": float(loss.detach())} | score(text, projection, held_out, place))
+            figures = {"step": step, "loss": float(loss.detach())}
+            history.append(figures | score(text, projection, held_out, place))
     projection.scale.copy_(log_scale.detach().exp())
     return history
 
