@@ -389,7 +389,7 @@ def test_two_processes_train_as_one(towers, tmp_path):
 def test_it_overfits_one_batch(towers):
     plan = replace(toy.schedule(epochs=1, lr=5e-3, decay=0.0, warmup=0.0, clip=5.0), floor=1.0)
     loop = Loop(supervised(towers, spt=0.3), plan, torch.device("cpu"))
-    for _ in range(60):
+    for _ in range(30):
         loop.step(BATCH, 0.0)
     for term in ("identity", "arc", "triplet", "align"):
         assert loop.log[-1][term] < 0.5 * loop.log[0][term], term
@@ -463,9 +463,9 @@ def test_the_exported_graph_has_the_gate(tmp_path):
     [
         (
             {"vit": "vit_small_patch16_224"},
-            r"dpmpp.text = embedded.*Set dpmpp.text to clip, or dpmpp.vit to embedded",
+            r"dpmpp.text: .*dpmpp.vit = vit_small_.*Set dpmpp.text to clip, or dpmpp.vit to embedded",
         ),
-        ({"text": "clip"}, r"dpmpp.text = clip.*Set dpmpp.text to embedded, or dpmpp.vit to a ViT of CLIP"),
+        ({"text": "clip"}, r"dpmpp.text: .*Set dpmpp.text to embedded, or dpmpp.vit to a ViT of CLIP"),
         ({"embedding": 9}, r"dpmpp.text: its embeddings have 8 channels, the params say 9"),
         ({"seed": 5}, r"not of one training"),  # of another encoder
     ],

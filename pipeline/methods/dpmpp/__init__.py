@@ -17,12 +17,12 @@ from torch import Tensor
 
 from pipeline.batches.views import Batch, View
 from pipeline.methods.base import DataSpec, Embedding, Method, Objective, ParamGroup
-from pipeline.methods.dpmpp.params import PRESETS, WITHOUT_EFFECT, Params, matching_towers
+from pipeline.methods.dpmpp.params import PRESETS, WITHOUT_EFFECT, Params
 from pipeline.model import losses
 from pipeline.model.masking import MaskedMetric, budget, tapped_blocks
 from pipeline.model.text import Towers
 from pipeline.model.text.prompts import Prompts
-from pipeline.model.text.supervision import Supervision
+from pipeline.model.text.supervision import Supervision, matching_towers
 from pipeline.model.transfer import Transfer, draw_transfer, saliency
 from pipeline.model.vit import OcclusionAwareViT
 
@@ -86,7 +86,9 @@ class DPMpp(MaskedMetric, Method):
         """Take the towers for stage 1; `file` has our own.  Raises `BadInput` if none fit the encoder."""
         if not self.text:
             return ""
-        self.towers, source = matching_towers(self.params, file, self.encoder.cls)
+        mine, tower = self.params, (self.params.text_tower, self.params.text_weights)
+        self.towers, source = matching_towers("dpmpp", mine.vit, mine.own_tower, file, *tower)
+        self.towers.check_pair(self.encoder.cls, "dpmpp.text", mine.embedding)
         self.text.read(self.towers)
         return source
 

@@ -1,23 +1,17 @@
-"""DPM++'s parameters, the table of both presets, and the text tower that goes with an encoder."""
+"""DPM++'s parameters, and the table of both presets."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
-from torch import Tensor
 
-from pipeline.core.params import STRICT, BadInput
+from pipeline.core.params import STRICT
 from pipeline.methods.presets import ENCODER_AND_HEADS, RECIPE, Preset, Presets
 from pipeline.model.backbones import Colours
 from pipeline.model.masking import Taps
-from pipeline.model.text import Towers, read_towers
-from pipeline.model.text.clip import clip_towers
 from pipeline.model.text.supervision import Link
 from pipeline.model.transfer import Pairing
-
-CLIP_VIT = "a ViT of CLIP, such as vit_base_patch16_clip_quickgelu_224.openai"
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -110,56 +104,23 @@ PRESETS: Presets = {
     "train.drop_path": (0.0, 0.0, "not public; CLIP-ReID has none"),
 }
 
-
-def _wordless(dpmpp: Any, _: Any = None) -> bool:
-    return not dpmpp.words
-
-
-def _maskless(dpmpp: Any, _: Any = None) -> bool:
-    return dpmpp.mask == "none"
-
-
-def _unmixed(dpmpp: Any, _: Any = None) -> bool:
-    return dpmpp.spt == 0
-
-
-def _other_tower(dpmpp: Any, _: Any = None) -> bool:
-    return _wordless(dpmpp) or dpmpp.own_tower
-
-
 # param -> when it changes neither the log nor an embedding
 WITHOUT_EFFECT: dict[str, Callable[[Any, Any], bool]] = {
     "camera_on": lambda dpmpp, _: dpmpp.gamma_camera == 0,
-    "taps": _maskless,
-    "steps": _maskless,
-    "budget": _maskless,
-    "mask_lr": lambda dpmpp, _: dpmpp.mask == "none" or dpmpp.steps == "joint",
-    "mask_schedule": lambda dpmpp, _: dpmpp.mask == "none" or dpmpp.steps == "joint",
-    "text_tower": _other_tower,
-    "text_weights": _other_tower,
-    **{name: _wordless for name in ("embedding", "prompt_epochs", "prompt_lr", "prompt_batch")},
-    "transfer": lambda dpmpp, _: dpmpp.text == "none",
+    **{name: lambda dpmpp, _: dpmpp.mask == "none" for name in ("taps", "steps", "budget")},
+    **{
+        name: lambda dpmpp, _: dpmpp.mask == "none" or dpmpp.steps == "joint"
+        for name in ("mask_lr", "mask_schedule")
+    },
     "text": lambda dpmpp, _: not dpmpp.transfer,
-    "prompt_tokens": lambda dpmpp, _: _wordless(dpmpp) or dpmpp.text == "table",
-    "text_weight": lambda dpmpp, _: _wordless(dpmpp) or "i2t" not in dpmpp.transfer,
-    "align_weight": lambda dpmpp, _: _wordless(dpmpp) or "align" not in dpmpp.transfer,
-    **{name: _unmixed for name in ("pairing", "roll", "ignore")},
+    "transfer": lambda dpmpp, _: dpmpp.text == "none",
+    **{name: lambda dpmpp, _: dpmpp.own_tower or not dpmpp.words for name in ("text_tower", "text_weights")},
+    **{
+        name: lambda dpmpp, _: not dpmpp.words
+        for name in ("embedding", "prompt_epochs", "prompt_lr", "prompt_batch")
+    },
+    "prompt_tokens": lambda dpmpp, _: dpmpp.text == "table" or not dpmpp.words,
+    "text_weight": lambda dpmpp, _: "i2t" not in dpmpp.transfer or not dpmpp.words,
+    "align_weight": lambda dpmpp, _: "align" not in dpmpp.transfer or not dpmpp.words,
+    **{name: lambda dpmpp, _: dpmpp.spt == 0 for name in ("pairing", "roll", "ignore")},
 }
-
-
-def matching_towers(params: Params, file: str, class_token: Tensor) -> tuple[Towers, str]:
-    """The text tower and projection of an encoder, and the file that has them; "" if they were downloaded.
-
-    `file` has ours, `class_token` is the encoder's.
-    Raises `BadInput` unless they are of one training, and of the `embedding` that the params say.
-    """
-    own, source = params.own_tower, params.text_weights
-    if (params.vit == "embedded") != own:
-        text, vit = ("clip", "embedded") if own else ("embedded", CLIP_VIT)
-        raise BadInput(
-            f"params.yaml: dpmpp.text = {params.text}: that tower was not trained with dpmpp.vit = "
-            f"{params.vit}. Set dpmpp.text to {text}, or dpmpp.vit to {vit}."
-        )
-    towers = read_towers(file) if own else clip_towers(params.text_tower, source)
-    towers.check_pair(class_token, "dpmpp.text", params.embedding)
-    return towers, file if own else source * Path(source).is_file()

@@ -5,6 +5,7 @@ from texts to prototypes.
 """
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -12,12 +13,32 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from pipeline.core.params import BadInput
 from pipeline.model import losses
-from pipeline.model.text import Projection, Towers
+from pipeline.model.text import Projection, Towers, read_towers
+from pipeline.model.text.clip import clip_towers
 from pipeline.model.text.prompts import Prompts, prompt_table
 
 Link = Literal["i2t", "align", "start", "replace"]
 SMOOTHING = 0.1  # of the image-to-text cross-entropy, CLIP-ReID's
+CLIP_VIT = "a ViT of CLIP, such as vit_base_patch16_clip_quickgelu_224.openai"
+
+
+def matching_towers(name: str, vit: str, own: bool, file: str, tower: str, source: str) -> tuple[Towers, str]:
+    """The text tower and projection of an encoder, and the file that has them; "" if they were downloaded.
+
+    own: whether they are ours, in `file`; else those of the CLIP `tower`, from `source` (`clip.clip_towers`)
+    name: the param that chose so, for errors
+
+    Raises `BadInput` if they cannot be of one training with the encoder called `vit`.
+    """
+    if (vit == "embedded") != own:
+        text, encoder = ("clip", "embedded") if own else ("embedded", CLIP_VIT)
+        raise BadInput(
+            f"params.yaml: {name}.text: this tower was not trained with {name}.vit = {vit}. Set {name}.text "
+            f"to {text}, or {name}.vit to {encoder}."
+        )
+    return (read_towers(file), file) if own else (clip_towers(tower, source), source * Path(source).is_file())
 
 
 class Supervision(nn.Module):
