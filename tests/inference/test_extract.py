@@ -322,7 +322,7 @@ def test_the_encoder_before_training_is_the_one_the_record_names(tmp_path):
     encoder = toy.encoder()
     save_vit(tmp_path / "vit.safetensors", encoder, {})
     record = {"method": "ogfr", "data_spec": {"size": [64, 32]}}
-    record["params"] = {"vit": "embedded", "weights": "not/read.safetensors"}
+    record["params"] = {"vit": "embedded", "weights": "not/read.safetensors", "colours": "auto"}
     record["vit"] = {
         "name": "embedded",
         "weights": load_vit(tmp_path / "vit.safetensors").architecture["weights"],
