@@ -1,7 +1,7 @@
 """Multiply-adds and parameters of OGFR, counted on the modules as they run."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 from unittest import mock
@@ -54,7 +54,7 @@ def count(settings: Params, spec: DataSpec) -> dict[str, Any]:
     }
 
 
-def _rounded(parts: dict[str, float], unit: float) -> dict[str, float]:
+def _rounded(parts: Mapping[str, float], unit: float) -> dict[str, float]:
     return {name: round(n / unit, 6) for name, n in {**parts, "all": sum(parts.values())}.items()}
 
 

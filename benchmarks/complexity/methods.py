@@ -24,7 +24,7 @@ def row(name: str, spec: DataSpec, **changes: Any) -> dict[str, Any]:
 
     A training image counts with all views that the method takes of it and all steps in which it is.
     """
-    model = meta_method(name, spec, **changes)
+    model: Any = meta_method(name, spec, **changes)
     down, across = model.encoder.grid
     forward, both = (training_cost(model, meta_batch(spec, BATCH), backward) for backward in (False, True))
     return {

@@ -50,6 +50,11 @@ FAULTS = {
         ["--bpbreid", "none"],
         "argument --bpbreid: none: no torchreid/metrics/distance.py; give the folder of a checkout of VlSom",
     ),
+    "a checkout of something else": (
+        "official",
+        ["--fed", "none"],
+        "argument --fed: none: no configs/OCC_Duke/vit_base.yml; give the folder of a checkout of Zachary",
+    ),
     "a missing argument": ("training", [], "the following arguments are required: --transreid"),
     "an argument too many": ("complexity", ["x"], "unrecognized arguments: x"),
 }
