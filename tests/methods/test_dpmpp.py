@@ -443,6 +443,7 @@ def test_every_row_of_the_table_applies_to_some_run():
 # ------------------------------------------------------------------ afterwards
 
 
+@pytest.mark.slow
 def test_the_exported_graph_has_the_gate(tmp_path):
     folder = toy.trained(tmp_path / "trained", "dpmpp")
     outputs = onnx.write(folder, tmp_path / "model.onnx")
