@@ -103,11 +103,10 @@ def sample_band(source: str, donors: Iterator[Donor], pictures: Pictures, rng: n
     """
     donor = next(donors)
     height, width = donor.parsing.shape
-    picture = pictures["patch"][int(rng.integers(len(pictures["patch"])))] if source == "patch" else None
+    picture = _any(pictures["patch"], rng) if source == "patch" else None
     tall = is_tall(picture) if picture else bool(rng.random() < 0.5)
-    length = int(
-        rng.integers(width // 4, width // 2 + 1) if tall else rng.integers(height // 4, height // 2 + 1)
-    )
+    side = width if tall else height  # of which the band has a share
+    length = int(rng.integers(side // 4, side // 2 + 1))
     h, w = (height, length) if tall else (length, width)
     if picture:
         band = obstacles.rectangle(resize_image(picture.pixels, (h, w)))
