@@ -15,7 +15,7 @@ from statistics import mean, median, stdev
 from typing import Annotated, Any, Literal, NamedTuple
 
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 from pydantic.dataclasses import dataclass
 
 from pipeline.core import params
@@ -62,7 +62,7 @@ class Study:
     rows: list[Row]
     queries: Queries = "occluded"  # whose scores the table shows
     cost: bool = False  # whether the table has the columns of `COSTS`
-    control: int = Field(0, ge=0)  # row, from 1, that others are compared with, seed by seed; 0: none
+    control: NonNegativeInt = 0  # row, from 1, that others are compared with, seed by seed; 0: none
 
 
 class Result(NamedTuple):

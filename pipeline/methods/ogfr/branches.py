@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.methods.ogfr.agent import Mask
 from pipeline.model.taps import watch
-from pipeline.model.vit import Image, OcclusionAwareViT
+from pipeline.model.vit import Image, OcclusionAwareViT, Tokens
 
 
 class Encoded(NamedTuple):
@@ -34,7 +34,7 @@ def encode(
 ) -> Encoded:
     """F, and the tokens before the last `blocks` blocks of the encoder, if any is to follow the erasing."""
     if not blocks:
-        tokens = encoder(image, hidden, camid)
+        tokens: Tokens = encoder(image, hidden, camid)
         return Encoded(*tokens, tokens.patch[:, :0])
     tap = len(encoder.blocks) - blocks
     watched = watch(encoder, image, hidden, camid, taps=[tap])

@@ -194,8 +194,7 @@ class OGFR(Method):
             return h._replace(patch=patch)
         registers = h.before[:, h.before.shape[1] - self.encoder.registers :]
         tokens = torch.cat([h.before[:, : K + 2], patch, registers], 1)
-        for block in self.encoder.blocks[-blocks:]:
-            tokens = block(tokens)
+        tokens = nn.Sequential(*self.encoder.blocks)[-blocks:](tokens)
         return Encoded(*self.encoder.split(self.encoder.norm(tokens)), h.before)
 
     def explore(self, branches: Sequence[Branch], pid: Int[Tensor, "B"]) -> list[Episodes]:
