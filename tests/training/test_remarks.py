@@ -20,6 +20,7 @@ OGFR = load_method("ogfr")
 # another value of every param that may be without effect
 OTHER = {
     "ogfr.decoder": "plain", "ogfr.residual": False, "ogfr.erase": "labels", "ogfr.erase_rate": 0.9,
+    "ogfr.erase_before": 1, "ogfr.global_token": "rebuilt",
     "ogfr.episodes": 2, "ogfr.agent_keep": 0.5, "ogfr.agent_optimiser": "sgd", "ogfr.agent_lr": 0.5,
     "ogfr.baseline": "image", "ogfr.baseline_epochs": 1, "ogfr.reward_floor": 0.9, "ogfr.reward_clip": 1e-3,
     "ogfr.alpha": 0.9, "ogfr.beta": 0.9, "ogfr.mu_1": 0.9, "ogfr.mu_2": 0.9, "ogfr.mse": "sum",
@@ -80,7 +81,8 @@ def test_a_param_is_said_to_have_no_effect_where_another_value_changes_nothing(r
 # params that are silent in some runs, and one in which each is not
 EFFECTIVE = {
     "started at random": [
-        "ogfr.decoder", "ogfr.erase", "ogfr.episodes", "ogfr.agent_lr", "ogfr.agent_optimiser",
+        "ogfr.decoder", "ogfr.erase", "ogfr.erase_before", "ogfr.global_token", "ogfr.episodes",
+        "ogfr.agent_lr", "ogfr.agent_optimiser",
         "ogfr.reward_floor", "ogfr.mu_2", "ogfr.mse", "train.obstacles.aspect",
     ],
     "erased at random": ["ogfr.erase_rate", "ogfr.decoder"],

@@ -64,6 +64,4 @@ WITHOUT_EFFECT: dict[str, Callable[[Any, Any], bool]] = {
     "steps": lambda dpm, _: dpm.mask == "none",
     "mask_lr": lambda dpm, _: dpm.mask == "none" or dpm.steps == "joint",
     "mask_schedule": lambda dpm, _: dpm.mask == "none" or dpm.steps == "joint",
-    "scale": lambda dpm, _: dpm.arc == 0,
-    "margin": lambda dpm, _: dpm.arc == 0,
 }
