@@ -14,7 +14,7 @@ from torch.distributed import run
 
 from pipeline.core import distributed, params
 from pipeline.core.params import BadInput
-from pipeline.methods import fed
+from pipeline.methods import fed, transreid
 from pipeline.methods.base import Method, Objective, ParamGroup, data_spec, load_method
 from pipeline.methods.presets import resolve
 from pipeline.model import losses
@@ -55,6 +55,16 @@ def dropping():
     return model
 
 
+def dropping_locals():
+    """A TransReID, whose local branch is a copy of a last block with drop-path."""
+    torch.manual_seed(0)
+    section = params.read("params.yaml", "transreid", transreid.Params)
+    vit = toy.encoder()
+    set_drop_path(vit.blocks, 0.5)
+    settings = resolve(replace(section, stride=16), transreid.PRESETS, "recommended", "transreid")
+    return transreid.build(settings, data_spec(PEOPLE), vit)
+
+
 class Pair(Method):
     """Two groups of the same kind: a step for each, the second on new weights; `idle` is in no loss."""
 
@@ -79,6 +89,7 @@ class Pair(Method):
 MODELS = {
     "ogfr": lambda: toy.model(PEOPLE, agent_optimiser="sgd"),
     "ogfr with drop-path": dropping,
+    "transreid with drop-path": dropping_locals,
     "two groups, one of them with idle parameters": Pair,
     "ogfr, both branches erased at random": lambda: toy.model(PEOPLE, erase="random", fep="both"),
     **{name: partial(named, name) for name in sorted(METHODS - {"ogfr"})},

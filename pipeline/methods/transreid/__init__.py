@@ -141,9 +141,11 @@ class TransReID(Method):
         divide = self.params.divide
         size = (tokens.shape[1] - 1) // divide
         patch = shuffle(tokens[:, 1:], self.params.shift, self.params.groups)[:, : divide * size]
-        group = patch.unflatten(1, (divide, size))
-        cls = tokens[:, None, :1].expand(-1, divide, -1, -1)
-        return self.local(torch.cat([cls, group], 2).flatten(0, 1))[:, 0].unflatten(0, (-1, divide))
+        # group after group, not image after image: drop-path draws for one view of all images after another
+        group = patch.unflatten(1, (divide, size)).transpose(0, 1)
+        cls = tokens[None, :, :1].expand(divide, -1, -1, -1)
+        output = self.local(torch.cat([cls, group], 2).flatten(0, 1))[:, 0]
+        return output.unflatten(0, (divide, -1)).transpose(0, 1)
 
     @torch.no_grad()
     def embed(self, batch: Batch) -> Embedding:
