@@ -50,6 +50,7 @@ class Row:
     cells: list[str | int | float]  # under the study's columns
     set: dict[str, Any]  # dotted name of a param: value
     paper: Annotated[list[float | None], Field(min_length=len(SCORES), max_length=len(SCORES))]  # percent
+    control: NonNegativeInt = 0  # row, from 1, that mAP is compared with, seed by seed; 0: none
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -62,7 +63,6 @@ class Study:
     rows: list[Row]
     queries: Queries = "occluded"  # whose scores the table shows
     cost: bool = False  # whether the table has the columns of `COSTS`
-    control: NonNegativeInt = 0  # row, from 1, that others are compared with, seed by seed; 0: none
 
 
 class Result(NamedTuple):
@@ -262,7 +262,8 @@ def from_folder(folder: str | Path) -> list[Result]:
 
 def _kept_result(folder: Path) -> Result:
     report, record = (json.loads((folder / name).read_text()) for name in (REPORT, Path(RECORD).name))
-    seconds = pd.read_csv(folder / TIMES)["seconds"].tolist()
+    times = folder / TIMES
+    seconds = pd.read_csv(times)["seconds"].tolist() if times.exists() else []  # none in folders of old
     return Result(params.load(folder / "params.yaml"), "done", report, cost(report, record, seconds))
 
 
@@ -273,19 +274,19 @@ def table(study: Study, values: Values, seeds: Iterable[int], results: list[Resu
     """The paper's table in Markdown: our mean ± standard deviation over seeds, beside the paper's value.
 
     The deviation is the sample's (n - 1); one seed has none.  A group without a query has no scores: `-`.
-    The column `seeds` counts those that are done.  A study with a control has a column of mAP's difference
-    from it, over the seeds that both have; one with costs has those of the first seed that is done.
+    The column `seeds` counts those that are done.  Where rows have controls, a column has the difference of
+    mAP from the control's, over the seeds that both have; costs are those of the first seed that is done.
     """
-    seeds, control = list(seeds), study.control
+    seeds, compares = list(seeds), any(row.control for row in study.rows)
     per_row = [[find_result(results, experiment(values, row, seed)) for seed in seeds] for row in study.rows]
     lines = [[*study.columns, "seeds", *(cell for title in SCORES.values() for cell in (title, "paper"))]]
-    lines[0] += [f"mAP - row {control}"] * bool(control) + [title for title, _ in COSTS.values()] * study.cost
+    lines[0] += ["mAP against"] * compares + [title for title, _ in COSTS.values()] * study.cost
     for row, per_seed in zip(study.rows, per_row, strict=True):
         ours = [_mean_and_deviation(_scores(per_seed, queries, name)) for name in SCORES]
         pairs = [cell for pair in zip(ours, map(_percent, row.paper), strict=True) for cell in pair]
         line = [*map(str, row.cells), _progress(per_seed), *pairs]
-        if control:
-            line.append(_difference(per_seed, per_row[control - 1], queries))
+        if compares:
+            line.append(_difference(per_seed, per_row[row.control - 1], row.control, queries))
         lines.append(line + (_costs(per_seed) if study.cost else []))
     tested = dict.fromkeys(f"`{experiment(values, row, 1)['test_on'][0]}`" for row in study.rows)
     return (
@@ -300,10 +301,14 @@ def _scores(per_seed: list[Result | None], queries: Queries, name: str) -> list[
     return [scores[name] for scores in done if name in scores]
 
 
-def _difference(per_seed: list[Result | None], control: list[Result | None], queries: Queries) -> str:
+def _difference(
+    per_seed: list[Result | None], control: list[Result | None], number: int, queries: Queries
+) -> str:
+    if not number:
+        return ""
     pairs = [[_scores([r], queries, "mAP") for r in pair] for pair in zip(per_seed, control, strict=True)]
     differences = [ours[0] - theirs[0] for ours, theirs in pairs if ours and theirs]
-    return "" if per_seed is control else _mean_and_deviation(differences, "+")
+    return f"row {number}: {_mean_and_deviation(differences, '+')}"
 
 
 def _costs(per_seed: list[Result | None]) -> list[str]:
