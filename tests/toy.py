@@ -22,7 +22,8 @@ from pipeline.training.schedule import Schedule
 SIZE = (64, 32)
 OGFR = params.read("params.yaml", "ogfr", Params)
 TRAIN = params.read("params.yaml", "train", Schedule)
-FITTING = {"fed": {"neighbours": 2}}  # params that fit four people, by method
+# params that fit four people, and an encoder that no text tower was trained with, by method
+FITTING = {"fed": {"neighbours": 2}, "dpmpp": {"text": "none"}}
 
 
 def settings(preset="recommended", **changes):

@@ -111,7 +111,7 @@ def test_the_agent_has_an_optimiser_and_a_rate_of_its_own_and_its_weights_do_not
     plan = toy.schedule(optimiser="sgd", decay=0.25)
     loop = Loop(toy.model(PEOPLE, agent_optimiser="adamw", agent_lr=0.5), plan, torch.device("cpu"))
     ((rest,), (agent,)) = (loop.optimisers[name].param_groups for name in ("reid", "agent"))
-    assert isinstance(loop.optimisers["agent"], torch.optim.AdamW) and loop.base_lr["agent"] == 0.5
+    assert isinstance(loop.optimisers["agent"], torch.optim.AdamW) and loop.base_lr["agent"] == [0.5]
     assert (rest["weight_decay"], agent["weight_decay"]) == (0.25, 0.0)
 
 
