@@ -97,8 +97,8 @@ def sample_band(source: str, donors: Iterator[Donor], pictures: Pictures, rng: n
 
     A picture taller than `TALL` becomes as high as the image and a quarter to a half as wide; another one as
     wide, a quarter to a half as high, and its colours are jittered.
-    Assumed: rectangles and backgrounds, which stand for FED's unpublished patches, are either with equal
-    probability, and are cut in the band's size.
+    Assumed: rectangles and backgrounds, which stand for FED's patches, are either with equal probability, and
+    are cut in the band's size.
     Departs: colours change after the resizing, not before it, which costs less.
     """
     donor = next(donors)
@@ -131,8 +131,9 @@ def cut_background(donors: Iterator[Donor], h: int, w: int, rng: np.random.Gener
 
     It may have fewer eighths of both sides, as many as fit, and is then enlarged.  A donor whose map shows no
     body says nothing and is passed over.  After `DONORS` of them, a rectangle of the last one.
-    Assumed: this stands for FED's patches, obstacles cut from training images, which are not published; the
-    parsing map calls background what is not the target's body: things, and other people too.
+    Assumed: this stands for FED's cropped patches, a download whose origin and terms are not stated (the source
+    `patch` takes them); the parsing map calls background what is not the target's body: things, and other
+    people too.
     """
     for donor in islice(donors, DONORS):
         for share in EIGHTHS if donor.parsing.any() else ():

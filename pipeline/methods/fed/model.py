@@ -3,8 +3,9 @@
 An image's feature b is that of its horizontal stripes, each weighted by its score o of visibility.  Training
 diffuses b with the nearest other people of a memory to d, as if they stood in the picture.  Only b embeds.
 
-Assumed: sizes and losses are those of the published code (ZacharyWang-007/FED-Occluded-ReID), as no equation
-of the paper is at hand.  What has no effect there (four necks, four classifiers, one loss) is left out.
+Assumed: the sources are the paper's abstract, the published code (ZacharyWang-007/FED-Occluded-ReID) and the
+figure of its README; sizes and losses are the code's.  What has no effect there (four necks, four
+classifiers, one loss) is left out.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -46,7 +46,8 @@ PRESETS: Presets = {
     "train.obstacles.sources": (
         ["rectangle"],
         ["background"],
-        "FED's patches are not published; rectangles show other people, too, as our queries do",
+        "rectangles show other people, too, as our queries do; backgrounds stand for FED's patches, a download "
+        "of unstated origin",
     ),
     "train.obstacles.placement": (
         "border",
