@@ -131,9 +131,8 @@ def cut_background(donors: Iterator[Donor], h: int, w: int, rng: np.random.Gener
 
     It may have fewer eighths of both sides, as many as fit, and is then enlarged.  A donor whose map shows no
     body says nothing and is passed over.  After `DONORS` of them, a rectangle of the last one.
-    Assumed: this stands for FED's cropped patches, a download whose origin and terms are not stated (the source
-    `patch` takes them); the parsing map calls background what is not the target's body: things, and other
-    people too.
+    Assumed: this stands for FED's cropped patches, a download whose origin and terms are not stated (`patch`
+    takes them); the parsing map calls background what is not the target's body: things, and other people too.
     """
     for donor in islice(donors, DONORS):
         for share in EIGHTHS if donor.parsing.any() else ():

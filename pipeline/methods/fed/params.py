@@ -46,8 +46,8 @@ PRESETS: Presets = {
     "train.obstacles.sources": (
         ["rectangle"],
         ["background"],
-        "rectangles show other people, too, as our queries do; backgrounds stand for FED's patches, a download "
-        "of unstated origin",
+        "rectangles show other people, too, as our queries do; backgrounds stand for FED's patches, a "
+        "download of unstated origin",
     ),
     "train.obstacles.placement": (
         "border",
