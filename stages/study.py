@@ -35,10 +35,14 @@ def dvc(*words: str) -> str:
     return process.stdout
 
 
-def experiments(rev: str, scores: bool = False) -> list[tables.Result]:
-    """The experiments that start from a commit; `scores` are read from DVC's cache if asked for."""
+def experiments(rev: str, scores: bool = False, costs: bool = False) -> list[tables.Result]:
+    """The experiments that start from a commit; what is asked for is read from DVC's cache."""
     commits = json.loads(dvc("exp", "show", "--json", "--rev", rev))
-    return tables.from_dvc(commits, read_json) if scores else tables.from_dvc(commits)
+
+    def read(rev: str, path: str) -> dict:
+        return read_json(rev, path) if costs or path != tables.RECORD else {}
+
+    return tables.from_dvc(commits, read) if scores else tables.from_dvc(commits)
 
 
 def read_json(rev: str, path: str) -> dict:
@@ -129,7 +133,8 @@ def show(args: argparse.Namespace) -> None:
     """Print the tables: of a folder, or of DVC's experiments."""
     values = params.load(CONFIG)
     studies = load_studies(args.names, values)
-    results = tables.from_folder(args.results) if args.results else experiments(args.rev, scores=True)
+    costs = any(study.cost for study in studies.values())
+    results = tables.from_folder(args.results) if args.results else experiments(args.rev, True, costs)
     for name, study in studies.items():
         table = tables.table(study, values, args.seeds, results, args.queries or study.queries)
         print(f"{name}: {table}", end="\n\n")
