@@ -18,12 +18,14 @@ from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 from jaxtyping import Bool, Float
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from pipeline.batches.views import Batch, ImageSet
 from pipeline.core import params, weights
 from pipeline.core.params import BadInput
 from pipeline.model.backbones import untrained_vit
+from pipeline.model.vit import CameraOn, OcclusionAwareViT
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,16 @@ class DataSpec:
     cameras: int  # numbered from 0
     coarse: int  # C, coarse parts of the occlusion type z
     trained_cameras: tuple[int, ...]  # those with training images; the others' embeddings are untrained
+
+
+def encoder_without_parts(
+    vit: VisionTransformer, spec: DataSpec, stride: int, gamma_camera: float, camera_on: CameraOn = "all"
+) -> OcclusionAwareViT:
+    """An encoder for a training set, without part tokens and occlusion patterns."""
+    return OcclusionAwareViT(
+        vit, spec.size, stride, parts=0, coarse=spec.coarse, cameras=spec.cameras, gamma_pattern=0.0,
+        gamma_camera=gamma_camera, trained=spec.trained_cameras, camera_on=camera_on,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

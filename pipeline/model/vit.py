@@ -27,6 +27,7 @@ from pipeline.model.compute import set_attention
 
 Image = Float[Tensor, "B 3 H W"] | UInt8[Tensor, "B 3 H W"]  # colours in [-1, 1], or bytes
 Edit = Callable[[Float[Tensor, "B N D"]], Float[Tensor, "B N D"]]  # of projected patches
+CameraOn = Literal["all", "class"]  # tokens that get the camera's embedding
 
 # ------------------------------------------------------------------ geometry
 
@@ -102,7 +103,7 @@ class OcclusionAwareViT(nn.Module):
         gamma_pattern: float = 3.0,
         gamma_camera: float = 3.0,
         trained: tuple[int, ...] = (),
-        camera_on: Literal["all", "class"] = "all",
+        camera_on: CameraOn = "all",
     ):
         super().__init__()
         self.patch = vit.patch_embed.patch_size[0]

@@ -16,11 +16,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from pipeline.batches.views import Batch
-from pipeline.methods.base import DataSpec, Embedding, Method, Objective, ParamGroup
+from pipeline.methods.base import DataSpec, Embedding, Method, Objective, ParamGroup, encoder_without_parts
 from pipeline.methods.dpm.params import PRESETS, WITHOUT_EFFECT, Params
 from pipeline.model import losses
 from pipeline.model.masking import MaskedMetric, tapped_blocks
-from pipeline.model.vit import OcclusionAwareViT
 
 __all__ = ["PRESETS", "WITHOUT_EFFECT", "Params", "build"]
 
@@ -37,10 +36,7 @@ class DPM(MaskedMetric, Method):
 
     def __init__(self, params: Params, spec: DataSpec, vit: VisionTransformer):
         taps = tapped_blocks(params.taps, len(vit.blocks), "dpm.taps") if params.mask == "generator" else ()
-        encoder = OcclusionAwareViT(
-            vit, spec.size, params.stride, parts=0, coarse=spec.coarse, cameras=spec.cameras,
-            gamma_pattern=0.0, gamma_camera=params.gamma_camera, trained=spec.trained_cameras,
-        )  # fmt: skip
+        encoder = encoder_without_parts(vit, spec, params.stride, params.gamma_camera)
         super().__init__(encoder, spec.identities, params.head_gain, taps)
         self.params: Any = params
 

@@ -16,7 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from pipeline.batches.views import Batch, View
-from pipeline.methods.base import DataSpec, Embedding, Method, Objective, ParamGroup
+from pipeline.methods.base import DataSpec, Embedding, Method, Objective, ParamGroup, encoder_without_parts
 from pipeline.methods.dpmpp.params import PRESETS, WITHOUT_EFFECT, Params
 from pipeline.model import losses
 from pipeline.model.masking import MaskedMetric, budget, tapped_blocks
@@ -24,11 +24,10 @@ from pipeline.model.text import Towers
 from pipeline.model.text.prompts import Prompts
 from pipeline.model.text.supervision import Supervision, matching_towers
 from pipeline.model.transfer import Transfer, draw_transfer, saliency
-from pipeline.model.vit import OcclusionAwareViT
 
 __all__ = ["PRESETS", "WITHOUT_EFFECT", "Params", "build"]
 
-BUDGET = 0.9  # Assumed: a port of DPM++ speaks of a budget loss, and says no more
+BUDGET = 0.9  # share of the channels. Assumed: no source has such a loss; it is off, as `budget` is 0
 
 
 def build(params: Params, spec: DataSpec, vit: VisionTransformer) -> "DPMpp":
@@ -43,11 +42,7 @@ class DPMpp(MaskedMetric, Method):
 
     def __init__(self, params: Params, spec: DataSpec, vit: VisionTransformer):
         taps = tapped_blocks(params.taps, len(vit.blocks), "dpmpp.taps") if params.mask == "generator" else ()
-        encoder = OcclusionAwareViT(
-            vit, spec.size, params.stride, parts=0, coarse=spec.coarse, cameras=spec.cameras,
-            gamma_pattern=0.0, gamma_camera=params.gamma_camera, trained=spec.trained_cameras,
-            camera_on=params.camera_on,
-        )  # fmt: skip
+        encoder = encoder_without_parts(vit, spec, params.stride, params.gamma_camera, params.camera_on)
         super().__init__(encoder, spec.identities, params.head_gain, taps)
         self.params = params
         self.text: Supervision | None = None

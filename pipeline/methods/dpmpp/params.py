@@ -12,6 +12,7 @@ from pipeline.model.backbones import Colours
 from pipeline.model.masking import Taps
 from pipeline.model.text.supervision import Link
 from pipeline.model.transfer import Pairing
+from pipeline.model.vit import CameraOn
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -24,7 +25,7 @@ class Params:
     colours: Colours  # that the weights expect; auto: those of the name in `vit`
     stride: int | None = Field(ge=1)  # pixels between patches
     gamma_camera: float | None  # weight of the camera embedding; 0 leaves it out
-    camera_on: Literal["all", "class"] | None  # tokens that get it
+    camera_on: CameraOn | None  # tokens that get it
     # the masked metric, DPM's
     mask: Literal["generator", "none"]  # none: the plain cosine to prototypes, and no gate
     taps: Taps  # blocks whose patches the generator reads

@@ -19,14 +19,13 @@ from torch import Tensor, nn
 
 from pipeline.batches.views import Batch, View
 from pipeline.core.params import BadInput
-from pipeline.methods.base import DataSpec, Embedding, Method, Objective
+from pipeline.methods.base import DataSpec, Embedding, Method, Objective, encoder_without_parts
 from pipeline.methods.fed.erasing import OcclusionErasing, pool_stripes, stripe_changes, visible_stripes
 from pipeline.methods.fed.params import Params
 from pipeline.model import losses
 from pipeline.model.diffusion import FeatureDiffusion
 from pipeline.model.heads import Heads
 from pipeline.model.memory import Centres, check_neighbours
-from pipeline.model.vit import OcclusionAwareViT
 
 
 class Features(NamedTuple):
@@ -57,10 +56,7 @@ class FED(Method):
     def __init__(self, params: Params, spec: DataSpec, vit: VisionTransformer):
         super().__init__()
         self.params = params
-        self.encoder = OcclusionAwareViT(
-            vit, spec.size, params.stride, parts=0, coarse=spec.coarse, cameras=spec.cameras,
-            gamma_pattern=0.0, gamma_camera=params.gamma_camera, trained=spec.trained_cameras,
-        )  # fmt: skip
+        self.encoder = encoder_without_parts(vit, spec, params.stride, params.gamma_camera)
         if params.stripes > self.encoder.grid[0]:
             raise BadInput(
                 f"params.yaml: fed.stripes = {params.stripes}, but the grid of patches has "

@@ -24,13 +24,12 @@ from torch import Tensor, nn
 
 from pipeline.batches.views import Batch, View
 from pipeline.core.params import STRICT, BadInput
-from pipeline.methods.base import DataSpec, Embedding, Method, Objective
+from pipeline.methods.base import DataSpec, Embedding, Method, Objective, encoder_without_parts
 from pipeline.methods.presets import ENCODER_AND_HEADS, RECIPE, Preset, Presets
 from pipeline.model import losses
 from pipeline.model.backbones import Colours
 from pipeline.model.heads import Heads
 from pipeline.model.taps import watch
-from pipeline.model.vit import OcclusionAwareViT
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -92,10 +91,7 @@ class TransReID(Method):
     def __init__(self, params: Params, spec: DataSpec, vit: VisionTransformer):
         super().__init__()
         self.params = params
-        self.encoder = OcclusionAwareViT(
-            vit, spec.size, params.stride, parts=0, coarse=spec.coarse, cameras=spec.cameras,
-            gamma_pattern=0.0, gamma_camera=params.gamma_camera, trained=spec.trained_cameras,
-        )  # fmt: skip
+        self.encoder = encoder_without_parts(vit, spec, params.stride, params.gamma_camera)
         patches = self.encoder.grid[0] * self.encoder.grid[1]
         if params.jpm:
             if params.divide > patches:

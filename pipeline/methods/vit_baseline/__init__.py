@@ -20,12 +20,11 @@ from torch import Tensor
 
 from pipeline.batches.views import Batch, View
 from pipeline.core.params import STRICT
-from pipeline.methods.base import DataSpec, Embedding, Method, Objective
+from pipeline.methods.base import DataSpec, Embedding, Method, Objective, encoder_without_parts
 from pipeline.methods.presets import ENCODER_AND_HEADS, SCHEDULE, Preset, Presets
 from pipeline.model import losses
 from pipeline.model.backbones import Colours
 from pipeline.model.heads import Heads
-from pipeline.model.vit import OcclusionAwareViT
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -68,10 +67,7 @@ class Baseline(Method):
     def __init__(self, params: Params, spec: DataSpec, vit: VisionTransformer):
         super().__init__()
         self.params = params
-        self.encoder = OcclusionAwareViT(
-            vit, spec.size, params.stride, parts=0, coarse=spec.coarse, cameras=spec.cameras,
-            gamma_pattern=0.0, gamma_camera=params.gamma_camera, trained=spec.trained_cameras,
-        )  # fmt: skip
+        self.encoder = encoder_without_parts(vit, spec, params.stride, params.gamma_camera)
         self.head = Heads(1, self.encoder.width, spec.identities, params.head_gain)
 
     def objectives(self, batch: Batch) -> Iterator[Objective]:
