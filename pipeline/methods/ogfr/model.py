@@ -8,7 +8,7 @@ feature and the parts.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -194,7 +194,7 @@ class OGFR(Method):
             return h._replace(patch=patch)
         registers = h.before[:, h.before.shape[1] - self.encoder.registers :]
         tokens = torch.cat([h.before[:, : K + 2], patch, registers], 1)
-        tokens = nn.Sequential(*self.encoder.blocks)[-blocks:](tokens)
+        tokens = cast(nn.Sequential, self.encoder.blocks)[-blocks:](tokens)
         return Encoded(*self.encoder.split(self.encoder.norm(tokens)), h.before)
 
     def explore(self, branches: Sequence[Branch], pid: Int[Tensor, "B"]) -> list[Episodes]:
