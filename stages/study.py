@@ -21,7 +21,7 @@ from pipeline.core import params
 from pipeline.core.cli import command_line
 from pipeline.core.files import atomic_write, sha256
 from pipeline.core.params import BadInput
-from pipeline.studies import tables
+from pipeline.studies import markdown, tables
 
 CONFIG, DAG = "params.yaml", "dvc.yaml"
 KEPT = (tables.REPORT, "metrics.json", "cmc.csv", "log.csv", tables.TIMES, "record.json")
@@ -136,7 +136,7 @@ def show(args: argparse.Namespace) -> None:
     costs = any(study.cost for study in studies.values())
     results = tables.from_folder(args.results) if args.results else experiments(args.rev, True, costs)
     for name, study in studies.items():
-        table = tables.table(study, values, args.seeds, results, args.queries or study.queries)
+        table = markdown.table(study, values, args.seeds, results, args.queries or study.queries)
         print(f"{name}: {table}", end="\n\n")
 
 

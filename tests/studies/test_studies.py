@@ -26,7 +26,7 @@ from pipeline.labels import occlusion
 from pipeline.methods.base import data_spec, load_method
 from pipeline.methods.presets import resolve
 from pipeline.model.backbones import save_vit
-from pipeline.studies import tables
+from pipeline.studies import markdown, tables
 from pipeline.training.schedule import Schedule
 from stages import index as index_stage
 from stages import study as stage
@@ -306,7 +306,7 @@ def test_a_table_shows_mean_and_deviation_and_which_seeds_are_missing():
         result(random, 2, rank1=21.04),
         result(random, 3, "queued"),
     ]
-    assert tables.table(study, VALUES, [1, 2, 3], known, "occluded").splitlines() == [
+    assert markdown.table(study, VALUES, [1, 2, 3], known, "occluded").splitlines() == [
         "A study",
         "",
         "| erase                    | rate | seeds            | Rank-1     | paper | Rank-5     | paper "
@@ -323,7 +323,7 @@ def test_a_table_shows_mean_and_deviation_and_which_seeds_are_missing():
         "Ours: occluded queries of `embedded`, percent, mean ± standard deviation of seeds. "
         "The paper's: Some-Dataset.",
     ]
-    assert "99.0" in tables.table(study, VALUES, [1], known, "holistic")
+    assert "99.0" in markdown.table(study, VALUES, [1], known, "holistic")
 
 
 def test_a_table_with_a_control_shows_the_difference_of_the_seeds_that_both_have():
@@ -337,7 +337,7 @@ def test_a_table_with_a_control_shows_the_difference_of_the_seeds_that_both_have
         result(fixed, 1, mAP=31.0),
         result(fixed, 2, mAP=31.0),  # differences -1 and 2: mean 0.5, deviation sqrt(1.5^2 * 2) = 2.1
     ]
-    lines = tables.table(study, VALUES, [1, 2, 3], known, "occluded").splitlines()[2:6]
+    lines = markdown.table(study, VALUES, [1, 2, 3], known, "occluded").splitlines()[2:6]
     assert [line.split("|")[-2].strip() for line in lines] == [
         "mAP against",
         "-" * len("row 2: +0.5 ± 2.1"),
@@ -350,7 +350,7 @@ def test_a_table_with_costs_shows_those_that_are_known():
     study = replace(ALL["table6"], cost=True)
     cost = tables.cost({"protocol": {"features": 1152}}, {"parameters": 2_504_000}, [0.25, 0.125, 9.0])
     known = [result(study.rows[0], 2, cost=cost), result(study.rows[1], 2, cost={"features": 128.0})]
-    lines = tables.table(study, VALUES, [1, 2], known, "occluded").splitlines()[2:6]
+    lines = markdown.table(study, VALUES, [1, 2], known, "occluded").splitlines()[2:6]
     assert [[cell.strip() for cell in line.split("|")[-4:-1]] for line in lines] == [
         ["M params", "numbers/image", "ms/step"],
         ["--------", "-------------", "-------"],
@@ -362,7 +362,7 @@ def test_a_table_with_costs_shows_those_that_are_known():
 def test_a_group_without_a_query_shows_no_scores():
     row = ALL["table6"].rows[0]
     without = result(row, 1)._replace(scores={"occluded": {"queries": 0}})
-    shown = tables.table(ALL["table6"], VALUES, [1], [without], "occluded")
+    shown = markdown.table(ALL["table6"], VALUES, [1], [without], "occluded")
     assert "| conventional | 1 of 1 | -      | 75.3  | -      | 86.0" in shown
 
 
