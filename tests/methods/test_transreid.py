@@ -102,7 +102,7 @@ def test_the_shuffle_is_that_of_the_loop_and_permutes_what_the_groups_divide(cou
 def test_each_local_feature_reads_the_class_token_and_its_group_alone(size, patches):
     other = model(size=size).eval()
     tokens = torch.randn(2, 1 + patches, 16, generator=torch.Generator().manual_seed(1))
-    local = other.locals(tokens)
+    local = other.locals(tokens[:, 0], tokens[:, 1:])
     for image in range(2):
         groups = slow.grouped(list(tokens[image]), shift=5, groups=2, divide=4)
         wanted = [other.local(torch.stack(group)[None])[0, 0] for group in groups]
@@ -112,7 +112,7 @@ def test_each_local_feature_reads_the_class_token_and_its_group_alone(size, patc
 def test_patches_that_are_left_over_enter_no_local_feature():
     other = model(size=(80, 48)).eval()  # 15 patches: 4 groups of 3
     tokens = torch.randn(1, 16, 16).requires_grad_()
-    other.locals(tokens).square().sum().backward()
+    other.locals(tokens[:, 0], tokens[:, 1:]).square().sum().backward()
     reached = {n for n in range(1, 16) if tokens.grad[0, n].any()}
     read = {n for group in slow.grouped(list(range(16)), 5, 2, 4) for n in group}
     assert reached == read - {0} and len(reached) == 12
@@ -133,9 +133,12 @@ def test_both_branches_start_as_the_encoders_last_layer_and_part_with_the_first_
     assert not torch.equal(other.encoder.blocks[-1].mlp.fc1.weight, other.local[0].mlp.fc1.weight)
 
 
-def test_more_local_features_than_patches_are_refused():
-    with pytest.raises(BadInput, match=r"transreid\.divide = 9: more than the 8 patches"):
-        model(divide=9)
+@pytest.mark.parametrize("name", ["shift", "groups", "divide"])
+def test_a_shift_groups_and_local_features_beyond_the_patches_are_refused(name):
+    model(**{name: 8})
+    with pytest.raises(BadInput, match=rf"transreid\.{name} = 9: more than the 8 patches. Lower it"):
+        model(**{name: 9})
+    model(**{name: 9, "jpm": False})
 
 
 # ------------------------------------------------------------------ losses and features

@@ -66,7 +66,7 @@ WITHOUT_EFFECT: dict[str, Callable[[Params, Any], bool]] = dict.fromkeys(
 def build(params: Params, spec: DataSpec, vit: VisionTransformer) -> "TransReID":
     """TransReID with resolved parameters around an encoder.
 
-    Raises `BadInput` if there are fewer patches than local features.
+    Raises `BadInput` for a shift, groups or local features beyond the number of patches.
     """
     return TransReID(params, spec, vit)
 
@@ -94,11 +94,11 @@ class TransReID(Method):
         self.encoder = encoder_without_parts(vit, spec, params.stride, params.gamma_camera)
         patches = self.encoder.grid[0] * self.encoder.grid[1]
         if params.jpm:
-            if params.divide > patches:
-                raise BadInput(
-                    f"params.yaml: transreid.divide = {params.divide}: more than the {patches} patches. "
-                    "Lower it."
-                )
+            for name in ("shift", "groups", "divide"):
+                if (value := getattr(params, name)) > patches:
+                    raise BadInput(
+                        f"params.yaml: transreid.{name} = {value}: more than the {patches} patches. Lower it."
+                    )
             self.local = copy.deepcopy(nn.Sequential(self.encoder.blocks[-1], self.encoder.norm))
         features = 1 + params.divide if params.jpm else 1
         self.head = Heads(features, self.encoder.width, spec.identities, params.head_gain)
@@ -126,21 +126,21 @@ class TransReID(Method):
         feature = watched.tokens.cls[:, None]
         if self.params.jpm:
             cls, _, patch = self.encoder.split(watched.taps[last])
-            feature = torch.cat([feature, self.locals(torch.cat([cls[:, None], patch], 1))], 1)
+            feature = torch.cat([feature, self.locals(cls, patch)], 1)
         return feature.float()
 
-    def locals(self, tokens: Float[Tensor, "B L D"]) -> Float[Tensor, "B K D"]:
+    def locals(self, cls: Float[Tensor, "B D"], patch: Float[Tensor, "B N D"]) -> Float[Tensor, "B K D"]:
         """l_k of the tokens after the last but one block: the class token beside a group of shuffled patches.
 
         A group has a `divide`-th of the patches, rounded down; patches that are left over enter none.
         """
         divide = self.params.divide
-        size = (tokens.shape[1] - 1) // divide
-        patch = shuffle(tokens[:, 1:], self.params.shift, self.params.groups)[:, : divide * size]
+        size = patch.shape[1] // divide
+        shuffled = shuffle(patch, self.params.shift, self.params.groups)[:, : divide * size]
         # group after group, not image after image: drop-path draws for one view of all images after another
-        group = patch.unflatten(1, (divide, size)).transpose(0, 1)
-        cls = tokens[None, :, :1].expand(divide, -1, -1, -1)
-        output = self.local(torch.cat([cls, group], 2).flatten(0, 1))[:, 0]
+        group = shuffled.unflatten(1, (divide, size)).transpose(0, 1)
+        first = cls[:, None].expand(divide, -1, -1, -1)
+        output = self.local(torch.cat([first, group], 2).flatten(0, 1))[:, 0]
         return output.unflatten(0, (divide, -1)).transpose(0, 1)
 
     @torch.no_grad()
