@@ -413,6 +413,7 @@ RUNS = {
     "free vectors": {"text": "table"},
     "started": {"transfer": ("start",)},
     "nothing mixed": {"spt": 0.0},
+    "mixed with any other": {"spt": 1.0, "pairing": "random"},
 }
 
 

@@ -123,5 +123,6 @@ WITHOUT_EFFECT: dict[str, Callable[[Any, Any], bool]] = {
     "prompt_tokens": lambda dpmpp, _: dpmpp.text == "table" or not dpmpp.words,
     "text_weight": lambda dpmpp, _: "i2t" not in dpmpp.transfer or not dpmpp.words,
     "align_weight": lambda dpmpp, _: "align" not in dpmpp.transfer or not dpmpp.words,
-    **{name: lambda dpmpp, _: dpmpp.spt == 0 for name in ("pairing", "roll", "ignore")},
+    **{name: lambda dpmpp, _: dpmpp.spt == 0 for name in ("pairing", "ignore")},
+    "roll": lambda dpmpp, _: dpmpp.spt == 0 or dpmpp.pairing == "random",
 }
