@@ -66,6 +66,11 @@ def plural(number: int, thing: str) -> str:
     return f"{number} {thing if number == 1 else many}"
 
 
+def one_line(error: object) -> str:
+    """What an error says, in a line of at most 160 characters; its class if it says nothing."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
 def check_choice(name: str, value: Any, choices: Any) -> None:
     """Raise `BadInput` unless a value is one of the choices, a `Literal`; the message lists them."""
     names = get_args(choices)

@@ -3,20 +3,24 @@
 Such an archive is a zip file of code, numbers, and a pickle that joins numbers to tensors.
 
 Unusual here: the code is not read, and the pickle is read by a loader that knows tensors alone.  Each class
-of the archive is an empty one here.
+of the archive is an empty one here.  Nothing is unpacked that is larger than the file.
 """
 
 import pickle
+import pickletools
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from io import BytesIO
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.core.params import BadInput
+from pipeline.core.params import BadInput, one_line
 
 NUMBERS = {
     "DoubleStorage": torch.float64,
@@ -25,22 +29,52 @@ NUMBERS = {
     "BFloat16Storage": torch.bfloat16,
     "LongStorage": torch.int64,
     "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-FAULTS = (pickle.UnpicklingError, zipfile.BadZipFile, KeyError, ValueError, TypeError, RuntimeError)
+DAMAGE = (  # what a damaged file of weights raises where it is unpacked, in `pipeline.core.weights`, too
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def is_archive(path: str | Path) -> bool:
-    """Whether a file is a TorchScript archive."""
-    return _pickle_name(path, "constants.pkl") != ""
+    """Whether a file is a TorchScript archive.  A zip file whose contents cannot be listed is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _entry(archive, "constants.pkl") != ""
+    except DAMAGE:
+        return False
 
 
-def _pickle_name(path: str | Path, name: str) -> str:
-    if not zipfile.is_zipfile(path):
-        return ""
+def _entry(archive: zipfile.ZipFile, file: str) -> str:
+    return next((name for name in archive.namelist() if name.split("/")[1:] == [file]), "")
+
+
+def check_entries(path: str | Path) -> None:
+    """Raise `BadZipFile` for a zip file whose pickles and numbers unpack to more bytes than it has.
+
+    torch writes them as they are, and compresses only the code of an archive, which is not read.
+    """
     with zipfile.ZipFile(path) as archive:
-        return next((n for n in archive.namelist() if n.split("/")[1:] == [name]), "")
+        entries = [entry for entry in archive.infolist() if entry.filename.split("/")[1:2] != ["code"]]
+    size = Path(path).stat().st_size
+    if any(entry.compress_type for entry in entries) or sum(entry.file_size for entry in entries) > size:
+        raise zipfile.BadZipFile("it is compressed, or lists the same bytes twice")
 
 
 def read(path: str | Path) -> dict[str, Tensor]:
@@ -48,15 +82,17 @@ def read(path: str | Path) -> dict[str, Tensor]:
 
     Raises `BadInput` for a damaged archive, and for one whose pickle holds anything but modules of tensors.
     """
-    name = _pickle_name(path, "data.pkl")
     try:
+        check_entries(path)
         with zipfile.ZipFile(path) as archive:
-            root = _Loader(archive, name).load()
-        return dict(_named(root, ""))
-    except FAULTS as error:
-        reason = " ".join(str(error).split())[:160]
+            root = _Loader(archive, _entry(archive, "data.pkl")).load()
+        if not (tensors := dict(_named(root, ""))):
+            raise pickle.UnpicklingError("it holds no tensor")
+        return tensors
+    except DAMAGE as error:
         raise BadInput(
-            f"{path}: no TorchScript archive of tensors ({reason}). Save the `state_dict()` of its network."
+            f"{path}: no TorchScript archive of tensors ({one_line(error)}). "
+            "Fetch it again, or save the `state_dict()` of its network."
         ) from None
 
 
@@ -71,6 +107,8 @@ class _Module:
 
 
 def _tensor(numbers: Tensor, offset: int, size: Sequence[int], stride: Sequence[int], *_: Any) -> Tensor:
+    if prod(size) > len(numbers):  # repeated by a stride of 0
+        raise pickle.UnpicklingError("a tensor is out of bounds of its numbers")
     return numbers.as_strided(size, stride, offset).clone()
 
 
@@ -85,7 +123,11 @@ class _Loader(pickle.Unpickler):
     """Reads the pickle of an archive: modules of `TENSORS`, and nothing else."""
 
     def __init__(self, archive: zipfile.ZipFile, name: str):
-        super().__init__(BytesIO(archive.read(name)))
+        content = archive.read(name)
+        for opcode, argument, _ in pickletools.genops(content):
+            if "PUT" in opcode.name and argument > len(content):  # Python makes that many places
+                raise pickle.UnpicklingError("its pickle is damaged")
+        super().__init__(BytesIO(content))
         self.archive, self.folder = archive, f"{name.split('/')[0]}/data"
 
     def find_class(self, module: str, name: str) -> Any:

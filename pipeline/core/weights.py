@@ -11,11 +11,10 @@ Unusual here:
 - A downloaded file is hashed at every use; torch.hub checks it only during the download.
 """
 
-import argparse
 import hashlib
 import json
-import pickle
 import re
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from multiprocessing import parent_process
 from pathlib import Path
@@ -23,7 +22,6 @@ from typing import Any
 from urllib.error import URLError
 from urllib.parse import urlparse
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -32,29 +30,38 @@ from torch import Tensor, nn
 from pipeline.core import torchscript
 from pipeline.core.distributed import rank
 from pipeline.core.files import atomic_write, sha256
-from pipeline.core.params import BadInput, plural, shorten
+from pipeline.core.params import BadInput, one_line, plural, shorten
+from pipeline.core.torchscript import DAMAGE, NUMBERS
 
 NESTED = ("model", "state_dict", "teacher", "student")  # keys of a checkpoint that hold a state dict
-SCALAR: Any = np.float64(0).__reduce__()[0]  # what makes a number of NumPy from its bytes
 # what training scripts leave beside tensors: their arguments, and rates as NumPy's numbers
 BESIDE = (
-    argparse.Namespace,
-    (SCALAR, "numpy.core.multiarray.scalar"),  # before NumPy 2
-    (SCALAR, "numpy._core.multiarray.scalar"),
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in ("?", "i4", "i8", "f4", "f8")),
+    "argparse.Namespace",
+    "numpy.core.multiarray.scalar",  # before NumPy 2
+    "numpy._core.multiarray.scalar",
+    "numpy.dtype",
 )
 NAMED = 3  # tensors of a kind that a message names
 UNREAD = "which is refused: to load it may run code of the file."
 FETCH = "Fetch it again with `git checkout`, `dvc checkout` or `dvc pull`"
 
 
-def read(path: str | Path, beside: Sequence[Any] = ()) -> dict[str, Tensor]:
+class _LeftOut:
+    """In place of every class of `BESIDE`: it keeps nothing, so that nothing of a file reaches the class."""
+
+    def __init__(self, *_: Any):
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+def read(path: str | Path, beside: Sequence[str] = ()) -> dict[str, Tensor]:
     """The tensors by name of a `.safetensors` file, or of a state dict that `torch.save` wrote.
 
     The state dict may lie under one of the keys `NESTED`, the first that there is, beside plain values and
-    objects of the classes `beside`.  No code in the file is run.  Raises `BadInput` for a missing, empty or
-    damaged file, and for a pickle that holds anything else.
+    objects of the classes `beside`, which are left out.  No code in the file is run.  Raises `BadInput` for a
+    missing, empty or damaged file, and for a pickle that holds anything else.
     """
     path = Path(path)
     if not path.is_file():
@@ -66,17 +73,19 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise BadInput(f"{path}: no complete safetensors file ({_line(error)}). {FETCH}.") from None
+    except (SafetensorError, *DAMAGE) as error:
+        raise BadInput(f"{path}: no complete safetensors file ({one_line(error)}). {FETCH}.") from None
 
 
-def _state_dict(path: Path, beside: Sequence[Any]) -> dict[str, Tensor]:
+def _state_dict(path: Path, beside: Sequence[str]) -> dict[str, Tensor]:
     if torchscript.is_archive(path):
         raise BadInput(f"{path}: is a TorchScript archive, {UNREAD} {_conversion(path)}")
     try:
-        with torch.serialization.safe_globals(list(beside)):
+        if zipfile.is_zipfile(path):
+            torchscript.check_entries(path)
+        with torch.serialization.safe_globals([(_LeftOut, name) for name in beside]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except DAMAGE as error:
         raise BadInput(f"{path}: {_refusal(str(error), path, bool(beside))}") from None
     if isinstance(content, Mapping):
         nested = (content.get(key) for key in NESTED)
@@ -84,15 +93,28 @@ def _state_dict(path: Path, beside: Sequence[Any]) -> dict[str, Tensor]:
     if (
         not isinstance(content, Mapping)
         or not content
-        or not all(isinstance(value, Tensor) for value in content.values())
+        or not all(isinstance(n, str) and isinstance(t, Tensor) for n, t in content.items())
     ):
         raise BadInput(f"{path}: holds no state dict (tensors by name). Save `network.state_dict()` instead.")
+    if names := [name for name, tensor in content.items() if not _is_plain(tensor, path)]:
+        raise BadInput(
+            f"{path}: {plural(len(names), 'tensor')} without numbers of its own for each element "
+            f"({', '.join(shorten(names, NAMED))}). Save dense, contiguous ones."
+        )
     return dict(content)
+
+
+def _is_plain(tensor: Tensor, path: Path) -> bool:
+    """Whether a tensor is dense and in memory, and neither its storage nor the file is smaller."""
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+        return False
+    size = tensor.numel() * tensor.element_size()
+    return size <= min(tensor.untyped_storage().nbytes(), path.stat().st_size)
 
 
 def _refusal(error: str, path: Path, converts: bool) -> str:
     if not (name := re.search(r"(?:GLOBAL|class) '?([\w.]+\.\w+)", error)):
-        return f"no checkpoint of plain tensors ({_line(error)}). Give a state dict saved by torch.save."
+        return f"no checkpoint of plain tensors ({one_line(error)}). Give a state dict saved by torch.save."
     if converts:
         return f"holds {name[1]}, {UNREAD} Ask for the state dict alone, or for a .safetensors file."
     return f"holds {name[1]}, {UNREAD} {_conversion(path)}"
@@ -153,7 +175,10 @@ def check_shapes(
     both = [name for name in expected if name in tensors]
     mis_shaped = [name for name in both if tensors[name].shape != expected[name].shape]
     mis_typed = [
-        name for name in both if tensors[name].is_floating_point() != expected[name].is_floating_point()
+        name
+        for name in both
+        if tensors[name].is_floating_point() != expected[name].is_floating_point()
+        or tensors[name].dtype not in NUMBERS.values()
     ]
     faults = {
         "missing": [name for name in expected if name not in tensors],
@@ -173,10 +198,6 @@ def check_shapes(
             f"{path}: damaged: {plural(len(broken), 'tensor')} with numbers that are not finite "
             f"({', '.join(shorten(broken, NAMED))}). {remedy}"
         )
-
-
-def _line(error: object) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def write(path: str | Path, tensors: Mapping[str, Tensor], record: dict[str, Any]) -> None:
@@ -220,7 +241,7 @@ def download(url: str, algorithm: str = "sha256") -> Path:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=digits)
         except (URLError, OSError, RuntimeError) as error:
             raise BadInput(
-                f"{path}: not there, and {url} cannot be downloaded ({_line(error)}). "
+                f"{path}: not there, and {url} cannot be downloaded ({one_line(error)}). "
                 "Download it elsewhere and put it there; TORCH_HOME chooses another place."
             ) from None
     verify(path, algorithm)

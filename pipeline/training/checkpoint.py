@@ -7,7 +7,6 @@
 import dataclasses
 import json
 import os
-import pickle
 import time
 from itertools import islice
 from pathlib import Path
@@ -19,7 +18,8 @@ from torch import Tensor
 
 from pipeline.core import distributed
 from pipeline.core.files import DeferredErrorFile, atomic_write, disk_full_as_error
-from pipeline.core.params import BadInput
+from pipeline.core.params import BadInput, one_line
+from pipeline.core.torchscript import DAMAGE
 from pipeline.training.loop import Loop
 
 
@@ -67,9 +67,9 @@ class Checkpoints:
             if len(lines) < saved["steps"]:
                 raise ValueError(f"{self.log.name} ends before it")
             return {**saved, "log": [json.loads(line) for line in lines]}
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        except DAMAGE as error:
             raise BadInput(
-                f"{self.state}: cannot be read ({' '.join(str(error).split())[:160]}). "
+                f"{self.state}: cannot be read ({one_line(error)}). "
                 f"Delete {self.state.parent} to train from the start."
             ) from None
 
