@@ -11,9 +11,11 @@ Every module raises `BadInput` for what a user can mend.
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from functools import reduce
 from numbers import Integral
+from operator import getitem
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, overload
 
@@ -27,6 +29,7 @@ STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 MAX_NAMED = 5  # items that a message lists
+MISSING = ("missing", "missing_argument")  # pydantic's names of a fault
 UNQUOTED = re.compile(r'["$`\\\n]')  # what a shell reads inside double quotes
 
 
@@ -129,7 +132,8 @@ def validate(value, schema, source, section=None):
         text = json.dumps(_with_text_keys(value), default=str)
         return TypeAdapter(schema).validate_json(text, strict=True)
     except ValidationError as error:
-        raise BadInput("\n".join(source + _fault(e, section, schema) for e in error.errors())) from None
+        faults = _faults(error.errors(), json.loads(text), section, schema)
+        raise BadInput("\n".join(source + fault for fault in faults)) from None
 
 
 def _with_text_keys(value: Any) -> Any:
@@ -152,12 +156,45 @@ def section_faults(values: Mapping[str, Any], schemas: Mapping[str, Any]) -> dic
     return faults
 
 
+def _faults(
+    errors: Sequence[Mapping[str, Any]], value: Any, section: str | None, schema: Any
+) -> Iterator[str]:
+    """A line for each value at fault; of a union pydantic has an error for each alternative."""
+    unions: dict[tuple[str | int, ...], list[Mapping[str, Any]]] = {}
+    for error in errors:
+        unions.setdefault(_place(error, value), []).append(error)
+    for place, alternatives in unions.items():
+        if len(alternatives) == 1:
+            yield _fault(alternatives[0], section, schema)
+        else:
+            whole = reduce(getitem, place, value)
+            texts = dict.fromkeys(_alternative(error, whole) for error in alternatives)
+            name = ".".join([*([section] if section else []), *map(str, place)])
+            yield f"{name} = {whole!r}: input should be {' or '.join(texts)}."
+
+
+def _place(error: Mapping[str, Any], value: Any) -> tuple[str | int, ...]:
+    """The keys and indices that lead to a value at fault; those within a union end at the union."""
+    for depth, part in enumerate(error["loc"]):
+        try:
+            value = value[part]
+        except (LookupError, TypeError):
+            is_missing = error["type"] in MISSING and depth == len(error["loc"]) - 1
+            return error["loc"] if is_missing else error["loc"][:depth]
+    return error["loc"]
+
+
+def _alternative(error: Mapping[str, Any], whole: Any) -> str:
+    text = "complete" if error["type"] in MISSING else error["msg"].removeprefix("Input should be ")
+    return text if error["input"] == whole else f"{text} in place of {error['input']!r}"
+
+
 def _fault(error: Mapping[str, Any], section: str | None, schema: Any) -> str:
     path = [str(p) for p in error["loc"]]
     name = ".".join(([section] if section else []) + path)
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return _unknown(name, getattr(schema, "__dataclass_fields__", {}))
-    if error["type"] in ("missing", "missing_argument"):
+    if error["type"] in MISSING:
         return f"{name} is missing."
     if error["type"] == "value_error":  # raised by a check of ours, which names the parameters
         return str(error["ctx"]["error"])

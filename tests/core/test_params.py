@@ -1,7 +1,7 @@
 """params.yaml: typed values, no unknown names, read as DVC reads it."""
 
 from datetime import date
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.core import params
 from pipeline.core.params import STRICT, BadInput
+from pipeline.methods.base import load_method
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -85,6 +86,42 @@ def test_a_fault_is_named_with_file_value_and_remedy(tmp_path, right):
 def test_a_number_that_makes_no_sense_is_refused(tmp_path, text, schema):
     with pytest.raises(BadInput, match=r"params\.yaml: seed = .*: input should be"):
         read(tmp_path, f"seed: {text}", "seed", schema)
+
+
+UNIONS = {  # a param that may be one of several kinds, and what its value should have been
+    "taps: some": "train.taps = 'some': input should be a valid array or 'proportional'.",
+    "taps: [1, a]": (
+        "train.taps = [1, 'a']: input should be a valid integer in place of 'a' or 'proportional'."
+    ),
+    "rate: -1": "train.rate = -1: input should be greater than 0 or 'auto'.",
+    "rate: fast": "train.rate = 'fast': input should be a valid integer or 'auto'.",
+    "sizes: [[1, 2], big]": "train.sizes.1 = 'big': input should be a valid array or 'small'.",
+    "sizes: [[1]]": "train.sizes.0 = [1]: input should be complete or 'small'.",
+}
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Unions:
+    taps: tuple[int, ...] | Literal["proportional"] = ()
+    rate: Annotated[int, Field(gt=0)] | Literal["auto"] | None = None
+    sizes: list[tuple[int, int] | Literal["small"]] = Field(default_factory=list)
+
+
+@pytest.mark.parametrize("text", UNIONS)
+def test_a_param_of_several_kinds_is_named_once_with_all_of_them(tmp_path, text):
+    with pytest.raises(BadInput) as error:
+        read(tmp_path, f"train: {{{text}}}", schema=Unions)
+    assert str(error.value) == f"{tmp_path / 'params.yaml'}: {UNIONS[text]}"
+
+
+def test_taps_of_dpm_are_named_as_they_are_written():
+    section = params.load("params.yaml")["dpm"] | {"taps": "some", "plain": "little"}
+    with pytest.raises(BadInput) as error:
+        params.validate(section, load_method("dpm").Params, "params.yaml: ", "dpm")
+    assert str(error.value).splitlines() == [
+        "params.yaml: dpm.taps = 'some': input should be a valid array or 'proportional'.",
+        "params.yaml: dpm.plain = 'little': input should be a valid number.",
+    ]
 
 
 def test_what_yaml_takes_for_a_date_is_a_text(tmp_path):
