@@ -119,6 +119,17 @@ class Method(nn.Module):
         """Whether `embed` reads the parsing maps themselves, beside z, and so cannot do without them."""
         return False
 
+    @property
+    def gated(self) -> bool:
+        """Whether `embed` gives a gate, so that nearest neighbours are not mutual and cannot be re-ranked."""
+        return False
+
+    def check_text(self, file: str) -> None:
+        """Raise `BadInput` for what `read_text` would refuse, as far as the params and local files say.
+
+        Called before any stage, on a method without weights (device `meta`).
+        """
+
     def read_text(self, file: str) -> str:
         """Called once before training, on the method as `build` left it; `file` has our embedded text tower.
 

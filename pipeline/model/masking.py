@@ -132,6 +132,11 @@ class MaskedMetric(nn.Module):
             nn.init.xavier_uniform_(self.head.weight[0]).div_(gain)
         self.generator = MaskGenerator(encoder.width, encoder.grid, len(taps)) if taps else None
 
+    @property
+    def gated(self) -> bool:
+        """Whether `compare` gives a gate."""
+        return self.generator is not None
+
     def features(
         self, view: View, camid: Int[Tensor, "B"], logits: bool = False, edit: Edit | None = None
     ) -> Features:

@@ -32,6 +32,8 @@ from pipeline.ranking.task import (
     worker_threads,
 )
 
+GATED = "gated features: nearest neighbours are not mutual. Set evaluate.rerank.depth to 0."
+
 
 @dataclass(frozen=True)
 class Neighbours:
@@ -73,7 +75,7 @@ def neighbours(
     Raises `BadInput` for gated features, whose distance depends on which of two images is the query.
     """
     if query.gate is not None or gallery.gate is not None:
-        raise BadInput("gated features: nearest neighbours are not mutual. Set evaluate.rerank.depth to 0.")
+        raise BadInput(GATED)
     sides = replace(query, pid=np.zeros_like(query.pid)), gallery  # no query is junk
     options = metric, k, torch.device(device), workers or num_cores()
     tasks = [

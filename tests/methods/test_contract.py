@@ -72,6 +72,13 @@ def test_param_groups_share_no_parameter_and_hold_all(name, preset):
 
 @EVERY
 @EITHER
+def test_it_says_whether_an_embedding_has_a_gate(name, preset):
+    method = model(name, preset).eval()
+    assert method.gated == (method.embed(eval_batch(PEOPLE)).gate is not None)
+
+
+@EVERY
+@EITHER
 def test_each_objective_has_a_finite_loss_that_moves_its_own_group(name, preset):
     method = model(name, preset)
     schedule = toy.schedule(preset, optimiser="adamw", lr=5e-3, warmup=0.0, clip=5.0)

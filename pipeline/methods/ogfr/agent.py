@@ -62,7 +62,8 @@ class Agent(nn.Module):
         self.linear = nn.Linear(K + 1, 1, bias=params.agent_bias)  # G
         nn.init.normal_(self.linear.weight, std=0.02)
         if params.agent_bias:
-            nn.init.constant_(self.linear.bias, torch.logit(torch.tensor(params.agent_keep)).item())
+            keep = torch.tensor(params.agent_keep, device="cpu")  # a number is read of it, also on `meta`
+            nn.init.constant_(self.linear.bias, torch.logit(keep).item())
         self.register_buffer("baseline", torch.zeros(()))  # p^b of Eq. 9
         self.register_buffer("refreshed", torch.zeros(()))  # n of Eq. 9
 
