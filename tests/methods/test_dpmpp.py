@@ -188,10 +188,10 @@ def test_what_no_tower_brought_learns_at_a_rate_of_its_own(steps):
     ((fresh, factor),) = learner.param_groups()["reid"].scaled
     names = {n for n, p in learner.named_parameters() if any(p is other for other in fresh)}
     assert factor == 70
-    assert {n.split(".")[0] for n in names} == {"head", "text"} | (
-        {"generator"} if steps == "joint" else set()
-    )
+    own = {"generator"} if steps == "joint" else set()
+    assert {n.split(".")[0] for n in names} == {"encoder", "head", "text"} | own
     assert {n for n in names if n.startswith("text")} == {"text.back"}
+    assert {n for n in names if n.startswith("encoder")} == {"encoder.camera"}
 
 
 # ------------------------------------------------------------------ texts
@@ -465,16 +465,28 @@ def test_the_exported_graph_has_the_gate(tmp_path):
     [
         (
             {"vit": "vit_small_patch16_224"},
-            r"dpmpp.text: .*dpmpp.vit = vit_small_.*Set dpmpp.text to clip, or dpmpp.vit to embedded",
+            r"dpmpp.text = embedded: .*dpmpp.vit = vit_small_.*Set dpmpp.text to none, or dpmpp.vit to emb",
         ),
-        ({"text": "clip"}, r"dpmpp.text: .*Set dpmpp.text to embedded, or dpmpp.vit to a ViT of CLIP"),
-        ({"embedding": 9}, r"dpmpp.text: its embeddings have 8 channels, the params say 9"),
-        ({"seed": 5}, r"not of one training"),  # of another encoder
+        ({"text": "clip"}, r"Set dpmpp.text to embedded or table or none, or dpmpp.vit to a ViT of CLIP"),
+        ({"embedding": 9}, r"dpmpp.embedding = 9: .* 8 channels. Set it to 8"),
+        ({"prompt_tokens": 9}, r"dpmpp.prompt_tokens = 9: .* Set it to 8 or less"),
     ],
 )
 def test_a_tower_of_another_encoder_is_refused(towers, changes, words):
-    with pytest.raises(BadInput, match=words):
-        model(**changes).read_text(towers)
+    for read in (dpmpp.DPMpp.check_text, dpmpp.DPMpp.read_text):
+        with pytest.raises(BadInput, match=words):
+            read(model(**changes), towers)
+
+
+def test_a_tower_of_an_encoder_with_other_weights_is_refused_by_those_who_read_them(towers):
+    other = model(seed=5)
+    other.check_text(towers)
+    with pytest.raises(BadInput, match=r"dpmpp\.text: .*not of one training"):
+        other.read_text(towers)
+
+
+def test_free_vectors_take_no_room_of_a_tower(towers):
+    supervised(towers, text="table", prompt_tokens=9).check_text(towers)
 
 
 def test_a_training_without_its_tower_is_refused():

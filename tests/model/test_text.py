@@ -18,8 +18,9 @@ from pipeline.core.params import BadInput
 from pipeline.model import losses
 from pipeline.model import text as text_branch
 from pipeline.model.text import AFTER, BEFORE, Projection, Towers, encode, read_towers, write_towers
-from pipeline.model.text.clip import clip_towers
-from pipeline.model.text.prompts import LearnedPrompts, Prompts, prompt_table
+from pipeline.model.text.clip import clip_sizes, clip_towers
+from pipeline.model.text.prompts import FIRST_LR, LearnedPrompts, Prompts, prompt_schedule, prompt_table
+from pipeline.model.text.supervision import Supervision, check_texts, fitting_texts
 from pipeline.model.text.tower import TextTower
 
 WORDS = [text_branch.START, text_branch.END, *sorted({*BEFORE.split(), *AFTER.split(), "red", "blue"})]
@@ -128,6 +129,16 @@ def test_logits_are_products_of_images_and_texts_times_the_learned_scale():
     assert torch.equal(projection.logits(image, table), 10 * torch.eye(EMBEDDING)[:2])
 
 
+@pytest.mark.parametrize("pooled", [True, False])
+def test_an_embedding_is_the_same_under_autocast_in_float32(pooled):
+    projection = towers(pooled).projection
+    cls, patch = torch.randn(3, WIDTH).bfloat16(), torch.randn(3, 4, WIDTH).bfloat16()
+    expected = projection(cls.float(), patch.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        embedding = projection(cls, patch)
+    assert embedding.dtype == torch.float32 and torch.equal(embedding, expected)
+
+
 # ------------------------------------------------------------------ prompts
 
 
@@ -187,6 +198,34 @@ def test_stage_1_computes_the_same_under_autocast_and_without_a_gradient_around_
         assert torch.equal(prompt_table(pair, image, pid, 4, SETTINGS, 3), expected)
 
 
+@pytest.mark.parametrize("link", ["start", "replace"])
+def test_texts_and_the_prototypes_that_start_from_them_are_the_same_under_autocast_in_float32(link):
+    pair, (image, pid) = towers(), images()
+    learned = []
+    for autocast in (False, True):
+        torch.manual_seed(0)
+        supervision, prototypes = Supervision(WIDTH, 4, EMBEDDING, True, (link,)), torch.randn(4, WIDTH)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            supervision.learn(pair, image, pid, prototypes, SETTINGS, 3, False)
+        learned.append((supervision.table, prototypes))
+    for plain, under_autocast in zip(*learned, strict=True):
+        assert under_autocast.dtype == torch.float32 and torch.equal(under_autocast, plain)
+
+
+@pytest.mark.parametrize("epochs", [2, 5, 6, 12, 30, 120])
+def test_stage_1_warms_up_for_5_epochs_and_at_most_for_a_sixth_of_all(epochs):
+    optimiser = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], 1.0)
+    schedule, warmup = prompt_schedule(optimiser, epochs), min(5, epochs // 6)
+    rates = []
+    for epoch in range(1, epochs + 1):
+        schedule.step(epoch)
+        rates.append(optimiser.param_groups[0]["lr"])
+        cosine = (1 + math.cos(math.pi * epoch / epochs)) / 2
+        wanted = FIRST_LR + (1 - FIRST_LR) * epoch / warmup if epoch < warmup else cosine
+        assert rates[-1] == pytest.approx(wanted, abs=1e-5)
+    assert max(rates) >= 0.5
+
+
 def test_stage_1_leaves_the_towers_as_they_are():
     pair, (image, pid) = towers(), images()
     before = {name: tensor.clone() for name, tensor in pair.text.state_dict().items()}
@@ -208,13 +247,13 @@ def test_towers_that_were_written_are_read_with_their_prompt_in_half_precision(t
     pair = towers()
     write_towers(tmp_path / "text.safetensors", pair, WORDS, 2, {"seed": 1})
     again = read_towers(tmp_path / "text.safetensors")
-    assert again.before == pair.before and again.after == pair.after and again.embedding == EMBEDDING
+    assert again.before == pair.before and again.after == pair.after and again.sizes == pair.sizes
     words = torch.randn(1, 5, 8)
     assert torch.allclose(again.text(words), pair.text(words), atol=0.01)
     cls, patch = torch.randn(1, WIDTH), torch.randn(1, 3, WIDTH)
     assert torch.allclose(again.projection(cls, patch), pair.projection(cls, patch), atol=0.01)
     assert again.projection.scale == 10 and not again.text.ln_final.weight.requires_grad
-    again.check_pair(pair.class_token[None, None], "text", EMBEDDING)
+    again.check_pair(pair.class_token[None, None], "m")
 
 
 def test_reading_towers_draws_no_random_number(tmp_path):
@@ -230,14 +269,44 @@ def test_a_file_of_another_network_is_refused(tmp_path):
         read_towers(tmp_path / "vit.safetensors")
 
 
-def test_towers_of_another_encoder_or_of_another_width_are_refused():
+def test_towers_of_another_encoder_are_refused():
     pair = towers()
-    pair.check_pair(pair.class_token.half(), "m.text", EMBEDDING)
+    pair.check_pair(pair.class_token.half(), "m")
     for token in (torch.randn(WIDTH), torch.randn(WIDTH + 2)):
-        with pytest.raises(BadInput, match=r"m\.text: .*`vit` are not of one training.*same release"):
-            pair.check_pair(token, "m.text", EMBEDDING)
-    with pytest.raises(BadInput, match=r"m\.text: its embeddings have 5 channels, the params say 8"):
-        pair.check_pair(pair.class_token, "m.text", 8)
+        with pytest.raises(BadInput, match=r"m\.text: .* m\.vit are not of one training.*m\.text to none"):
+            pair.check_pair(token, "m")
+
+
+def test_a_prompt_has_room_for_as_many_learned_words_as_its_tower_has_places():
+    pair = towers()
+    assert pair.sizes == (EMBEDDING, 4)  # of 12 tokens 5 stand before, 3 behind the learned words
+    pair.sizes.check("m", EMBEDDING, 4)
+    assert LearnedPrompts(pair, 2, 4, torch.Generator())(torch.arange(2)).shape == (2, EMBEDDING)
+    with pytest.raises(BadInput, match=r"m\.prompt_tokens = 5: .* room for 4 .*Set it to 4 or less"):
+        pair.sizes.check("m", EMBEDDING, 5)
+    with pytest.raises(BadInput, match=r"m\.embedding = 8: .* have 5 channels. Set it to 5"):
+        pair.sizes.check("m", 8, 4)
+
+
+CLIP = "vit_base_patch16_clip_quickgelu_224.openai"
+FITTING = {  # vit: what text may be
+    "embedded": {"embedded", "table", "none"},
+    CLIP: {"clip", "table", "none"},
+    "vit_large_patch14_clip_336": {"clip", "table", "none"},
+    "vit_base_patch16_224.orig_in21k_ft_in1k": {"none"},
+}
+
+
+@pytest.mark.parametrize("vit", FITTING)
+@pytest.mark.parametrize("text", ["embedded", "clip", "table", "none"])
+def test_a_text_needs_the_tower_that_was_trained_with_the_encoder(vit, text):
+    assert set(fitting_texts(vit)) == FITTING[vit]
+    if text in FITTING[vit]:
+        return check_texts("m", vit, text)
+    with pytest.raises(BadInput, match=rf"m\.text = {text}: .*m\.vit = {vit}\. Set m\.text to ") as error:
+        check_texts("m", vit, text)
+    offered = str(error.value).partition("Set m.text to ")[2].partition(",")[0].split(" or ")
+    assert set(offered) == FITTING[vit]
 
 
 # ------------------------------------------------------------------ CLIP's
@@ -277,7 +346,7 @@ def open_clip(monkeypatch):
 
     sizes = {"context_length": 12, "vocab_size": len(WORDS), "width": 8, "heads": 2, "layers": 2}
     configs = {
-        "tiny": {"text_cfg": sizes, "quick_gelu": True},
+        "tiny": {"embed_dim": EMBEDDING, "text_cfg": sizes, "quick_gelu": True},
         "other": {"text_cfg": {"hf_model_name": "bert"}},
     }
     module = ModuleType("open_clip")
@@ -293,27 +362,38 @@ def open_clip(monkeypatch):
 def test_clips_towers_come_from_a_local_file_of_half_precision(open_clip, tmp_path, prefix):
     pair, file = towers(pooled=False), str(tmp_path / "clip.pt")
     torch.save({f"{prefix}{name}": tensor.half() for name, tensor in clip_tensors(pair).items()}, file)
-    clip = clip_towers("tiny", file)
+    clip = clip_towers("m", "tiny", file)
     words, quick = torch.randn(1, 5, 8), tower(quick_gelu=True)
     assert torch.allclose(clip.text(words), quick(words), atol=0.02)
     assert torch.allclose(clip.projection.weight, pair.projection.weight, atol=0.01)
     assert (clip.before, clip.after) == (pair.before, pair.after)
     assert not clip.projection.pooled and clip.projection.scale == 1
-    clip.check_pair(pair.class_token, "text", EMBEDDING)
+    clip.check_pair(pair.class_token, "m")
 
 
 def test_clips_towers_come_from_a_tag_of_open_clip(open_clip):
-    assert torch.equal(clip_towers("tiny", "near").projection.weight, towers(pooled=False).projection.weight)
+    clip = clip_towers("m", "tiny", "near")
+    assert torch.equal(clip.projection.weight, towers(pooled=False).projection.weight)
+    assert clip.sizes == clip_sizes("m", "tiny", "near")
+
+
+def test_the_sizes_of_a_published_clip_cost_no_download(open_clip):
+    assert clip_sizes("m", "tiny", "far") == (EMBEDDING, 4)
+    with pytest.raises(BadInput, match=r"m\.text_tower = tiny has none of that tag"):
+        clip_sizes("m", "tiny", "elsewhere")
 
 
 REFUSED = {
-    ("tiny", "elsewhere"): r"'tiny' has no weights 'elsewhere'. Choose one of near, far, or name a file",
-    ("tiny", "far"): r"'far' cannot be downloaded \(no connection\). Download its file elsewhere",
-    ("tiny", "gone.pt"): r"gone.pt: no such file of weights",
-    ("tiny", "text.safetensors"): r"text.safetensors: visual.proj, visual.class_embedding missing",
-    ("tiny", "deeper.safetensors"): r"deeper.safetensors: made for another network: 1 unexpected",
-    ("other", "near"): r"'other': not one of open_clip's CLIPs with CLIP's own text tower",
-    ("none", "near"): r"'none': not one of open_clip's CLIPs",
+    ("tiny", "elsewhere"): r"weights = 'elsewhere': m.text_tower = tiny .* Choose one of near, far, or name",
+    ("tiny", "far"): r"weights = 'far': cannot be downloaded \(no connection\). Download .* m.text to none",
+    ("tiny", "gone.pt"): r"weights = gone.pt: no such file of weights",
+    ("tiny", "text.safetensors"): r"weights = text.safetensors: visual.proj, visual.class_embedding missing",
+    ("tiny", "deeper.safetensors"): r"weights = deeper.safetensors: made for another network: 1 unexpected",
+    (
+        "other",
+        "near",
+    ): r"tower = 'other': not one of open_clip's CLIPs with CLIP's own .* m.text to none",
+    ("none", "near"): r"tower = 'none': not one of open_clip's CLIPs",
 }
 
 
@@ -323,14 +403,14 @@ def test_a_clip_that_cannot_be_used_is_refused(open_clip, choice, tmp_path, monk
     tensors = clip_tensors(towers(pooled=False))
     save_file(tower().state_dict(), "text.safetensors")
     save_file({**tensors, "transformer.resblocks.1.extra": torch.ones(1)}, "deeper.safetensors")
-    with pytest.raises(BadInput, match=REFUSED[choice]):
-        clip_towers(*choice)
+    with pytest.raises(BadInput, match=rf"params.yaml: m.text_{REFUSED[choice]}"):
+        clip_towers("m", *choice)
 
 
 def test_without_open_clip_an_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr("pipeline.model.text.clip.find_spec", lambda name: None)
-    with pytest.raises(BadInput, match=r"needs open_clip. Run `uv sync --group clip`.*extra `clip`"):
-        clip_towers("ViT-B-16", "openai")
+    with pytest.raises(BadInput, match=r"m\.text: .*needs open_clip. Run `uv sync --group clip`.*to none"):
+        clip_towers("m", "ViT-B-16", "openai")
 
 
 def test_open_clips_own_tower_embeds_the_prompt_the_same(tmp_path):
@@ -342,7 +422,8 @@ def test_open_clips_own_tower_embeds_the_prompt_the_same(tmp_path):
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     torch.save(network.state_dict(), tmp_path / "clip.pt")
-    clip = clip_towers("ViT-B-16-quickgelu", str(tmp_path / "clip.pt"))
+    clip = clip_towers("m", "ViT-B-16-quickgelu", str(tmp_path / "clip.pt"))
+    assert clip.sizes == clip_sizes("m", "ViT-B-16-quickgelu", "openai") == (512, 69)
     tokens = open_clip.tokenize(["A photo of a X X X X person."])
     learned = open_clip.tokenizer.SimpleTokenizer().encode("X X X X")
     prompt = torch.tensor([[*clip.before, *learned, *clip.after]])

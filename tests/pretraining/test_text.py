@@ -78,7 +78,8 @@ def test_a_short_training_writes_towers_for_the_encoder_and_the_same_for_the_sam
     record, towers = json.loads(Path("one.json").read_text()), read_towers("one.safetensors")
     assert [line["step"] for line in record["history"]] == [1, 2] and record["vit"] == sha256(VIT)
     assert 0 <= record["history"][-1]["top1"] <= record["history"][-1]["top5"] <= 1
-    towers.check_pair(load_vit(VIT).cls_token, "text", SHORT.embedding)
+    towers.check_pair(load_vit(VIT).cls_token, "dpmpp")
+    assert towers.sizes == (SHORT.embedding, SHORT.length - 8)
     assert towers.before == encode(PLACE, BEFORE)[:-1] and towers.after == encode(PLACE, AFTER)[1:]
 
 
@@ -86,7 +87,8 @@ def test_the_embedded_tower_is_small_and_of_the_embedded_encoder():
     record = json.loads(TEXT.with_suffix(".json").read_text())
     assert record["sha256"] == sha256(TEXT) and record["vit"] == sha256(VIT)
     assert TEXT.stat().st_size < 1_000_000
-    read_towers(TEXT).check_pair(load_vit(VIT).cls_token, "text", 128)
+    read_towers(TEXT).check_pair(load_vit(VIT).cls_token, "dpmpp")
+    assert read_towers(TEXT).sizes == (128, 40)
     assert record["params"] == PARAMS
 
 

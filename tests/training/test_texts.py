@@ -18,7 +18,7 @@ from tests import toy
 from tests.training.test_train import WORDS, folder, trained  # noqa: F401  # `folder` is a fixture
 
 VOCABULARY = list(dict.fromkeys([text.START, text.END, *text.BEFORE.split(), *text.AFTER.split()]))
-DPMPP = {"stride": 16, "embedding": 5, "prompt_epochs": 1, "prompt_batch": 4}
+DPMPP = {"stride": 16, "embedding": 5, "prompt_epochs": 2, "prompt_batch": 4}
 
 
 @pytest.fixture

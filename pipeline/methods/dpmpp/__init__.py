@@ -20,9 +20,9 @@ from pipeline.methods.base import DataSpec, Embedding, Method, Objective, ParamG
 from pipeline.methods.dpmpp.params import PRESETS, WITHOUT_EFFECT, Params
 from pipeline.model import losses
 from pipeline.model.masking import MaskedMetric, budget, tapped_blocks
-from pipeline.model.text import Towers
+from pipeline.model.text import Sizes, Towers
 from pipeline.model.text.prompts import Prompts
-from pipeline.model.text.supervision import Supervision, matching_towers
+from pipeline.model.text.supervision import Supervision, Text, matching_towers, tower_sizes
 from pipeline.model.transfer import Transfer, draw_transfer, saliency
 
 __all__ = ["PRESETS", "WITHOUT_EFFECT", "Params", "build"]
@@ -64,12 +64,15 @@ class DPMpp(MaskedMetric, Method):
     def param_groups(self) -> dict[str, ParamGroup]:
         """`reid` holds all but the mask generator, which has an optimiser, a rate and steps of its own.
 
-        `fresh_lr` is for what no tower brought: the neck, W, A, and a generator without steps of its own.
+        `fresh_lr` is for what no tower brought: the cameras' embeddings, the neck, W, A, and a generator
+        without steps of its own.
+        Assumed: CLIP-ReID moves all of its second stage at the tower's rate, under which DPM's new layers
+        would stay as they are.
         """
         generator = list(self.generator.parameters()) if self.alternates else []
         learning = [p for p in self.parameters() if p.requires_grad and p not in set(generator)]
         tower = {*self.encoder.parameters(), *(self.text.projection.parameters() if self.text else [])}
-        fresh = [p for p in learning if p not in tower]
+        fresh = [p for p in learning if p not in tower or p is self.encoder.camera]
         groups = {"reid": ParamGroup(learning, scaled=[(fresh, self.params.fresh_lr)])}
         if generator:
             groups["mask"] = ParamGroup(generator, lr=self.params.mask_lr, schedule=self.params.mask_schedule)
@@ -77,15 +80,28 @@ class DPMpp(MaskedMetric, Method):
 
     # -------------------------------------------------------------- stage 1: a text for each identity
 
+    def check_text(self, file: str) -> None:
+        """Raise `BadInput` if no towers fit the params, as far as is known without a download."""
+        if self.text:
+            self._check_sizes(tower_sizes(*self._tower(file)))
+
     def read_text(self, file: str) -> str:
         """Take the towers for stage 1; `file` has our own.  Raises `BadInput` if none fit the encoder."""
         if not self.text:
             return ""
-        mine, tower = self.params, (self.params.text_tower, self.params.text_weights)
-        self.towers, source = matching_towers("dpmpp", mine.vit, mine.own_tower, file, *tower)
-        self.towers.check_pair(self.encoder.cls, "dpmpp.text", mine.embedding)
+        self.towers, source = matching_towers(*self._tower(file))
+        self._check_sizes(self.towers.sizes)
+        self.towers.check_pair(self.encoder.cls, "dpmpp")
         self.text.read(self.towers)
         return source
+
+    def _tower(self, file: str) -> tuple[str, str, Text, str, str, str]:
+        mine = self.params
+        return "dpmpp", mine.vit, mine.text, file, mine.text_tower, mine.text_weights
+
+    def _check_sizes(self, sizes: Sizes) -> None:
+        words = 0 if self.params.text == "table" else self.params.prompt_tokens
+        sizes.check("dpmpp", self.params.embedding, words)
 
     def begin_epoch(self, epoch: int, batches: Callable[[], Iterable[Batch]]) -> None:
         """Before the first epoch: learn T from all images, and drop the text tower.
@@ -111,7 +127,7 @@ class DPMpp(MaskedMetric, Method):
         rows = []
         for batch in batches:
             features = self.features(batch.holistic, batch.camid)
-            rows.append((self.text.projection(features.token, features.patch.float()), batch.pid))
+            rows.append((self.text.projection(features.token, features.patch), batch.pid))
         self.encoder.gamma_camera = weight
         image, pid = zip(*rows, strict=True)
         return torch.cat(image), torch.cat(pid)
@@ -121,8 +137,9 @@ class DPMpp(MaskedMetric, Method):
     def objectives(self, batch: Batch) -> Iterator[Objective]:
         """The whole loss, which moves all but the mask generator; then the generator, on the new weights.
 
-        Both see the same transfer.  The second pass has the terms that the generator reaches and no gradient
-        before its input: the generator's gradient is that of the whole loss.
+        The second pass has the terms that the generator reaches and no gradient before its input: the
+        generator's gradient is that of the whole loss.
+        Assumed: both see the same transfer, so that the generator learns on the images that the rest saw.
         """
         mine, mixed = self.params, self.draw_transfer(batch.occluded)
         weights = {
@@ -142,7 +159,11 @@ class DPMpp(MaskedMetric, Method):
         return draw_transfer(salient, encoder.grid, mine.spt, mine.pairing, mine.roll)
 
     def losses(self, batch: Batch, mixed: Transfer | None) -> dict[str, Tensor]:
-        """The loss of the occluded view after the transfer, term by term."""
+        """The loss of the occluded view after the transfer, term by term.
+
+        Assumed: a donor's identity, which SPT's one cross-entropy ignores, leaves ArcFace's and the texts',
+        too, as the picture shows as much of it there.
+        """
         mine, pid, plain = self.params, batch.pid, self.params.triplet == "plain"
         edit, classes = mixed.edit if mixed else None, self._ignored_classes(mixed, pid)
         images = mixed.ignored_candidates(pid) if mixed and mine.ignore else None

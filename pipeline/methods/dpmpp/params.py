@@ -10,7 +10,7 @@ from pipeline.core.params import STRICT
 from pipeline.methods.presets import ENCODER_AND_HEADS, RECIPE, Preset, Presets
 from pipeline.model.backbones import Colours
 from pipeline.model.masking import Taps
-from pipeline.model.text.supervision import Link
+from pipeline.model.text.supervision import Link, Text
 from pipeline.model.transfer import Pairing
 from pipeline.model.vit import CameraOn
 
@@ -39,12 +39,12 @@ class Params:
     orthogonal: float = Field(ge=0)  # weight of the head enrichment, summed over the batch; 0 leaves it out
     budget: float = Field(ge=0)  # weight of a loss of masks that keep few channels; 0 leaves it out
     # supervision by text, in two stages
-    text: Literal["embedded", "clip", "table", "none"] | None  # whose texts; table: free vectors, no words
+    text: Text | None  # whose texts; table: free vectors, no words
     text_tower: str  # of `clip`: an architecture of open_clip
     text_weights: str  # of `clip`: a tag of open_clip, or a file of both towers
     embedding: int | None = Field(ge=1)  # E, channels of a text embedding
     prompt_tokens: int = Field(ge=1)  # learned words of a prompt; stage 1
-    prompt_epochs: int | None = Field(ge=1)
+    prompt_epochs: int | None = Field(ge=2)  # the last one's rate is next to 0
     prompt_lr: float = Field(gt=0)
     prompt_batch: int = Field(ge=2)  # images
     transfer: tuple[Link, ...]  # how the texts reach the prototypes; stage 2

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.core import weights
 from pipeline.core.params import BadInput
+from pipeline.model.losses import no_autocast
 from pipeline.model.text.tower import TextTower, build_tower
 
 START, END = "<start>", "<end>"
@@ -46,9 +47,11 @@ class Projection(nn.Module):
     scale: Tensor
 
     def forward(self, cls: Float[Tensor, "B D"], patch: Float[Tensor, "B N D"]) -> Float[Tensor, "B E"]:
-        """v of each image."""
-        tokens = torch.cat([cls, patch.mean(1)], -1) if self.pooled else cls
-        return self.measure(F.linear(tokens, self.weight))
+        """v of each image, computed in float32."""
+        cls, patch = cls.float(), patch.float()
+        with no_autocast(cls):
+            tokens = torch.cat([cls, patch.mean(1)], -1) if self.pooled else cls
+            return self.measure(F.linear(tokens, self.weight))
 
     def measure(self, embedding: Float[Tensor, "*N E"]) -> Float[Tensor, "*N E"]:
         """Embeddings of images or texts as they are compared, in float32: of length 1 if `pooled`."""
@@ -57,6 +60,29 @@ class Projection(nn.Module):
     def logits(self, image: Float[Tensor, "B E"], table: Float[Tensor, "C E"]) -> Float[Tensor, "B C"]:
         """scale v t: how well each text of a table T fits each image; CLIP-ReID's `i2t` logits."""
         return self.scale * image.float() @ table.float().mT
+
+
+class Sizes(NamedTuple):
+    """What a text tower has room for."""
+
+    embedding: int  # E, channels of a text embedding
+    words: int  # most learned words of a prompt
+
+    def check(self, section: str, embedding: int, tokens: int) -> None:
+        """Raise `BadInput` unless E is `embedding` and a prompt can have `tokens` learned words.
+
+        They are the params `embedding` and `prompt_tokens` of `section`.
+        """
+        if embedding != self.embedding:
+            raise BadInput(
+                f"params.yaml: {section}.embedding = {embedding}: the text tower's embeddings have "
+                f"{self.embedding} channels. Set it to {self.embedding}."
+            )
+        if tokens > self.words:
+            raise BadInput(
+                f"params.yaml: {section}.prompt_tokens = {tokens}: the text tower has room for {self.words} "
+                f"beside the prompt's own words. Set it to {self.words} or less."
+            )
 
 
 class Towers(NamedTuple):
@@ -69,27 +95,24 @@ class Towers(NamedTuple):
     after: tuple[int, ...]  # behind them, up to the end token EOT
 
     @property
-    def embedding(self) -> int:
-        """E, channels of a text embedding."""
-        return self.projection.weight.shape[0]
+    def sizes(self) -> Sizes:
+        """E, and the learned words that fit."""
+        length = len(self.text.positional_embedding)
+        return Sizes(self.projection.weight.shape[0], length - len(self.before) - len(self.after))
 
-    def check_pair(self, class_token: Float[Tensor, "*N d"], name: str, embedding: int) -> None:
-        """Raise `BadInput` unless the encoder is the one that P was trained with, and E is `embedding`.
+    def check_pair(self, class_token: Float[Tensor, "*N d"], section: str) -> None:
+        """Raise `BadInput` unless the encoder is the one that P was trained with.
 
-        `class_token` is the encoder's before any training, the parameter and not a picture's; `name` is the
-        param that chose the towers.  Towers of two releases would compare at random.
+        `class_token` is the encoder's before any training, the parameter and not a picture's; `section` has
+        the params `text` and `vit`.  Towers of two releases would compare at random.
         """
         token = class_token.detach().flatten().float().cpu()
         same = token.shape == self.class_token.shape
         if not same or F.cosine_similarity(token, self.class_token.float(), dim=0) < SAME:
             raise BadInput(
-                f"params.yaml: {name}: the text tower and the encoder `vit` are not of one training. Take "
-                "the text tower of the same release as the encoder's weights."
-            )
-        if embedding != self.embedding:
-            raise BadInput(
-                f"params.yaml: {name}: its embeddings have {self.embedding} channels, the params say "
-                f"{embedding}. Correct the params."
+                f"params.yaml: {section}.text: the text tower and the encoder {section}.vit are not of one "
+                "training. Take the text tower of the same release as the encoder's weights, or set "
+                f"{section}.text to none."
             )
 
 

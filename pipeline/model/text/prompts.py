@@ -36,7 +36,7 @@ class Prompts:
     """How the embeddings of identities are learned from images."""
 
     tokens: int = Field(ge=1)  # M, learned vectors of a prompt
-    epochs: int = Field(ge=1)
+    epochs: int = Field(ge=2)  # the last one's rate is next to 0
     lr: float = Field(gt=0)
     batch: int = Field(ge=2)  # images
 
@@ -65,7 +65,7 @@ class FreeTable(nn.Module):
     def __init__(self, towers: Towers, identities: int, generator: torch.Generator):
         super().__init__()
         self.towers = towers
-        self.learned = _learned(identities, towers.embedding, generator=generator)
+        self.learned = _learned(identities, towers.sizes.embedding, generator=generator)
 
     def forward(self, rows: Int[Tensor, "n"]) -> Float[Tensor, "n E"]:
         """t of some identities."""
@@ -113,6 +113,15 @@ def prompt_table(
     return distributed.broadcast_object(table.cpu()).to(image.device)
 
 
+def prompt_schedule(optimiser: torch.optim.Optimizer, epochs: int) -> CosineLRScheduler:
+    """The rate of stage 1, a cosine after a linear warm-up; its `step` takes the epochs from 1.
+
+    Departs: of fewer than 30 epochs at most a sixth warm up, or a stage of 5 would never reach its rate.
+    """
+    warmup = min(WARMUP, epochs // 6)
+    return CosineLRScheduler(optimiser, epochs, LAST_LR, warmup_t=warmup, warmup_lr_init=FIRST_LR)
+
+
 def _fit(
     texts: nn.Module,
     scaled: Float[Tensor, "N E"],
@@ -122,9 +131,7 @@ def _fit(
 ) -> None:
     """Learn the identities' vectors in place; `scaled` is the images' embeddings times the logits' scale."""
     optimiser = torch.optim.Adam(texts.parameters(), settings.lr, weight_decay=DECAY)
-    schedule = CosineLRScheduler(
-        optimiser, settings.epochs, LAST_LR, warmup_t=WARMUP, warmup_lr_init=FIRST_LR
-    )
+    schedule = prompt_schedule(optimiser, settings.epochs)
     for epoch in range(1, settings.epochs + 1):
         schedule.step(epoch)
         for rows in torch.randperm(len(pid), generator=generator).split(settings.batch):

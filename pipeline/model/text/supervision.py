@@ -5,7 +5,6 @@ from texts to prototypes.
 """
 
 from collections.abc import Collection
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -15,30 +14,59 @@ from torch import Tensor, nn
 
 from pipeline.core.params import BadInput
 from pipeline.model import losses
-from pipeline.model.text import Projection, Towers, read_towers
-from pipeline.model.text.clip import clip_towers
+from pipeline.model.text import Projection, Sizes, Towers, read_towers
+from pipeline.model.text.clip import clip_sizes, clip_towers, is_file
 from pipeline.model.text.prompts import Prompts, prompt_table
 
 Link = Literal["i2t", "align", "start", "replace"]
+Text = Literal["embedded", "clip", "table", "none"]  # whose texts; table: free vectors, no words
 SMOOTHING = 0.1  # of the image-to-text cross-entropy, CLIP-ReID's
 CLIP_VIT = "a ViT of CLIP, such as vit_base_patch16_clip_quickgelu_224.openai"
 
 
-def matching_towers(name: str, vit: str, own: bool, file: str, tower: str, source: str) -> tuple[Towers, str]:
+def fitting_texts(vit: str) -> tuple[Text, ...]:
+    """What `text` can be beside an encoder of this name: a tower that was trained with it, and the controls.
+
+    `table` reads no words, but the projection P of the encoder's tower.
+    """
+    if vit == "embedded":
+        return "embedded", "table", "none"
+    return ("clip", "table", "none") if "_clip_" in vit.partition(".")[0] else ("none",)
+
+
+def check_texts(section: str, vit: str, text: Text) -> None:
+    """Raise `BadInput` unless the params `text` and `vit` of `section` fit, by their names."""
+    if text not in (fitting := fitting_texts(vit)):
+        encoder = {"embedded": "embedded", "clip": CLIP_VIT}.get(text, f"embedded, or to {CLIP_VIT}")
+        raise BadInput(
+            f"params.yaml: {section}.text = {text}: its tower was not trained with {section}.vit = {vit}. "
+            f"Set {section}.text to {' or '.join(fitting)}, or {section}.vit to {encoder}."
+        )
+
+
+def matching_towers(
+    section: str, vit: str, text: Text, file: str, tower: str, source: str
+) -> tuple[Towers, str]:
     """The text tower and projection of an encoder, and the file that has them; "" if they were downloaded.
 
-    own: whether they are ours, in `file`; else those of the CLIP `tower`, from `source` (`clip.clip_towers`)
-    name: the param that chose so, for errors
+    section: of params.yaml, with the params `vit`, `text`, `text_tower` and `text_weights`
+    file: our own towers, for our own encoder
+    tower, source: the CLIP of any other (`clip.clip_towers`)
 
     Raises `BadInput` if they cannot be of one training with the encoder called `vit`.
     """
-    if (vit == "embedded") != own:
-        text, encoder = ("clip", "embedded") if own else ("embedded", CLIP_VIT)
-        raise BadInput(
-            f"params.yaml: {name}.text: this tower was not trained with {name}.vit = {vit}. Set {name}.text "
-            f"to {text}, or {name}.vit to {encoder}."
-        )
-    return (read_towers(file), file) if own else (clip_towers(tower, source), source * Path(source).is_file())
+    check_texts(section, vit, text)
+    if vit == "embedded":
+        return read_towers(file), file
+    return clip_towers(section, tower, source), source if is_file(source) else ""
+
+
+def tower_sizes(section: str, vit: str, text: Text, file: str, tower: str, source: str) -> Sizes:
+    """The sizes of the towers that `matching_towers` gives, and its errors, without a download."""
+    if vit == "embedded" or is_file(source):
+        return matching_towers(section, vit, text, file, tower, source)[0].sizes
+    check_texts(section, vit, text)
+    return clip_sizes(section, tower, source)
 
 
 class Supervision(nn.Module):
@@ -49,6 +77,10 @@ class Supervision(nn.Module):
     links: how texts reach the prototypes.  `i2t` compares images with texts, and P learns with the rest, as
         CLIP-ReID's does; `align` draws prototypes and texts together; `start` lets prototypes start as the
         texts' pre-images; `replace` leaves them there, for whoever freezes W
+
+    Assumed: all but `i2t`.  DPM++'s abstract says that what texts teach is transferred into the space of the
+    prototypes, and not how; CLIP-ReID's texts never meet its classifier.  A starts as P+, so that a prototype
+    is first drawn to the shortest token that P brings to its text.
     """
 
     table: Float[Tensor, "C E"]
@@ -89,7 +121,8 @@ class Supervision(nn.Module):
         """
         self.table.copy_(prompt_table(towers, image, pid, len(self.table), prompts, seed, free))
         if {"start", "replace"} & set(self.links):
-            rows = F.normalize(self.table @ self.preimage(prototypes.shape[1]).T, dim=-1)
+            with losses.no_autocast(prototypes):
+                rows = F.normalize(self.table @ self.preimage(prototypes.shape[1]).T, dim=-1)
             prototypes.copy_(rows * prototypes.norm(dim=1, keepdim=True))
 
     def losses(
@@ -107,7 +140,7 @@ class Supervision(nn.Module):
         terms = {}
         with losses.no_autocast(cls):
             if "i2t" in self.links:
-                logits = self.projection.logits(self.projection(cls.float(), patch.float()), self.table)
+                logits = self.projection.logits(self.projection(cls, patch), self.table)
                 terms["i2t"] = losses.identity(logits, pid, SMOOTHING, ignored)
             if self.back is not None:
                 texts = self.table[pid] @ self.back.T
