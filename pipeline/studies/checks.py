@@ -2,6 +2,9 @@
 
 Left to the stages are archives and labels, which DVC names where they are missing, what is known only from
 images (unless the dataset is indexed already), and whether weights fit their network.
+
+Unusual here: the chosen method is built, without weights, on the device `meta`.  So whatever a method refuses
+when a training builds it is named here, in its own words.
 """
 
 import os
@@ -10,7 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field
+from timm.models.vision_transformer import VisionTransformer
 
 from pipeline.core import distributed, params
 from pipeline.core.params import BadInput
@@ -21,16 +26,19 @@ from pipeline.inference.extract import Embed
 from pipeline.labels import occlusion, parsing, pose_params, segmentation
 from pipeline.labels.external.adapter import ExternalLabels
 from pipeline.labels.quality.metrics import Score
-from pipeline.methods.base import load_method
-from pipeline.model.backbones import check_vit
+from pipeline.methods.base import DataSpec, load_method
+from pipeline.methods.presets import resolve
+from pipeline.model.backbones import check_vit, load_vit, untrained_vit
 from pipeline.ranking.figures import Draw
+from pipeline.ranking.neighbours import GATED
 from pipeline.ranking.report import Evaluate
 from pipeline.studies.tables import METHODS
 from pipeline.synthetic.dataset import Render
 from pipeline.training.schedule import Schedule, check_batch_size
 from pipeline.training.start import check_start
 
-EMBEDDED = Path("models/embedded")  # where the parsers' weights start
+EMBEDDED = Path("models/embedded")  # where the parsers' weights start, and our encoder and text tower lie
+PEOPLE = 10_000  # of a training set, as long as nobody has counted them
 
 SECTIONS: dict[str, Any] = {
     "lambda": params.Amount,
@@ -77,7 +85,7 @@ def params_faults(values: dict[str, Any], data: str, trained: str) -> list[str]:
         faults += datasets.reference_faults(values)
     if right >= {"segment", "pose", "parsers", "parse_on"} and values["parse_on"]:
         faults += parser_faults(values)
-    if right >= {"method", "train", "processes", "index", *METHODS}:
+    if right >= {"method", "train", "processes", "index", "label", "evaluate", *METHODS}:
         faults += training_faults(values, trained)
     if right >= {"train", "train_on", "test_on", "datasets"}:
         faults += role_faults(values, data)
@@ -110,10 +118,11 @@ def _weights_faults(name: str, path: str) -> list[str]:
 
 
 def training_faults(values: dict[str, Any], trained: str) -> list[str]:
-    """What a training would stop for at its start: an unknown ViT, missing files, an odd batch."""
+    """What a training, or its evaluation, would stop for: what the method refuses, an odd batch, files."""
     name, train, processes = values["method"], values["train"], values["processes"]["train"]
     vit, weights, colours = (values[name][param] for param in ("vit", "weights", "colours"))
     faults = [f"{name}.{line}" for line in _said_by(partial(check_vit, vit, weights, colours))]
+    faults = faults or method_faults(values)
     if vit != "embedded" and weights and not Path(weights).is_file():
         faults.append(f"{name}.weights = {weights}: no such file.")
     elif vit != "embedded" and weights:
@@ -130,6 +139,32 @@ def training_faults(values: dict[str, Any], trained: str) -> list[str]:
     if train["start_from"]:
         checks.append(partial(check_start, train["start_from"], trained))
     return faults + _said_by(*checks)
+
+
+def method_faults(values: dict[str, Any]) -> list[str]:
+    """What the chosen method refuses, with its presets, when it is built, of its texts, and of re-ranking."""
+    name, depth = values["method"], values["evaluate"]["rerank"]["depth"]
+    module = load_method(name)
+    settings = params.validate(values[name], module.Params, "", name)
+    settings = resolve(settings, module.PRESETS, settings.preset, name)
+    size, coarse = tuple(values["train"]["size"]), values["label"]["parts"]
+    spec = DataSpec(size, PEOPLE, cameras=1, coarse=coarse, trained_cameras=(0,))
+    try:
+        vit = _encoder(settings.vit)
+        with torch.device("meta"):
+            model = module.build(settings, spec, vit)
+    except BadInput as error:
+        return [str(error).removeprefix("params.yaml: ")]
+    gated = [f"evaluate.rerank.depth = {depth}: {GATED}"] if depth and model.gated else []
+    return _said_by(partial(model.check_text, str(EMBEDDED / "text.safetensors"))) + gated
+
+
+def _encoder(name: str) -> VisionTransformer:
+    """The encoder of a method, without weights."""
+    if name == "embedded":
+        return load_vit(EMBEDDED / "vit.safetensors").to("meta")
+    with torch.device("meta"):
+        return untrained_vit({"name": name})
 
 
 def _said_by(*checks: Callable[[], object]) -> list[str]:

@@ -14,12 +14,14 @@ from pipeline.core import params
 from pipeline.core.params import BadInput
 from pipeline.indexing import datasets
 from pipeline.methods.ogfr.params import STUDENT_WEIGHTS
+from pipeline.model import backbones
 from pipeline.studies.tables import METHODS
 from stages import check
 
 ROOT = Path(__file__).parents[2]
 CHOICES = " or ".join(", ".join(repr(name) for name in sorted(METHODS)).rsplit(", ", 1))
 UNUSED = 12 + len(METHODS - {"ogfr"})  # params of the committed params.yaml without effect
+CLIP = "vit_base_patch16_clip_quickgelu_224.openai"
 MINE = {"mine": {"layout": "table", "archive": "data/raw/mine.zip"}}
 EMBEDDED = {"embedded": {"layout": "folders", "archive": "data/embedded/raw.zip"}}
 FOLDERS = {"train": "a", "query": "b", "gallery": "c"}
@@ -213,6 +215,58 @@ FAULTS = {  # changes: how each line starts
         ["datasets.embedded.archive = 'data/raw/a$b.zip': dvc.yaml quotes paths for the shell"],
     ),
     "no archive": ({"datasets__embedded__archive": ""}, ["datasets.embedded.archive = '': name the file."]),
+    "blocks that the encoder does not have": (
+        {"method": "dpm", "dpm__taps": [2, 7]},
+        ["dpm.taps = [2, 7]: the encoder has 6 blocks."],
+    ),
+    "blocks that no encoder of that name has": (
+        {"method": "dpmpp", "dpmpp__vit": CLIP, "dpmpp__taps": [2, 13], "dpmpp__text": "none"},
+        ["dpmpp.taps = [2, 13]: the encoder has 12 blocks."],
+    ),
+    "more stripes than the preset's stride leaves rows": (
+        {"method": "fed", "fed__stripes": 17},
+        ["fed.stripes = 17, but the grid of patches has 16 rows."],
+    ),
+    "an erasing after the encoder's end": (
+        {"ogfr__erase_before": 6},
+        ["ogfr.erase_before = 6, but the encoder has 6 blocks"],
+    ),
+    "more local features than one patch has": (
+        {"method": "transreid", "transreid__stride": 256, "transreid__shift": 1, "transreid__groups": 1},
+        ["transreid.divide = 4: more than the 1 patches."],
+    ),
+    "images of less than a patch": (
+        {"train__size": [12, 128]},
+        ["train.size = [12, 128] is less than a patch of 16."],
+    ),
+    "texts of CLIP beside our encoder": (
+        {"method": "dpmpp", "dpmpp__preset": "paper"},
+        ["dpmpp.text = clip: its tower was not trained with dpmpp.vit = embedded."],
+    ),
+    "our texts beside CLIP's encoder": (
+        {"method": "dpmpp", "dpmpp__vit": CLIP},
+        [f"dpmpp.text = embedded: its tower was not trained with dpmpp.vit = {CLIP}."],
+    ),
+    "a table beside an encoder without a tower": (
+        {"method": "dpmpp", "dpmpp__vit": "vit_base_patch16_224", "dpmpp__text": "table"},
+        ["dpmpp.text = table: its tower was not trained with dpmpp.vit = vit_base_patch16_224."],
+    ),
+    "an embedding of CLIP's width beside our tower": (
+        {"method": "dpmpp", "dpmpp__embedding": 512},
+        ["dpmpp.embedding = 512: the text tower's embeddings have 128 channels."],
+    ),
+    "more learned words than the tower has places": (
+        {"method": "dpmpp", "dpmpp__prompt_tokens": 41},
+        ["dpmpp.prompt_tokens = 41: the text tower has room for 40"],
+    ),
+    "a gate where neighbours must be mutual": (
+        {"method": "dpm", "evaluate__rerank__depth": 50},
+        ["evaluate.rerank.depth = 50: gated features: nearest neighbours are not mutual."],
+    ),
+    "texts and a gate": (
+        {"method": "dpmpp", "evaluate__rerank__depth": 50, "dpmpp__embedding": 512},
+        ["dpmpp.embedding = 512", "evaluate.rerank.depth = 50: gated features"],
+    ),
     "faults of many sections": (
         {"lambda": -1, "train__images": 0, "draw__dpi": "high", "train_on": "mine", "pose__weights": ""},
         ["lambda = -1", "train.images = 0", "draw.dpi = 'high'", "train_on = 'mine'", "pose.weights = ''"],
@@ -239,6 +293,59 @@ def test_each_fault_is_named(tmp_path, fault):
     said = faults(tmp_path, **changed)
     assert len(said) == len(lines)
     assert all(line.startswith(start) for line, start in zip(said, lines, strict=True)), said
+
+
+FITTING = {
+    "blocks of a method that is not chosen": {"dpm__taps": [2, 99]},
+    "as many learned words as there are places": {"method": "dpmpp", "dpmpp__prompt_tokens": 40},
+    "free vectors": {"method": "dpmpp", "dpmpp__prompt_tokens": 41, "dpmpp__text": "table"},
+    "no texts": {"method": "dpmpp", "dpmpp__transfer": [], "dpmpp__preset": "paper"},
+    "no gate": {"method": "dpmpp", "dpmpp__mask": "none", "evaluate__rerank__depth": 50},
+}
+
+
+@pytest.mark.parametrize("fitting", FITTING)
+def test_what_a_training_takes_is_no_fault(tmp_path, fitting):
+    assert faults(tmp_path, **FITTING[fitting]) == []
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("preset", ["recommended", "paper"])
+def test_each_method_is_built_without_downloads_and_weights(tmp_path, monkeypatch, name, preset):
+    monkeypatch.setattr(backbones, "load_pretrained", lambda *_, **__: pytest.fail("weights are downloaded"))
+    changes = {"dpmpp__text": "none"} if name == "dpmpp" else {}
+    for vit in ("embedded", "vit_tiny_patch16_224"):
+        values = {"method": name, f"{name}__preset": preset, f"{name}__vit": vit, **changes}
+        assert faults(tmp_path, **values) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"text_weights": "models/none.pt"}, "dpmpp.text_weights = models/none.pt: no such file of weights."),
+        ({"text_weights": "nope"}, "dpmpp.text_weights = 'nope': dpmpp.text_tower = ViT-B-16-quickgelu has"),
+        ({"text_tower": "ViT-C"}, "dpmpp.text_tower = 'ViT-C': not one of open_clip's CLIPs"),
+        ({"text_tower": "ViT-L-14"}, "dpmpp.embedding = 512: the text tower's embeddings have 768 channels."),
+    ],
+)
+def test_a_clip_that_cannot_be_used_is_named_without_a_download(tmp_path, changes, line):
+    pytest.importorskip("open_clip", reason="the dependency group clip is not installed")
+    values = {"method": "dpmpp", "dpmpp__vit": CLIP, "dpmpp__preset": "paper"}
+    (said,) = faults(tmp_path, **values, **{f"dpmpp__{name}": value for name, value in changes.items()})
+    assert said.startswith(line)
+
+
+def test_our_encoder_and_its_tower_are_missed_where_the_method_needs_them(tmp_path, monkeypatch):
+    (tmp_path / "models/embedded").mkdir(parents=True)
+    for name in ("pose", "segmentation"):
+        (tmp_path / f"models/embedded/{name}.safetensors").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    (line,) = faults(tmp_path, method="dpmpp")
+    assert line.startswith("models/embedded/vit.safetensors: no such file of weights.")
+    (tmp_path / "models/embedded/vit.safetensors").symlink_to(ROOT / "models/embedded/vit.safetensors")
+    (line,) = faults(tmp_path, method="dpmpp")
+    assert line.startswith("models/embedded/text.safetensors: no such file of weights.")
+    assert faults(tmp_path, method="dpm") == []
 
 
 @pytest.mark.parametrize("weights", ["", "../nothing.safetensors"])
@@ -389,6 +496,7 @@ def test_weights_of_a_parser_that_dvc_may_fetch_are_taken(tmp_path, monkeypatch)
     (tmp_path / "models/embedded").mkdir(parents=True)
     for name in ("mine.safetensors.dvc", "pose.safetensors"):
         (tmp_path / "models" / name).write_bytes(b"")
+    (tmp_path / "models/embedded/vit.safetensors").symlink_to(ROOT / "models/embedded/vit.safetensors")
     monkeypatch.chdir(tmp_path)
     changed = {"segment__weights": "../mine.safetensors", "pose__weights": "../pose.safetensors"}
     assert faults(tmp_path, **changed) == []
