@@ -101,7 +101,12 @@ def participation(mask: Float[Tensor, "B D"]) -> Float[Tensor, "B"]:
 
 
 def budget(mask: Float[Tensor, "B D"], least: float) -> Float[Tensor, ""]:
-    """How far masks fall short of keeping a share `least` of the channels, the mean over images."""
+    """How far masks fall short of keeping a share `least` of the channels, the mean over images, in [0, 1].
+
+    ReLU(least - (sum m)^2 / (D sum m^2)).
+    Assumed: no source has such a loss.  A mask that keeps enough channels costs nothing, so that the loss
+    hinders no more than a collapse to the few that tell the identities of the training set apart.
+    """
     return F.relu(least - participation(mask)).mean()
 
 

@@ -131,10 +131,10 @@ def caption(attribute: Int[np.ndarray, "A"], dropped: float, rng: np.random.Gene
     """
     look = {name: ATTRIBUTES[name][n] for name, n in zip(ATTRIBUTES, attribute, strict=True)}
     hidden = {UNSEEN.get(item) for item in look.items()}
-    told = {name: v for name, v in look.items() if name not in hidden and rng.random() >= dropped}
+    visible = {name: v for name, v in look.items() if name not in hidden and rng.random() >= dropped}
     phrases = []
     for names, noun in PHRASES:
-        if values := [told[name] for name in names if name in told]:
+        if values := [visible[name] for name in names if name in visible]:
             phrases.append(" ".join([*values, noun]))
     order = [phrases[n] for n in rng.permutation(len(phrases))]
     if order and rng.random() < 0.5:

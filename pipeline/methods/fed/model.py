@@ -102,7 +102,12 @@ class FED(Method):
         return cast(Centres, self.memories[number])
 
     def diffuse(self, features: Features, pid: Int[Tensor, "B"]) -> Float[Tensor, "B SD"]:
-        """d: the erased feature, mixed with its nearest neighbours of the memory."""
+        """d: the erased feature, mixed with its nearest neighbours of the memory.
+
+        Assumed: the abstract diffuses it with `other memorized features` and does not say which.  As in the
+        published code they are the centres of other identities that are most alike in cosine, in the memory
+        of erased features for both views, and d passes the batch norms of the erased features.
+        """
         _, score, erased = features
         centres = self.bank(0).nearest(erased, pid, self.params.neighbours)
         return self.neck(self.diffusion(erased, score, centres))
