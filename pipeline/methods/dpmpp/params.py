@@ -34,7 +34,7 @@ class Params:
     mask_schedule: Literal["cosine", "constant"] | None  # of its rate
     plain: float = Field(ge=0)  # weight of the identity loss of f W
     arc: float = Field(ge=0)  # weight of the identity loss of the masked cosines
-    scale: float = Field(gt=0)  # s, factor on the cosines
+    scale: float | None = Field(gt=0)  # s, factor on the cosines
     margin: float | None = Field(ge=0, lt=3.14)  # mu, radians that the true identity has to gain
     orthogonal: float = Field(ge=0)  # weight of the head enrichment, summed over the batch; 0 leaves it out
     budget: float = Field(ge=0)  # weight of a loss of masks that keep few channels; 0 leaves it out
@@ -93,6 +93,7 @@ PRESETS: Presets = {
     "dpmpp.mask_lr": (7e-4, 3.5e-4, "not public; the generator starts from nothing beside a trained tower"),
     "dpmpp.mask_schedule": ("cosine", "constant", "not public; DPM's code decays the other rates alone"),
     "dpmpp.margin": (0.3, 0.5, "not public; DPM's on Occluded-Duke, and on Market-1501"),
+    "dpmpp.scale": (10.0, 30.0, "not public; DPM's"),
     "dpmpp.text": ("embedded", "clip", "our own small tower needs no download"),
     "dpmpp.embedding": (128, 512, "that of our tower, and of CLIP's ViT-B"),
     "dpmpp.prompt_epochs": (30, 120, "not public; CLIP-ReID's, and what a CPU does in a minute"),
