@@ -10,13 +10,13 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from ruamel.yaml import YAML
 from torch import Tensor, nn
 
+from benchmarks.checkouts import import_loss, read_settings, stand_in
 from benchmarks.official.__main__ import SETTINGS
 from benchmarks.official.cases import SPEC, STRIDE
 from pipeline.batches.views import normalise
@@ -26,15 +26,7 @@ Results = dict[str, Any]
 
 def shim() -> None:
     """Stand in for what the checkouts import and call."""
-    contents: dict[str, dict[str, Any]] = {
-        "torch._six": {"container_abcs": importlib.import_module("collections.abc")},
-        "yacs": {},
-        "yacs.config": {"CfgNode": SimpleNamespace},
-        "einops": {"rearrange": None, "repeat": None},
-    }
-    for name, content in contents.items():
-        sys.modules[name] = ModuleType(name)
-        vars(sys.modules[name]).update(content)
+    stand_in(einops={"rearrange": None, "repeat": None})
     stay: Any = lambda tensor, *_: tensor  # noqa: E731
     setattr(Tensor, "cuda", stay)  # noqa: B010
     zeros = torch.zeros
@@ -43,21 +35,14 @@ def shim() -> None:
 
 def configure(method: str, checkout: Path) -> SimpleNamespace:
     """The checkout's configuration, for random weights and small images."""
-    config = importlib.import_module("config.defaults")._C
-    for section, values in YAML(typ="safe").load(checkout / SETTINGS[method][1]).items():
-        if isinstance(values, dict):
-            vars(getattr(config, section)).update(values)
-    stride = STRIDE[method]
-    config.MODEL.PRETRAIN_CHOICE, config.MODEL.STRIDE_SIZE = "none", [stride, stride]
+    config = read_settings(checkout / SETTINGS[method][1], STRIDE[method])
     config.MODEL.DROP_PATH, config.INPUT.SIZE_TRAIN = 0.0, list(SPEC.size)
     return config
 
 
 def loss_function(config: SimpleNamespace) -> Callable[..., Tensor]:
     """The checkout's loss."""
-    module = importlib.import_module("loss.make_loss")
-    setattr(module, "CenterLoss", lambda **_: nn.Linear(1, 1))  # noqa: B010
-    loss = module.make_loss(config, SPEC.identities)
+    loss = import_loss().make_loss(config, SPEC.identities)
     return loss[0] if isinstance(loss, tuple) else loss
 
 

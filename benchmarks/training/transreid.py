@@ -7,9 +7,9 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
-from ruamel.yaml import YAML
 from torch import nn
 
+from benchmarks.checkouts import import_loss, read_settings, stand_in
 from benchmarks.complexity.counts import OCCLUDED_DUKE
 from benchmarks.training.__main__ import SETTINGS
 from benchmarks.training.modes import DEVICE, autocast
@@ -54,27 +54,19 @@ class TransReID:
 
 def import_modules(checkout: Path) -> dict[str, ModuleType]:
     """TransReID's modules, unchanged but for a loss that is built and not used."""
-    sys.modules["torch._six"] = ModuleType("torch._six")
-    sys.modules["torch._six"].container_abcs = importlib.import_module("collections.abc")
-    sys.modules["yacs"], sys.modules["yacs.config"] = ModuleType("yacs"), ModuleType("yacs.config")
-    sys.modules["yacs.config"].CfgNode = SimpleNamespace
+    stand_in()
     if str(checkout) not in sys.path:
         sys.path.insert(0, str(checkout))
-    names = {"config": "config.defaults", "model": "model.make_model", "loss": "loss.make_loss"}
-    names |= {"solver": "solver.make_optimizer", "data": "datasets.make_dataloader"}
+    names = {"model": "model.make_model", "solver": "solver.make_optimizer"}
+    names |= {"data": "datasets.make_dataloader"}
     modules = {name: importlib.import_module(module) for name, module in names.items()}
-    modules["loss"].CenterLoss = lambda **_: nn.Linear(1, 1)
-    return modules
+    return modules | {"loss": import_loss()}
 
 
 def read_config(checkout: Path, stride: int) -> SimpleNamespace:
     """TransReID's configuration for Occluded-Duke at a stride, without pre-trained weights."""
-    config = import_modules(checkout)["config"]._C
-    for section, values in YAML(typ="safe").load(checkout / SETTINGS).items():
-        if isinstance(values, dict):
-            vars(getattr(config, section)).update(values)
-    config.MODEL.PRETRAIN_CHOICE, config.MODEL.STRIDE_SIZE = "none", [stride, stride]
-    return config
+    import_modules(checkout)
+    return read_settings(checkout / SETTINGS, stride)
 
 
 def training_dataset(checkout: Path, rows: list[tuple[str, int, int, int]]) -> Any:
