@@ -22,7 +22,7 @@ def changed(image, **change):
     return apply_jitter(image, [NONE._replace(**change)] * len(image))
 
 
-def test_worked_examples():
+def test_each_change_gives_two_colours_their_values_by_hand():
     two = colours([100, 200, 0], [0, 0, 0])
     assert changed(two, brightness=1.5).tolist() == colours([150, 255, 0], [0, 0, 0]).tolist()
     # greys 147 and 0, mean 74 (rounded): 74 + 1.5 * (colour - 74)

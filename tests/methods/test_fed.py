@@ -275,7 +275,7 @@ def outcome(method, batch):
     return before, [memory.centres for memory in method.memories], features.erased, diffused
 
 
-def test_it_starts_as_the_means_of_unerased_features_in_evaluation_mode():
+def test_the_memory_starts_as_the_means_of_unerased_features_in_evaluation_mode():
     method = model().eval()
     with torch.no_grad():
         plain = eval_batch(PEOPLE)
@@ -289,7 +289,7 @@ def test_it_starts_as_the_means_of_unerased_features_in_evaluation_mode():
     assert torch.equal(method.bank(0).centres, after)
 
 
-def test_two_memories_keep_a_fifth_each():
+def test_centres_of_two_memories_each_keep_a_fifth_of_what_they_were():
     (m, n), (after, diffused_after), b, d = outcome(started(), ONE_EACH)
     torch.testing.assert_close(after, 0.2 * m + 0.8 * b)
     torch.testing.assert_close(diffused_after, 0.2 * n + 0.8 * d)
@@ -300,7 +300,7 @@ def test_one_memory_moves_to_the_diffused_feature_and_then_to_the_erased_one():
     torch.testing.assert_close(after, 0.04 * m + 0.16 * d + 0.80 * b)
 
 
-def test_the_occluded_view_leaves_it():
+def test_the_occluded_view_moves_no_memory():
     black = replace(BATCH, occluded=replace(BATCH.occluded, image=BATCH.occluded.image * 0))
     (_, ours, *_), (_, theirs, *_) = (outcome(started(), batch) for batch in (BATCH, black))
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
@@ -321,7 +321,7 @@ def test_an_embedding_is_one_feature_of_all_stripes_that_no_memory_or_diffusion_
     assert torch.equal(method.embed(eval_batch(PEOPLE)).parts, embedding.parts)
 
 
-def test_it_learns_a_batch():
+def test_every_loss_of_a_batch_that_is_learned_for_40_steps_falls_to_less_than_half():
     plan = replace(toy.schedule(epochs=1, lr=5e-3, decay=0.0, warmup=0.0, clip=5.0), floor=1.0)
     loop = Loop(started(), plan, torch.device("cpu"))
     for _ in range(40):
@@ -355,7 +355,7 @@ def test_a_stopped_training_resumes_to_the_same_memory_and_weights(tmp_path):
 
 
 @pytest.mark.parametrize("preset", ["recommended", "paper"])
-def test_it_trains_on_the_gpu_as_on_the_cpu(preset):
+def test_a_training_on_the_gpu_ends_at_the_weights_of_the_cpu(preset):
     here = trained(preset)
     with stand_in_gpu.stand_in():
         there = trained(preset)
@@ -414,7 +414,7 @@ def test_what_is_off_is_not_built():
     assert objective.terms.keys() == {"identity", "global_identity", "contrast", "contrast_occluded"}
 
 
-def test_its_parameters_are_those_of_the_published_code_to_the_head():
+def test_the_parameters_are_those_of_the_published_code_to_the_head():
     with torch.device("meta"):
         vit = timm.create_model("vit_base_patch16_224", num_classes=0, img_size=(256, 128))
         spec = DataSpec((256, 128), identities=702, cameras=8, coarse=4, trained_cameras=tuple(range(8)))
