@@ -1,4 +1,4 @@
-"""Stage `train`: images and their cached labels -> a trained model, its log and its record.
+"""Stage `train`: images and their cached labels -> a trained model, its record, log and curves.
 
 Reads:
     index      index.parquet, one row per image
@@ -10,10 +10,11 @@ Reads:
 Writes:
     out        folder of the trained model and its record
     log        log.csv, one row per training step; times.csv, beside it, has the seconds of each step
+    curves     folder of the log's curves for `dvc plots`, a CSV file for each quantity
 
 Params: seed, method, the method's own, train, checkpoint, processes.train.  torchrun may start the processes:
 
-    torchrun --nproc-per-node=4 -m stages.train INDEX IMAGES PARSING LABELS EMBEDDED TEXT OUT LOG
+    torchrun --nproc-per-node=4 -m stages.train INDEX IMAGES PARSING LABELS EMBEDDED TEXT OUT LOG CURVES
 """
 
 import json
@@ -40,6 +41,7 @@ from pipeline.model.backbones import architecture, check_vit, pretrained_encoder
 from pipeline.model.layers import set_drop_path
 from pipeline.training import selection
 from pipeline.training.checkpoint import Checkpoints
+from pipeline.training.curves import training_curves
 from pipeline.training.loop import TIMES
 from pipeline.training.record import LIBRARIES, run_record
 from pipeline.training.remarks import remarks, say, without_effect
@@ -50,10 +52,10 @@ from pipeline.training.start import check_start, describe_start, load_start
 
 def main(
     index: str, images: str, parsing: str, labels: str, embedded: str, text: str, out: str, log: str,
-    config: str = "params.yaml",
+    curves: str, config: str = "params.yaml",
 ) -> None:  # fmt: skip
     wanted = params.read(config, "processes", distributed.Processes).train
-    paths = (index, images, parsing, labels, embedded, text, out, log)
+    paths = (index, images, parsing, labels, embedded, text, out, log, curves)
     if not distributed.run_torchrun(wanted, "stages.train", (*paths, "--config", config)):
         with distributed.process_group():
             train(*paths, config)
@@ -61,7 +63,7 @@ def main(
 
 def train(
     index: str, images: str, parsing: str, labels: str, embedded: str, text: str, out: str, log: str,
-    config: str,
+    curves: str, config: str,
 ) -> None:  # fmt: skip
     """Train the method of params.yaml, as one of the processes that share each batch."""
     name = params.read(config, "method", str)
@@ -106,11 +108,11 @@ def train(
         checkpoints = Checkpoints(distributed.broadcast_object(folder), every)
         steps = train_model(model, image_set, schedule, seed, names, held_out, checkpoints)
         if rank_0:
-            save(out, log, model, record, steps)
+            save(out, log, curves, model, record, steps)
 
 
-def save(out: str, log: str, model: Method, record: dict[str, Any], steps: pd.DataFrame) -> None:
-    """Write the model's folder, the log of losses and, beside it, how long each step took (`times.csv`)."""
+def save(out: str, log: str, curves: str, model: Method, record: dict[str, Any], steps: pd.DataFrame) -> None:
+    """Write the model's folder, the log's curves, the log and, beside it, each step's time (`times.csv`)."""
     with atomic_write(out) as folder:
         folder.mkdir()
         left_out = model.left_out()
@@ -118,6 +120,10 @@ def save(out: str, log: str, model: Method, record: dict[str, Any], steps: pd.Da
         (folder / "model.safetensors").write_bytes(safetensors.torch.save(tensors))
         record = {**record, "sha256": sha256(folder / "model.safetensors")}
         (folder / "record.json").write_text(json.dumps(record, indent=1) + "\n")
+    with atomic_write(curves) as folder:
+        folder.mkdir()
+        for name, curve in training_curves(steps).items():
+            curve.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
     with atomic_write(Path(log).with_name("times.csv")) as path:
         steps[["step", *TIMES]].to_csv(path, index=False)
     with atomic_write(log) as path:

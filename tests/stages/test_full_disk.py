@@ -33,7 +33,7 @@ WRITERS = {  # what writes more than 20 kB into a folder
     "label file": lambda folder: write_label_file(folder / "a.h5", "maps", random_rows(64), ATTRS),
     "weights": lambda folder: save_vit(folder / "vit.safetensors", toy.encoder(), {}),
     "trained model": lambda folder: train.save(
-        str(folder / "model"), str(folder / "log.csv"), toy.model(), {}, pd.DataFrame()
+        *(str(folder / name) for name in ("model", "log.csv", "curves")), toy.model(), {}, pd.DataFrame()
     ),
     "state of a training": state_of_a_training,
     "state of a pretraining": lambda folder: _save_state(folder / "state.pt", 1, [], *[toy.encoder()] * 3),

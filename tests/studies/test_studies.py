@@ -414,6 +414,7 @@ def test_a_run_takes_the_words_of_dvc_yaml_and_writes_beside():
                 "models/embedded/text.safetensors",
                 "W/models/trained",
                 "W/models/log.csv",
+                "W/models/curves",
             ],
         ),
         (

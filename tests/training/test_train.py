@@ -34,7 +34,7 @@ from tests import toy
 TINY = "vit_tiny_patch16_224"
 WORDS = (
     *("index.parquet", "images.h5", "parsing.h5", "occlusion.h5", "vit.safetensors", "text.safetensors"),
-    *("model", "log.csv"),
+    *("model", "log.csv", "curves"),
 )
 OBSTACLES = {
     "probability": 1,
