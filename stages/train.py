@@ -12,7 +12,8 @@ Writes:
     log        log.csv, one row per training step; times.csv, beside it, has the seconds of each step
     curves     folder of the log's curves for `dvc plots`, a CSV file for each quantity
 
-Params: seed, method, the method's own, train, checkpoint, processes.train.  torchrun may start the processes:
+Params: seed, method, the method's own, train, checkpoint, tensorboard, processes.train.  torchrun may start
+the processes:
 
     torchrun --nproc-per-node=4 -m stages.train INDEX IMAGES PARSING LABELS EMBEDDED TEXT OUT LOG CURVES
 """
@@ -39,7 +40,7 @@ from pipeline.methods.base import Method, data_spec, describe, load_method
 from pipeline.methods.presets import resolve
 from pipeline.model.backbones import architecture, check_vit, pretrained_encoder
 from pipeline.model.layers import set_drop_path
-from pipeline.training import selection
+from pipeline.training import selection, tensorboard
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.curves import training_curves
 from pipeline.training.loop import TIMES
@@ -73,7 +74,9 @@ def train(
     schedule = resolve(schedule, module.PRESETS, settings.preset, "train")
     settings = resolve(settings, module.PRESETS, settings.preset, name)
     seed, every = params.read(config, "seed", params.Count), params.read(config, "checkpoint", params.Amount)
+    events_folder = params.read(config, "tensorboard", str)
 
+    tensorboard.check_installed(events_folder)
     check_vit(settings.vit, settings.weights, settings.colours)
     if schedule.start_from:
         check_start(schedule.start_from, out)
@@ -105,8 +108,10 @@ def train(
     record |= run_record(model, schedule, seed, files)
     rank_0 = distributed.rank() == 0
     with resumable_folder("train", [record], LIBRARIES) if rank_0 else nullcontext() as folder:
-        checkpoints = Checkpoints(distributed.broadcast_object(folder), every)
-        steps = train_model(model, image_set, schedule, seed, names, held_out, checkpoints)
+        scratch = distributed.broadcast_object(folder)
+        with tensorboard.open_events(events_folder, scratch.name) as events:
+            checkpoints = Checkpoints(scratch, every)
+            steps = train_model(model, image_set, schedule, seed, names, held_out, checkpoints, events)
         if rank_0:
             save(out, log, curves, model, record, steps)
 

@@ -34,6 +34,7 @@ from pipeline.ranking.neighbours import GATED
 from pipeline.ranking.report import Evaluate
 from pipeline.studies.tables import METHODS
 from pipeline.synthetic.dataset import Render
+from pipeline.training import tensorboard
 from pipeline.training.schedule import Schedule, check_batch_size
 from pipeline.training.start import check_start
 
@@ -53,6 +54,7 @@ SECTIONS: dict[str, Any] = {
     "workers": params.Count,
     "processes": distributed.Processes,
     "checkpoint": params.Amount,
+    "tensorboard": str,
     "render": Render,
     "index": build.Index,
     "segment": segmentation.Segment,
@@ -85,7 +87,7 @@ def params_faults(values: dict[str, Any], data: str, trained: str) -> list[str]:
         faults += datasets.reference_faults(values)
     if right >= {"segment", "pose", "parsers", "parse_on"} and values["parse_on"]:
         faults += parser_faults(values)
-    if right >= {"method", "train", "processes", "index", "label", "evaluate", *METHODS}:
+    if right >= {"method", "train", "processes", "index", "label", "evaluate", "tensorboard", *METHODS}:
         faults += training_faults(values, trained)
     if right >= {"train", "train_on", "test_on", "datasets"}:
         faults += role_faults(values, data)
@@ -134,6 +136,7 @@ def training_faults(values: dict[str, Any], trained: str) -> list[str]:
     ]
     checks: list[Callable[[], object]] = [
         partial(check_batch_size, schedule, processes),
+        partial(tensorboard.check_installed, values["tensorboard"]),
         *(partial(obstacle_pictures.picture_files, source, folder) for source, folder in pictures if folder),
     ]
     if train["start_from"]:

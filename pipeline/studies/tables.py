@@ -30,8 +30,8 @@ COSTS = {  # of `cost`: title and decimals of a column
 STEPS = ("label", "train", "embed", "evaluate")  # stages between cached parsing maps and a row's scores
 LABELLING = ("lambda", "label")  # params that only the labels depend on
 WITHOUT_EFFECT = (  # params that change no score
-    "workers", "checkpoint", "datasets", "parse_on", "pretrain", "score", "draw", "processes.segment",
-    "processes.pose",
+    "workers", "checkpoint", "tensorboard", "datasets", "parse_on", "pretrain", "score", "draw",
+    "processes.segment", "processes.pose",
 )  # fmt: skip
 TABLE = Path(__file__).with_suffix(".yaml")
 REPORT = "report.json"  # all scores of an evaluation

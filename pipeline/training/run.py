@@ -32,6 +32,7 @@ from pipeline.training.checkpoint import BestEpoch, Checkpoints
 from pipeline.training.loop import Loop
 from pipeline.training.remarks import rate_remarks, say
 from pipeline.training.schedule import Schedule, check_batch_size
+from pipeline.training.tensorboard import EventFiles
 
 T = TypeVar("T")
 
@@ -44,13 +45,15 @@ def train_model(
     names: Sequence[str] | None = None,
     held_out: ImageSet | None = None,
     checkpoints: Checkpoints | None = None,
+    events: EventFiles | None = None,
 ) -> pd.DataFrame:
     """Train a method in place and return its log: one row per step.
 
     `names` are what errors call the images, by default their row numbers.  With `held_out`, images of other
     identities, the weights of the epoch that ranks them best are kept, else the last epoch's.  With
-    `checkpoints`, training resumes from the last one of an earlier run.  Processes that torchrun started
-    share each batch; each of them draws the whole batch, and they stop as soon as their weights differ.
+    `checkpoints`, training resumes from the last one of an earlier run.  `events` get each step when it is
+    done, and first those of the earlier run.  Processes that torchrun started share each batch; each of them
+    draws the whole batch, and they stop as soon as their weights differ.
 
     The same seed, data and kind of machine give the same weights on a CPU, with and without interruptions.
     Raises `BadInput` that names the term, the step and the images if a loss or a gradient is not finite.
@@ -65,6 +68,8 @@ def train_model(
     device = distributed.local_device()
     loop = Loop(method.to(device).train(), schedule, device)
     best = checkpoints.resume(loop, rng) if checkpoints else None
+    if events:
+        events.write(loop.log)
     names = [f"row {i}" for i in range(len(images))] if names is None else names
     batch_size, steps = schedule.identities * schedule.images, _remaining_steps(epochs, len(loop.log))
     batches = _with_wait(
@@ -85,6 +90,8 @@ def train_model(
                 best = _evaluate_held_out(best, loop, held_out, batch_size)
             if checkpoints:
                 checkpoints.step(loop, rng_state, best)
+            if events:
+                events.write(loop.log[-1:])
             bar.update(batch_size)
             bar.set_postfix_str(f"epoch {epoch + 1}/{len(epochs)} loss {loop.loss:.3f}", refresh=False)
     distributed.check_equal_weights(method)

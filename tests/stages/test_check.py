@@ -16,6 +16,7 @@ from pipeline.indexing import datasets
 from pipeline.methods.ogfr.params import STUDENT_WEIGHTS
 from pipeline.model import backbones
 from pipeline.studies.tables import METHODS
+from pipeline.training import tensorboard
 from stages import check
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +51,12 @@ def faults(folder: Path, **changed) -> list[str]:
         assert last.endswith("; nothing was run.") and not (folder / "out.txt").exists()
         return [line.removeprefix(f"{folder / 'params.yaml'}: ") for line in lines]
     return []
+
+
+def test_tensorboard_is_named_where_it_is_wanted_and_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorboard, "find_spec", lambda name: None)
+    (line,) = faults(tmp_path, tensorboard="runs")
+    assert line.startswith("tensorboard = runs: needs the package tensorboard. Run `uv sync --group")
 
 
 def test_weights_that_are_a_pickle_are_named_before_any_stage_with_the_command_that_converts_them(tmp_path):

@@ -217,7 +217,14 @@ def result(row, seed, state="done", rank1=50.0, mAP=40.0, values=VALUES, cost=No
 def test_what_changes_no_score_does_not_make_another_experiment():
     row = row_of("table5", 3)
     wanted = tables.experiment(VALUES, row, 1)
-    for name, value in {"workers": 7, "draw": {}, "score": {}, "vit_baseline": {}, "datasets": {}}.items():
+    for name, value in {
+        "workers": 7,
+        "tensorboard": "runs",
+        "draw": {},
+        "score": {},
+        "vit_baseline": {},
+        "datasets": {},
+    }.items():
         other = {**wanted, name: value}
         assert tables.find_result([tables.Result(other, "done", {}, {})], wanted)
         assert tables.digest(other) == tables.digest(wanted)
