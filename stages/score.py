@@ -39,7 +39,7 @@ def main(
     kinds = {instances: "instances", parsing: "parsing", occlusions: "occlusion", truth: "truth"}
     labels = metrics.Labels(*(LabelFile(path, kind, key) for path, kind in kinds.items()))
     crops = Images(images, key)
-    survey = statistics.survey_labels(labels.parsing["map"], crops)
+    survey = statistics.survey_labels(labels.parsing["map"], crops, table["split"])
     report, agreement = metrics.report(table, labels, survey, label, threshold, score)
     name = Path(index).parent.name
     view = audit.Audit(name, table, crops, labels, survey, report, agreement, threshold)

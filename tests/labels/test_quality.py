@@ -81,7 +81,7 @@ def world(folder, maps, truth, chosen=None, people=1, threshold=2.0, occluder=No
 
 def report(folder, maps, truth, threshold=2.0, **options):
     index, labels = world(folder, maps, truth, threshold=threshold, **options)
-    survey = statistics.survey_labels(labels.parsing["map"], Images(folder / "images.h5"))
+    survey = statistics.survey_labels(labels.parsing["map"], Images(folder / "images.h5"), index["split"])
     return metrics.report(index, labels, survey, RULE, threshold, SCORE)[0]
 
 
@@ -165,8 +165,24 @@ def test_patterns_are_counted_in_the_order_of_the_parts(tmp_path):
 
 def test_without_truth_only_counts_are_reported(tmp_path):
     scores = report(tmp_path, [WALKER], None)
-    counts = {"images", "no_person", "ambiguous", "hidden", "changed", "patterns", "unseen"}
-    assert set(scores) == counts | {"shown", "repeated", "fit"}
+    counts = {"images", "no_person", "ambiguous", "hide_part", "hidden"}
+    assert set(scores) == counts | {"splits", "changed", "patterns", "unseen", "shown", "repeated"}
+    assert set(scores["splits"]["query"]) == counts | {"fit"}
+
+
+def test_images_that_hide_a_part_are_not_those_in_which_nobody_was_found(tmp_path):
+    scores = report(tmp_path, [WALKER, LEGLESS, NOBODY], None, chosen=[0, 0, -1])
+    assert (scores["images"], scores["hide_part"], scores["no_person"]) == (3, 1, 1)
+    assert scores["hidden"] == {"head": 0, "arms": 0, "torso": 0, "legs": 1}
+    assert scores["patterns"] == {"0000": 1, "0001": 1} and scores["unseen"] == {"0001": 1}
+
+
+def test_every_split_is_counted_apart(tmp_path):
+    splits = report(tmp_path, [WALKER, LEGLESS, LEGLESS, NOBODY], None, chosen=[0, 0, 0, -1])["splits"]
+    assert [splits[s]["images"] for s in ("train", "query", "gallery")] == [1, 3, 0]
+    assert [splits[s]["no_person"] for s in ("train", "query", "gallery")] == [0, 1, 0]
+    assert [splits[s]["hide_part"] for s in ("train", "query", "gallery")] == [0, 2, 0]
+    assert splits["train"]["fit"] is None and splits["query"]["fit"]["images"] == 2  # of one map: no other
 
 
 def test_maps_that_came_without_a_chosen_person_have_no_mask_to_score(tmp_path):

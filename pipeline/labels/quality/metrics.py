@@ -20,6 +20,7 @@ from pipeline.core.label_file import LabelFile
 from pipeline.core.params import STRICT
 from pipeline.core.workers import progress_bar
 from pipeline.data import parts
+from pipeline.data.index import SPLITS
 from pipeline.labels import occlusion, parsing
 from pipeline.labels.quality import statistics
 from pipeline.labels.quality.statistics import LABELS
@@ -46,6 +47,10 @@ class Labels(NamedTuple):
     def has_truth(self) -> bool:
         """Whether the truth is known."""
         return bool(self.truth.attrs["truth"])
+
+    def has_person(self) -> Bool[np.ndarray, "N"]:
+        """Whether a person was found in each image; its map is all background otherwise."""
+        return self.parsing["status"][:] != parsing.NO_PERSON
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,26 +182,44 @@ def counts(
 ) -> dict[str, Any]:
     """Counts that need no truth: statuses, hidden parts, occlusion patterns, labels that lambda changes.
 
-    A pattern is written z_0 z_1 ... in the order of the parts, 1 for hidden; `unseen` are the patterns of
-    test images that no training image has.  `shown` is the share of images with a pixel of a part.
+    An image in which nobody was found hides no part and has no pattern.  A pattern is written z_0 z_1 ... in
+    the order of the parts, 1 for hidden; `unseen` are the patterns of test images that no training image has.
+    `shown` is the share of images with a pixel of a part.
     """
-    status = labels.parsing["status"][:]
-    hidden = labels.occlusion["occluded"][:].astype(bool)
+    hidden, person = labels.occlusion["occluded"][:].astype(bool), labels.has_person()
+    flags = hidden[person].astype(int)
     names = list(parts.COARSE[rule.parts])
     reference = hidden_flags(labels.occlusion["pixels"][:], score.reference, rule.strict)
-    patterns, number = np.unique(hidden.astype(int), axis=0, return_counts=True)
+    patterns, number = np.unique(flags, axis=0, return_counts=True)
+    splits = {s: (index["split"] == s).to_numpy() for s in SPLITS}
     return {
-        "images": len(status),
-        "no_person": int((status == parsing.NO_PERSON).sum()),
-        "ambiguous": int((status == parsing.AMBIGUOUS).sum()),
-        "hidden": {name: int(column.sum()) for name, column in zip(names, hidden.T, strict=True)},
+        **_image_counts(labels, np.ones(len(index), bool), names),
+        "splits": {
+            s: {**_image_counts(labels, rows, names), "fit": _fit(survey.fit[s])}
+            for s, rows in splits.items()
+        },
         "changed": int((hidden != reference).sum()),  # against the reference lambda
         "patterns": {"".join(map(str, p)): int(n) for p, n in zip(patterns, number, strict=True)},
-        "unseen": statistics.unseen_patterns(statistics.count_patterns(index, hidden.astype(int))),
+        "unseen": statistics.unseen_patterns(statistics.count_patterns(index[person], flags)),
         "shown": {k: _rounded(v) for k, v in zip(parts.FINE, (survey.pixels > 0).mean(0), strict=True)},
         "repeated": survey.repeated,
-        "fit": {"own": _rounded(survey.fit[0]), "other": _rounded(survey.fit[1])},
     }
+
+
+def _image_counts(labels: Labels, rows: Bool[np.ndarray, "N"], names: list[str]) -> dict[str, Any]:
+    # of the images of these rows
+    hidden = labels.occlusion["occluded"][:][rows & labels.has_person()].astype(bool)
+    return {
+        "images": int(rows.sum()),
+        "no_person": int((rows & ~labels.has_person()).sum()),
+        "ambiguous": int((labels.parsing["status"][:][rows] == parsing.AMBIGUOUS).sum()),
+        "hide_part": int(hidden.any(1).sum()),
+        "hidden": {name: int(column.sum()) for name, column in zip(names, hidden.T, strict=True)},
+    }
+
+
+def _fit(fit: statistics.Fit | None) -> dict[str, Any] | None:
+    return fit and {**fit._asdict(), "own": _rounded(fit.own), "other": _rounded(fit.other)}
 
 
 def accuracy(

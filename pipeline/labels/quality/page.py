@@ -10,12 +10,17 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Integer, UInt8
 
-from pipeline.data import parts
+from pipeline.labels import parsing
 from pipeline.labels.quality import plots, statistics
-from pipeline.labels.quality.audit import CLOSE_CALLS, Audit, draw_boxes, select_rows
-from pipeline.labels.quality.checks import Finding, check_labels
+from pipeline.labels.quality.audit import CLOSE_CALLS, Audit, draw_boxes, fit_picture, panels, select_rows
+from pipeline.labels.quality.checks import FEWEST, Finding, check_labels
 
-HEAT_SIZE = (256, 128)  # height, width of a heat map in pixels
+HEAT_HEIGHT = 256  # of a heat map in pixels
+_SPLITS = (
+    "Hidden parts are counted in images that show a person. The last columns are shares of an image's colour "
+    "variance that maps explain; their ratio is near 1 if maps and images are out of step."
+)
+_TYPES = "Of images that show a person. Types in no training image are marked."
 STYLE = """
 :root { --ink: #1d2329; --dim: #66707a; --line: #e3e6e9; --bar: #4878a8; --wrong: #b3261e; --look: #9a6700; }
 * { box-sizing: border-box }
@@ -66,21 +71,23 @@ class Section(NamedTuple):
 
 def render(audit: Audit, histograms: bytes, pictures: int) -> str:
     """The audit as one HTML document.  `histograms` is the PNG of y(c) with lambda drawn in."""
-    patterns = statistics.count_patterns(audit.index, audit.labels.occlusion["occluded"][:])
+    person = audit.labels.has_person()
+    patterns = statistics.count_patterns(audit.index[person], audit.labels.occlusion["occluded"][:][person])
     iou = None if audit.agreement is None else audit.agreement.image_iou()
     below = f"A part left of the dashed line, λ = {audit.threshold:g} pixels, counts as hidden."
     image = f'<img class="wide" alt="histograms of y(c)" src="{_data_uri(histograms, "png")}">'
     sections = [
-        Section("Where each part lies", "How often a pixel shows it.", _places(audit)),
+        Section("Each split", _SPLITS, _splits(audit.report)),
+        Section("Where each part lies", _where(audit), _places(audit)),
         Section("Pixels of each part, y(c)", below, image),
-        Section("Occlusion types", "Types in no training image are marked.", _types(audit.report, patterns)),
-        *([_truth(audit.report)] if audit.agreement is not None else []),
+        Section("Occlusion types", _TYPES, _types(audit.report, patterns)),
+        *([_truth(audit)] if audit.agreement is not None else []),
         *(_sheet(audit, iou, title, *sheet) for title, sheet in select_rows(audit, pictures).items()),
     ]
     links = " ".join(f'<a href="#{s.anchor()}">{escape(s.title)}</a>' for s in sections)
     body = [
         _head(audit),
-        _findings(check_labels(audit.report, audit.survey, patterns)),
+        _findings(check_labels(audit.report, audit.survey)),
         f"<nav>{links}</nav>",
     ]
     return (
@@ -99,7 +106,7 @@ def _head(audit: Audit) -> str:
         "images": report["images"],
         "without a person": report["no_person"],
         "ambiguous": report["ambiguous"],
-        "hide something": report["images"] - report["patterns"].get("0" * len(report["hidden"]), 0),
+        "hide a part": report["hide_part"],
     }
     boxes = "".join(f"<div><b>{count:,}</b>{name}</div>" for name, count in numbers.items())
     return (
@@ -119,21 +126,59 @@ def _findings(findings: list[Finding]) -> str:
     return f'<ul class="findings">{lines}</ul>'
 
 
+def _splits(report: dict[str, Any]) -> str:
+    names = list(report["hidden"])
+    heads = ("images", "nobody found", "ambiguous", "hide a part", *names, "own map", "another", "ratio")
+    rows = []
+    for split, counts in report["splits"].items():
+        people = counts["images"] - counts["no_person"]
+        cells = [
+            f"{counts['images']:,}",
+            *(_count(counts[key], counts["images"]) for key in ("no_person", "ambiguous")),
+            *(_count(n, people) for n in (counts["hide_part"], *counts["hidden"].values())),
+            *_fit_cells(counts["fit"]),
+        ]
+        row = "".join(f'<td class="n">{cell}</td>' for cell in cells)
+        rows.append(f"<tr><td>{split}</td>{row}</tr>")
+    head = "".join(f'<th class="n">{escape(name)}</th>' for name in heads)
+    return f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
+
+
+def _count(count: int, total: int) -> str:
+    return f"{count:,}<br>{count / max(total, 1):.1%}"
+
+
+def _fit_cells(fit: dict[str, Any] | None) -> list[str]:
+    if fit is None:
+        return ["–"] * 3
+    few = "<br>too few" if fit["images"] < FEWEST else ""
+    return [_number(fit["own"]), _number(fit["other"]), f"{fit['own'] / max(fit['other'], 1e-9):.2f}{few}"]
+
+
+def _where(audit: Audit) -> str:
+    if not audit.guessed():
+        return "How often a pixel shows it."
+    return (
+        "How often a pixel shows it. The source does not tell left from right: a side marked as guessed "
+        "follows from where the pixels lie, as in an image from the front."
+    )
+
+
 def _places(audit: Audit) -> str:
-    shares = (audit.survey.pixels > 0).mean(0)
-    figures = [
-        _figure(plots.encode_image(heat_map(audit.survey.frequency[k], plots.COLOURS[k]), ".png"), "png",
-                f"<b>{name}</b><br>in {shares[k - 1]:.1%} of images", HEAT_SIZE[1])
-        for k, name in enumerate(parts.FINE, 1)
-    ]  # fmt: skip
+    shares, figures = (audit.survey.pixels > 0).mean(0), []
+    for k, name in enumerate(audit.part_names(), 1):
+        heat = heat_map(audit.survey.frequency[k], plots.COLOURS[k])
+        caption = f"<b>{name}</b><br>in {shares[k - 1]:.1%} of images"
+        figures.append(_figure(plots.encode_image(heat, ".png"), "png", caption, heat.shape[1]))
     return f'<div class="tiles places">{"".join(figures)}</div>'
 
 
 def heat_map(share: Float[np.ndarray, "H W"], colour: UInt8[np.ndarray, "3"]) -> UInt8[np.ndarray, "T S 3"]:
-    """Shares as colours: white for 0, nearly the given colour for the greatest."""
+    """Shares as colours: white for 0, nearly the given colour for the greatest.  In the shape of the maps."""
     strength = (share / max(share.max(), 1e-9))[..., None]
     picture = (255 * (1 - strength * 0.92) + colour * strength * 0.92).round().astype(np.uint8)
-    return cv2.resize(picture, HEAT_SIZE[::-1], interpolation=cv2.INTER_LINEAR)
+    width = max(round(HEAT_HEIGHT * share.shape[1] / share.shape[0]), 1)
+    return cv2.resize(picture, (width, HEAT_HEIGHT), interpolation=cv2.INTER_LINEAR)
 
 
 def _types(report: dict[str, Any], patterns: pd.DataFrame) -> str:
@@ -149,7 +194,8 @@ def _types(report: dict[str, Any], patterns: pd.DataFrame) -> str:
     return f"<table><tr>{heads}<th></th></tr>{''.join(rows)}</table>"
 
 
-def _truth(report: dict[str, Any]) -> Section:
+def _truth(audit: Audit) -> Section:
+    report = audit.report
     line = (
         "Balanced accuracy of each flag (0.5 is a guess), IoU of masks and parts. Another person was taken "
         f"for the target in {report['wrong_person']:,} images."
@@ -158,7 +204,8 @@ def _truth(report: dict[str, Any]) -> Section:
         _table(f"l(c), {name}", report[group]["balanced_accuracy"])
         for name, group in (("all images", "all"), ("occluded queries", "occluded"))
     ]
-    tables.append(_table("IoU", {"the whole person": report["mask_iou"], **report["part_iou"]}))
+    part_iou = dict(zip([*audit.part_names(), "mean"], report["part_iou"].values(), strict=True))
+    tables.append(_table("IoU", {"the whole person": report["mask_iou"], **part_iou}))
     return Section("Against the truth", line, f'<div class="tiles wide">{"".join(tables)}</div>')
 
 
@@ -178,10 +225,10 @@ def _bar(share: float | None) -> str:
     return f'<div class="bar"><i style="width:{100 * (share or 0):.1f}%"></i></div>'
 
 
-def _legend() -> str:
+def _legend(names: list[str]) -> str:
     items = "".join(
         f'<span><i style="background:rgb{tuple(plots.COLOURS[k].tolist())}"></i>{name}</span>'
-        for k, name in enumerate(parts.FINE, 1)
+        for k, name in enumerate(names, 1)
     )
     return f'<div class="legend">{items}</div>'
 
@@ -191,21 +238,22 @@ def _sheet(
 ) -> Section:
     beside = "Image, true map, map." if audit.labels.has_truth else "Image and map."
     figures = "".join(_tile(audit, int(i), iou, title == CLOSE_CALLS) for i in rows)
-    return Section(title, f"{line} {beside}", f'{_legend()}<div class="tiles">{figures}</div>')
+    legend = _legend(audit.part_names())
+    return Section(title, f"{line} {beside}", f'{legend}<div class="tiles">{figures}</div>')
 
 
 def _tile(audit: Audit, i: int, iou: Float[np.ndarray, "N"] | None, close: bool) -> str:
-    image = draw_boxes(audit, i) if close else audit.images[i]
-    maps = plots.label_maps(audit.labels, i)
-    picture = plots.panels(image, maps)
+    image = draw_boxes(audit, i) if close else fit_picture(audit.images[i])
+    picture = panels(image, plots.label_maps(audit.labels, i))
     z = "".join(map(str, audit.labels.occlusion["occluded"][i]))
-    facts = [f"z = {z}"]
+    nobody = audit.labels.parsing["status"][i] == parsing.NO_PERSON
+    facts = ["nobody found" if nobody else f"z = {z}"]
     if iou is not None:
         facts.append(f"IoU {iou[i]:.2f}")
     if np.isfinite(margin := float(audit.labels.parsing["margin"][i])):
         facts.append(f"lead {margin:.2f}")
     caption = f"{escape(audit.index['key'][i])}<br>{' · '.join(facts)}"
-    return _figure(plots.encode_image(picture, ".jpg"), "jpeg", caption, plots.TILE[1] * (1 + len(maps)))
+    return _figure(plots.encode_image(picture, ".jpg"), "jpeg", caption, picture.shape[1])
 
 
 def _figure(data: bytes, kind: str, caption: str, width: int) -> str:
