@@ -22,9 +22,9 @@ REPEATED = (0.1, 0.01)  # share of the maps that equal another image's
 UNSEEN = (0.5, 0.01)  # share of the test images whose occlusion type no training image has
 SIDES = (4.0, 2.0)  # pixels of a left part over those of the right one, or the reverse
 TRUTH = (0.7, 0.85)  # balanced accuracy
-# share of a part's pixels in a band of the person's height where others lie: 0.02 on rendered people, 0.13 of
-# the arms if faces belong to them
-ELSEWHERE = (0.1, 0.05)
+# share of a part's pixels in a band of the person's height where others lie: 0.02 on rendered people, 0.10 of
+# the arms if the lower half of every head belongs to them
+ELSEWHERE = (0.08, 0.04)
 ORDER = (("head", "torso"), ("torso", "left leg"), ("torso", "right leg"))  # from the top down
 PAIRS = (("left arm", "right arm"), ("left leg", "right leg"), ("left foot", "right foot"))
 BAND_NAMES = {
