@@ -45,7 +45,7 @@ def main(
     view = audit.Audit(name, table, crops, labels, survey, report, agreement, threshold)
     with atomic_write(figures) as folder:
         folder.mkdir()
-        plots.draw(folder, crops, labels, agreement, threshold, score)
+        plots.draw(folder, table["key"].tolist(), crops, labels, agreement, threshold, score)
         histograms = (folder / "pixels.png").read_bytes()
         (folder / "audit.html").write_text(page.render(view, histograms, score.pictures), encoding="utf-8")
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")

@@ -286,7 +286,37 @@ def test_labels_of_another_index_are_refused_and_nothing_is_written(tmp_path):
 
 
 def test_a_tile_shows_the_parts_over_the_image():
-    picture = plots.tile(np.zeros((8, 4, 3), np.uint8), [WALKER], "")
-    assert picture.shape == (208, 192, 3)
+    picture = plots.tile(np.zeros((8, 4, 3), np.uint8), [WALKER], ["a", "b"])
+    assert picture.shape == (192 + 2 * plots.LINE + 2, 192, 3)
     assert picture[10, 96 + 48].tolist() == (plots.COLOURS[1] // 2).tolist()  # the head, half transparent
     assert not picture[10, :96].any()  # the image itself
+    assert (picture[192:] < 128).any() and (picture[-1] == 255).all()  # text on white
+
+
+def test_below_a_tile_stand_the_key_of_its_image_and_what_its_label_says(tmp_path):
+    maps = [WALKER, LEGLESS, NOBODY]
+    index, labels = world(tmp_path, maps, [WALKER] * 3, chosen=[0, 0, -1])
+    lines = [plots._facts(index["key"].tolist(), labels, i, np.array([1, 0.625, np.nan])) for i in range(3)]
+    said = ["hides nothing · IoU 1.00", "hides legs · IoU 0.62", "no person"]
+    assert [key for key, _ in lines] == index["key"].tolist() and [facts for _, facts in lines] == said
+
+
+@pytest.mark.parametrize(("count", "shape"), [(1, (1, 1)), (2, (1, 2)), (3, (2, 2))])
+def test_a_sheet_has_no_more_columns_than_tiles_and_names_every_colour(count, shape):
+    tiles = [np.full((40, 288, 3), 7, np.uint8)] * count
+    picture = plots.sheet("A title", ["image", "true map", "map"], tiles, 2)
+    assert (picture == 7).all(2).sum() == count * 40 * 288
+    columns = shape[1]
+    assert picture.shape[1] == 2 * plots.MARGIN + columns * 288 + (columns - 1) * plots.GAP
+    pixels = set(map(tuple, picture.reshape(-1, 3).tolist()))
+    assert {tuple(colour) for colour in plots.COLOURS[1:].tolist()} <= pixels
+
+
+def test_text_that_is_too_wide_loses_its_start():
+    canvas, short = plots._canvas(20, 60), plots._canvas(20, 60)
+    plots.write(canvas, (0, 0), "a very long name/0001_c1.png", plots.SMALL, plots.INK, 60)
+    assert (np.asarray(canvas) < 255).any()
+    name = "…_c1.png"
+    plots.write(short, (0, 0), name, plots.SMALL, plots.INK, 60)
+    assert plots._font(plots.SMALL).getlength(name) <= 60 < plots._font(plots.SMALL).getlength("…1_c1.png")
+    assert np.array_equal(canvas, short)
