@@ -12,7 +12,7 @@ Writes:
     full       report.json, all scores of all systems
     table      scores.csv, Rank-1 to mINP of all systems, one row per group of queries
     rankings   rankings.csv, the nearest gallery images of each query: names, identities, distances
-    queries    queries.parquet, the type and the AP of each query, one row each
+    queries    queries.parquet, the type, the AP and the distances of each query, one row each
     curves     cmc.csv, a CMC curve per system
 
 Params: evaluate.
@@ -53,7 +53,7 @@ def main(
     scores["protocol"]["features"] = prod(embeddings["model/part"].shape[1:])  # numbers an image
     ranked |= {f"{system}_reranked": ranking for system, ranking in reranked.items()}
     with atomic_write(queries) as path:
-        tables.query_table(images, ranked, groups).to_parquet(path, index=False)
+        tables.query_table(images, ranked, groups, options.top).to_parquet(path, index=False)
     frames = {
         table: tables.scores_table(scores),
         rankings: tables.ranking_table(images, ranked, options.top),

@@ -28,8 +28,14 @@ def scores_table(report: dict[str, Any]) -> pd.DataFrame:
     return table.astype(dict.fromkeys(COUNTS, "Int64"))
 
 
-def query_table(index: pd.DataFrame, rankings: dict[str, Ranking], groups: QueryGroups) -> pd.DataFrame:
-    """One row per query: its type, and each system's AP and rank of the first match."""
+def query_table(
+    index: pd.DataFrame, rankings: dict[str, Ranking], groups: QueryGroups, top: int
+) -> pd.DataFrame:
+    """One row per query: its type, and each system's AP and rank of the first match.
+
+    `<system>_distances` has, for the systems of `LISTED`, the distances of the `top` nearest gallery images,
+    nearest first: those of `ranking_table`, in float32.
+    """
     table = index.iloc[groups.row][["row", "key", "pid", "camid"]].reset_index(drop=True)
     table["pattern"] = groups.pattern
     table["hidden"] = [groups.name(pattern) for pattern in groups.pattern.tolist()]
@@ -38,6 +44,10 @@ def query_table(index: pd.DataFrame, rankings: dict[str, Ranking], groups: Query
     for system, ranking in rankings.items():
         table[f"{system}_ap"] = ranking.ap
         table[f"{system}_first"] = ranking.first_match
+    for system in (name for name in LISTED if name in rankings):
+        near, distance = rankings[system].top[:, :top], rankings[system].top_distance[:, :top]
+        rows = zip(distance.astype(np.float32), near >= 0, strict=True)
+        table[f"{system}_distances"] = [row[there] for row, there in rows]
     return table
 
 

@@ -13,9 +13,11 @@ from ruamel.yaml import YAML
 from pipeline.core import params
 from pipeline.core.label_file import LabelFile, write_label_file
 from pipeline.core.params import BadInput
+from pipeline.data import parts
 from pipeline.data.index import Images, index_hash, read_index
 from pipeline.indexing.archive import pack
 from pipeline.ranking import Embedded, figures, rank, report
+from pipeline.ranking.summary import mean_interval
 from stages import draw, evaluate
 from stages import index as index_stage
 from tests.indexing.test_build import INDEX
@@ -262,6 +264,18 @@ def test_every_query_has_one_row(indexed, world):
     assert curves["rank"].tolist() == [1, 2, 3, 4] and curves["encoder"].tolist() == [0, 33.333, 66.667, 100]
 
 
+def test_the_distances_of_a_query_are_those_of_its_listed_images(indexed, world):
+    _, queries, _ = run(indexed, world)
+    listed = pd.read_csv(world / "rankings.csv").groupby(["system", "query"])["distance"].agg(list)
+    assert [name for name in queries if name.endswith("_distances")] == [
+        "model_distances",
+        "histogram_distances",
+    ]
+    for system in ("model", "histogram"):
+        for key, distances in zip(queries["key"], queries[f"{system}_distances"], strict=True):
+            assert distances.tolist() == pytest.approx(listed[system, key], rel=1e-5)
+
+
 RANKINGS = """system,query,query_pid,query_camid,ap,rank,image,pid,camid,distance,match
 model,query/0001_c1s1_000001_00.png,1,0,1.0,1,gallery/0001_c2s1_000001_00.png,1,1,0.0,yes
 model,query/0001_c1s1_000001_00.png,1,0,1.0,2,gallery/0000_c2s1_000001_00.png,0,1,0.298876,no
@@ -422,16 +436,30 @@ def test_a_type_is_named_by_what_is_hidden(pattern, name):
 
 def drawn(indexed, world, out="figures", config=None):
     run(indexed, world, config=config)
+    record = {"method": "ogfr", "params": {"alpha": 0.3}, "train": {"epochs": 1}, "seed": 1, "parameters": 9}
+    (world / "record.json").write_text(json.dumps(record))
+    (world / "log.csv").write_text("step,epoch,loss\n0,0.5,2.0\n1,1.0,1.0\n")
     draw.main(
         str(indexed / "index.parquet"),
         str(indexed / "images.h5"),
         str(world / "parsing.h5"),
         str(world / "queries.parquet"),
         str(world / "rankings.csv"),
+        str(world / "report.json"),
+        str(world),
+        str(world / "log.csv"),
         str(world / out),
+        str(world / f"{out}.html"),
         config=str(indexed / "params.yaml"),
     )
     return {path.name: path.read_bytes() for path in sorted((world / out).iterdir())}
+
+
+def test_the_page_of_the_run_is_the_same_twice_and_holds_its_pictures(indexed, world):
+    drawn(indexed, world), drawn(indexed, world, "again")
+    page = (world / "figures.html").read_text()
+    assert page == (world / "again.html").read_text()
+    assert "<h1>ogfr on " in page and page.count('<article class="ranking"') == 3  # queries with a match
 
 
 def test_three_pictures_are_drawn_the_same_twice(indexed, world):
@@ -508,7 +536,57 @@ def test_lists_of_queries_that_are_not_drawn_are_not_looked_at(indexed, world, m
     assert [set(rows["query"]) for rows in grouped] == [{table["key"][0]}] and rankings["query"].nunique() > 1
 
 
-def test_parts_are_tinted_and_background_is_darkened():
-    image = np.full((4, 4, 3), 90, np.uint8)
-    tinted = figures.overlay(image, np.array([[0, 4], [0, 4]], np.uint8))
-    assert (tinted[:, :2] == 45).all() and (tinted[:, 2:] != 45).any()
+def words(figure):
+    """Heading and captions of each picture, in their order."""
+    captions = (
+        [axes.get_title(loc="left"), *(text.get_text() for text in axes.texts)] for axes in figure.axes
+    )
+    return [text for both in captions for text in both if text]
+
+
+def test_a_sheet_names_query_parts_scores_ranks_distances_identities_and_cameras(indexed, world):
+    _, table, _ = run(indexed, world)
+    index = read_index(indexed / "index.parquet")
+    images, parsing = Images(indexed / "images.h5"), LabelFile(world / "parsing.h5")
+    rankings = pd.read_csv(world / "rankings.csv")
+    sheet = figures.ranking_sheet(table.iloc[1:2], rankings, index, images, parsing, 2)
+    assert words(sheet) == [
+        "0002_c1s1_000001_00.png\nhides legs",
+        "pid 2\ncam 0",
+        "parsing map",
+        "model: AP 1.00, first match at rank 1",
+        "✓ 1 · 0\npid 2\ncam 1",
+        "✗ 2 · 0.299\npid 1\ncam 1",
+        "histogram: AP 0.33, first match at rank 3",
+        "✗ 1 · 0\npid 0\ncam 1",
+        "✗ 2 · 0\npid 1\ncam 1",
+    ]
+    legends = [text.get_text() for legend in sheet.legends for text in legend.get_texts()]
+    assert legends[:2] == ["✓ same person", "✗ another person"] and legends[3:] == list(parts.FINE)
+    figures.plt.close(sheet)
+
+
+def typed(patterns, ap):
+    hidden = [("none", "head", "arms", "head+arms")[pattern] for pattern in patterns]
+    columns = {"pattern": patterns, "hidden": hidden, "matches": 1, "occluded": True}
+    return pd.DataFrame({**columns, "model_ap": ap, "model_first": 1})
+
+
+def test_a_bar_has_its_interval_and_is_hollow_on_few_queries():
+    ap = np.linspace(0, 1, 20)
+    figure = figures.map_by_pattern(typed([0] * 12 + [1] * 7 + [3], ap))
+    (axes,) = figure.axes
+    bars = axes.patches
+    assert [bar.get_facecolor()[3] for bar in bars] == [1, 0, 0]  # 12 queries, 7, 1
+    ends = [line.get_segments()[0][:, 1].tolist() for line in axes.collections]
+    assert ends == [pytest.approx(100 * mean_interval(a[:, None])[:, 0]) for a in (ap[:12], ap[12:19])]
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names == ["model", "95 % interval", "fewer than 10 queries"]
+    assert axes.get_xticklabels()[2].get_text() == "head\narms\n(1)"
+    figures.plt.close(figure)
+
+
+def test_no_bar_is_called_hollow_where_none_is():
+    figure = figures.map_by_pattern(typed([0] * 12, [0.5] * 12))
+    assert len(figure.axes[0].get_legend().get_texts()) == 2
+    figures.plt.close(figure)
