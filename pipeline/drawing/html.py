@@ -78,7 +78,8 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]], text: int = 1)
     top = "".join(f"<th{k}>{_cell(head)}</th>" for k, head in zip(kind, heads, strict=True))
     lines = ("".join(f"<td{k}>{_cell(cell)}</td>" for k, cell in zip(kind, row, strict=True)) for row in rows)
     body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="table"><table><tr>{top}</tr>{body}</table></div>'
+    around = '<div class="scroll" tabindex="0" role="region" aria-label="table">'
+    return f"{around}<table><tr>{top}</tr>{body}</table></div>"
 
 
 def _cell(value: object) -> str:

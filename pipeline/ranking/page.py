@@ -99,7 +99,7 @@ def _scores(report: dict[str, Any]) -> str:
         for group in GROUPS
         if "mAP" in scores[group]
     ]
-    heads = ["system", "queries", "number", "Rank-1", "Rank-5", "Rank-10", "mAP", "mINP"]
+    heads = ["system", "group", "queries", "Rank-1", "Rank-5", "Rank-10", "mAP", "mINP"]
     return html.table(heads, rows, text=2)
 
 
@@ -134,13 +134,11 @@ def _cameras(run: Run) -> str:
     rest = pairs.pop("others", None)
     cells = {tuple(map(int, re.fullmatch(r"(-?\d+)-(-?\d+)", pair).groups())): pairs[pair] for pair in pairs}
     queries, images = (sorted({pair[side] for pair in cells}) for side in (0, 1))
-    rows = [
-        [f"query by {pager.camera(a)}", *(_camera_cell(cells.get((a, b))) for b in images)] for a in queries
-    ]
+    rows = [[pager.camera(a), *(_camera_cell(cells.get((a, b))) for b in images)] for a in queries]
     line = "mAP in percent and, in brackets, the number of matches."
     if rest:
         line += f" {rest['pairs']:,} pairs with fewer matches: {rest['mAP']:.1f} ({rest['matches']:,})."
-    return html.table(["", *map(pager.camera, images)], rows) + f'<p class="dim">{line}</p>'
+    return html.table(["query, gallery", *map(pager.camera, images)], rows) + f'<p class="dim">{line}</p>'
 
 
 def _camera_cell(pair: dict[str, float | int] | None) -> Markup:

@@ -23,6 +23,7 @@ button { font: inherit; padding: 6px 14px; border: 1px solid #aab2ba; border-rad
          color: inherit }
 button:focus-visible, a:focus-visible, .scroll:focus-visible { outline: 2px solid var(--bar) }
 button[aria-pressed=true] { background: var(--bar); color: #fff }
+@media (max-width: 600px) { .ranking figure { max-width: 62px !important } }
 @media print { .ranking[hidden] { display: block } .pager { display: none } }
 """
 SCRIPT = """
@@ -118,10 +119,11 @@ def _ranking(
         tiles = "".join(_near(shown, row, number) for row in rows.to_dict("records"))
         head = f"{escape(system)}: AP {ap:.2f}, first match at rank {first}"
         blocks.append(f'<h4>{head}</h4><div class="tiles">{tiles}</div>')
+    matches = "1 match" if query["matches"] == 1 else f"{query['matches']:,} matches"
     hidden = query["hidden"].replace("+", ", ").replace("none", "nothing")
     return (
         f'<article class="ranking" data-kind="{kind}"><h3>{title.capitalize()}: {escape(query["key"])}</h3>'
-        f'<p class="dim">hides {escape(hidden)} · {query["matches"]} matches in the gallery</p>'
+        f'<p class="dim">hides {escape(hidden)} · {matches} in the gallery</p>'
         f"{''.join(blocks)}</article>"
     )
 

@@ -33,6 +33,7 @@ RECORD = {
     "parameters": 1234, "versions": {"torch": "2.13"}, "sha256": "abc",
 }  # fmt: skip
 LOG = pd.DataFrame({"step": range(4), "epoch": range(4), "loss": [4.0, 3, 2, 1], "held_out": [np.nan] * 4})
+LISTED = ["system", "query", "image", "pid", "camid", "distance", "rank", "match"]
 OPTIONS = figures.Draw(queries=1, nearest=1, dpi=40, seed=1)
 
 
@@ -52,7 +53,7 @@ def run(ap=(0.5, 0.1, 0.9, 0.2)):
     ]
     index = pd.DataFrame({"key": ["query/a.jpg", "gallery/a.jpg"]})
     images, parsing = [np.full((4, 2, 3), 9, np.uint8)] * 2, {"map": np.ones((2, 4, 2), np.uint8)}
-    shown = pager.Shown(index, images, parsing, table, pd.DataFrame(rows))
+    shown = pager.Shown(index, images, parsing, table, pd.DataFrame(rows, columns=LISTED))
     return page.Run("<mine>", shown, REPORT, RECORD, LOG, {"cmc.png": b"CMC", "types.png": b"TYPES"})
 
 
@@ -66,7 +67,7 @@ def test_the_page_loads_nothing_and_links_only_to_files_beside_it():
 
 def test_names_are_escaped():
     assert "<h1>ogfr on &lt;mine&gt;</h1>" in PAGE and "&lt;none&gt;" in PAGE
-    assert "query/&lt;0&gt;.jpg" in PAGE and "<0>" not in PAGE
+    assert "query/&lt;1&gt;.jpg" in PAGE and "<1>" not in PAGE
 
 
 def test_every_picture_says_what_it_shows():
@@ -82,8 +83,8 @@ def test_scores_of_every_system_stand_with_their_intervals():
 
 
 def test_pairs_of_cameras_stand_in_a_matrix_with_the_matches_and_the_others_below():
-    assert '<td>query by camera 0</td><td class="n">–</td><td class="n">40.0 <small>(1,234)' in PAGE
-    assert '<td>query by unknown camera</td><td class="n">7.0 <small>(2)' in PAGE
+    assert '<td>camera 0</td><td class="n">–</td><td class="n">40.0 <small>(1,234)' in PAGE
+    assert '<td>unknown camera</td><td class="n">7.0 <small>(2)' in PAGE
     assert "9 pairs with fewer matches: 3.0 (10)" in PAGE
 
 
@@ -130,7 +131,7 @@ def test_each_ranking_names_its_query_its_scores_and_its_images():
         "random",
     ]
     worst = articles[0]
-    assert "<h3>Worst 1 of 1: query/&lt;1&gt;.jpg</h3>" in worst and "hides nothing · 1 matches" in worst
+    assert "<h3>Worst 1 of 1: query/&lt;1&gt;.jpg</h3>" in worst and "hides nothing · 1 match in" in worst
     assert "model: AP 0.10, first match at rank 1" in worst and "pid 7<br>unknown camera" in worst
     assert '<figure class="no"' in worst and "✗ 1 · 0.123<br>pid 8<br>camera 2" in worst
     assert "rank 2" not in worst  # `nearest` is 1
