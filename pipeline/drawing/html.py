@@ -78,8 +78,13 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]], text: int = 1)
     top = "".join(f"<th{k}>{_cell(head)}</th>" for k, head in zip(kind, heads, strict=True))
     lines = ("".join(f"<td{k}>{_cell(cell)}</td>" for k, cell in zip(kind, row, strict=True)) for row in rows)
     body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return scroll(f"<tr>{top}</tr>{body}")
+
+
+def scroll(rows: str) -> str:
+    """A table of these rows of HTML, which scrolls where it is too wide for the page."""
     around = '<div class="scroll" tabindex="0" role="region" aria-label="table">'
-    return f"{around}<table><tr>{top}</tr>{body}</table></div>"
+    return f"{around}<table>{rows}</table></div>"
 
 
 def _cell(value: object) -> str:

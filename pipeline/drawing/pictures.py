@@ -1,5 +1,7 @@
 """Pictures of people and of their parsing maps, alike on every sheet and page."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from jaxtyping import UInt8
@@ -25,6 +27,13 @@ def overlay(
     resized = cv2.resize(labels, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     tinted = image // 2 + COLOURS[resized] // 2
     return np.where(resized[..., None] > 0, tinted, image // 3).astype(np.uint8)
+
+
+def panels(
+    image: UInt8[np.ndarray, "H W 3"], maps: Sequence[UInt8[np.ndarray, "_ _"]]
+) -> UInt8[np.ndarray, "H S 3"]:
+    """An image and, beside it, its overlay with each parsing map, all in the image's shape."""
+    return np.concatenate([image, *(overlay(image, labels) for labels in maps)], 1)
 
 
 def encode_image(picture: UInt8[np.ndarray, "h w 3"], ending: str) -> bytes:

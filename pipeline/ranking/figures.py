@@ -6,6 +6,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -105,7 +106,7 @@ def map_by_pattern(queries: pd.DataFrame) -> Figure:
     axes.set_title("mAP by occlusion type", fontsize=10)
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
-    handles = [Patch(color=COLOURS[system], label=system) for system in systems]
+    handles: list[Artist] = [Patch(color=COLOURS[system], label=system) for system in systems]
     handles.append(Line2D([], [], color="#333333", linewidth=0.9, label="95 % interval"))
     if (patterns["size"] < FEW).any():
         handles.append(Patch(facecolor="none", edgecolor="#333333", label=f"fewer than {FEW} queries"))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pipeline.core.label_file import LabelFile, write_label_file
 from pipeline.data import parts
 from pipeline.data.index import Images, index_hash
+from pipeline.drawing.pictures import panels
 from pipeline.labels.external import label_maps
 from pipeline.labels.quality import audit, checks, metrics, page, plots, statistics
 from tests.labels.test_quality import LEGLESS, NOBODY, RULE, SCORE, WALKER, world
@@ -231,7 +232,7 @@ def test_a_picture_keeps_its_shape_and_so_does_the_map_beside_it(shape):
     size, (height, width) = SHAPES[shape]
     picture = audit.fit_picture(np.full((*size, 3), 200, np.uint8))
     assert picture.shape == (height, width, 3)
-    both = audit.panels(picture, [np.array([[1, 0]], np.uint8)])
+    both = panels(picture, [np.array([[1, 0]], np.uint8)])
     assert both.shape == (height, 2 * width, 3)
     assert both[0, width].tolist() == (100 + plots.COLOURS[1] // 2).tolist()  # tinted by the head
     assert both[0, -1].tolist() == [66] * 3  # background

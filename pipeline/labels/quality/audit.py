@@ -95,15 +95,3 @@ def fit_picture(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]
     scale = plots.TILE[0] / max(image.shape)
     height, width = (max(round(side * scale), 1) for side in image.shape[:2])
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-
-
-def panels(
-    image: UInt8[np.ndarray, "H W 3"], maps: Sequence[UInt8[np.ndarray, "h w"]]
-) -> UInt8[np.ndarray, "H S 3"]:
-    """An image and, beside it, each label map over the darkened image, all in the image's shape."""
-    pictures = [image]
-    for label in maps:
-        resized = cv2.resize(label, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-        tinted = image // 2 + plots.COLOURS[resized] // 2
-        pictures.append(np.where(resized[..., None] > 0, tinted, image // 3).astype(np.uint8))
-    return np.concatenate(pictures, 1)

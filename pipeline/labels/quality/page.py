@@ -1,18 +1,19 @@
 """The audit as one HTML file with its pictures inside."""
 
-import base64
-import re
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Integer, UInt8
 
+from pipeline.drawing import html
+from pipeline.drawing.html import Section
+from pipeline.drawing.pictures import panels
 from pipeline.labels import parsing
 from pipeline.labels.quality import plots, statistics
-from pipeline.labels.quality.audit import CLOSE_CALLS, Audit, draw_boxes, fit_picture, panels, select_rows
+from pipeline.labels.quality.audit import CLOSE_CALLS, Audit, draw_boxes, fit_picture, select_rows
 from pipeline.labels.quality.checks import FEWEST, Finding, check_labels
 
 HEAT_HEIGHT = 256  # of a heat map in pixels
@@ -22,51 +23,17 @@ _SPLITS = (
 )
 _TYPES = "Of images that show a person. Types in no training image are marked."
 STYLE = """
-:root { --ink: #1d2329; --dim: #66707a; --line: #e3e6e9; --bar: #4878a8; --wrong: #b3261e; --look: #9a6700; }
-* { box-sizing: border-box }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); margin: 0 auto; max-width: 1240px;
-       padding: 32px 24px 64px; background: #fff }
-h1 { font-size: 26px; margin: 0 } h2 { font-size: 18px; margin: 40px 0 4px } p { margin: 0 0 12px }
-.dim, figcaption, th { color: var(--dim) } .dim { margin-bottom: 12px }
-.numbers { display: flex; flex-wrap: wrap; gap: 12px; margin: 20px 0 }
-.numbers div { border: 1px solid var(--line); border-radius: 8px; padding: 8px 16px; min-width: 128px }
-.numbers b { display: block; font-size: 24px; font-variant-numeric: tabular-nums }
+:root { --look: #9a6700 }
 .findings { list-style: none; padding: 0; margin: 0 }
 .findings li { border-left: 5px solid; border-radius: 4px; padding: 8px 14px; margin: 6px 0 }
 .findings .wrong { border-color: var(--wrong); background: #fdecea }
 .findings .look { border-color: #d4a72c; background: #fff8e1 }
-.findings .well { border-color: #2e7d4f; background: #eaf6ee }
-.wrong b { color: var(--wrong) } .look b { color: var(--look) } .well b { color: #2e7d4f }
-.tiles { display: flex; flex-wrap: wrap; gap: 12px } .tiles.wide { gap: 12px 48px }
-figure { margin: 0 } figure img { display: block; border-radius: 4px }
-.places img { border: 1px solid var(--line) } img.wide { max-width: 100% }
-figcaption { font-size: 11px; line-height: 1.35; margin-top: 4px; overflow-wrap: anywhere }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums } td, th { padding: 3px 14px 3px 0 }
-th { text-align: left; font-weight: 500; border-bottom: 1px solid var(--line) }
-td.n, th.n { text-align: right }
+.findings .well { border-color: var(--right); background: #eaf6ee }
+.wrong b { color: var(--wrong) } .look b { color: var(--look) } .well b { color: var(--right) }
+figure img { border-radius: 4px } .places img { border: 1px solid var(--line) }
 .bar { background: var(--line); border-radius: 3px; height: 9px; width: 160px; overflow: hidden }
-.bar i { display: block; height: 100%; background: var(--bar) }
-.new { background: #fff8e1 } nav { margin-top: 20px } nav a { color: var(--bar); margin-right: 18px }
-.legend { display: flex; flex-wrap: wrap; gap: 14px; font-size: 13px; margin-bottom: 12px }
-.legend i { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin-right: 5px }
+.bar i { display: block; height: 100%; background: var(--bar) } .new { background: #fff8e1 }
 """
-
-
-class Section(NamedTuple):
-    """A part of the page: its title, a line that explains it, and HTML."""
-
-    title: str
-    line: str
-    content: str
-
-    def anchor(self) -> str:
-        """The section's name in links."""
-        return re.sub(r"\W+", "-", self.title.lower()).strip("-")
-
-    def html(self) -> str:
-        """The section with its heading."""
-        heads = f'<h2>{escape(self.title)}</h2><p class="dim">{escape(self.line)}</p>'
-        return f'<section id="{self.anchor()}">{heads}{self.content}</section>'
 
 
 def render(audit: Audit, histograms: bytes, pictures: int) -> str:
@@ -75,7 +42,7 @@ def render(audit: Audit, histograms: bytes, pictures: int) -> str:
     patterns = statistics.count_patterns(audit.index[person], audit.labels.occlusion["occluded"][:][person])
     iou = None if audit.agreement is None else audit.agreement.image_iou()
     below = f"A part left of the dashed line, λ = {audit.threshold:g} pixels, counts as hidden."
-    image = f'<img class="wide" alt="histograms of y(c)" src="{_data_uri(histograms, "png")}">'
+    image = f'<img alt="histograms of y(c)" src="{html.data_uri(histograms, "png")}">'
     sections = [
         Section("Each split", _SPLITS, _splits(audit.report)),
         Section("Where each part lies", _where(audit), _places(audit)),
@@ -84,19 +51,8 @@ def render(audit: Audit, histograms: bytes, pictures: int) -> str:
         *([_truth(audit)] if audit.agreement is not None else []),
         *(_sheet(audit, iou, title, *sheet) for title, sheet in select_rows(audit, pictures).items()),
     ]
-    links = " ".join(f'<a href="#{s.anchor()}">{escape(s.title)}</a>' for s in sections)
-    body = [
-        _head(audit),
-        _findings(check_labels(audit.report, audit.survey)),
-        f"<nav>{links}</nav>",
-    ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>Labels of {escape(audit.name)}</title>"
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n<body>\n'
-        + "\n".join(body + [section.html() for section in sections])
-        + "\n</body></html>\n"
-    )
+    head = _head(audit) + _findings(check_labels(audit.report, audit.survey))
+    return html.document(f"Labels of {audit.name}", head, sections, STYLE)
 
 
 def _head(audit: Audit) -> str:
@@ -141,7 +97,7 @@ def _splits(report: dict[str, Any]) -> str:
         row = "".join(f'<td class="n">{cell}</td>' for cell in cells)
         rows.append(f"<tr><td>{split}</td>{row}</tr>")
     head = "".join(f'<th class="n">{escape(name)}</th>' for name in heads)
-    return f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
+    return html.scroll(f"<tr><th></th>{head}</tr>{''.join(rows)}")
 
 
 def _count(count: int, total: int) -> str:
@@ -169,7 +125,8 @@ def _places(audit: Audit) -> str:
     for k, name in enumerate(audit.part_names(), 1):
         heat = heat_map(audit.survey.frequency[k], plots.COLOURS[k])
         caption = f"<b>{name}</b><br>in {shares[k - 1]:.1%} of images"
-        figures.append(_figure(plots.encode_image(heat, ".png"), "png", caption, heat.shape[1]))
+        data = plots.encode_image(heat, ".png")
+        figures.append(html.picture(data, "png", f"where the {name} lies", heat.shape[1], caption))
     return f'<div class="tiles places">{"".join(figures)}</div>'
 
 
@@ -191,7 +148,7 @@ def _types(report: dict[str, Any], patterns: pd.DataFrame) -> str:
         share = _bar(counts.sum() / most)
         rows.append(f"<tr{new}><td>{z}</td><td>{escape(hidden)}</td>{cells}<td>{share}</td></tr>")
     heads = "<th>z</th><th>hidden</th>" + "".join(f'<th class="n">{name}</th>' for name in patterns.columns)
-    return f"<table><tr>{heads}<th></th></tr>{''.join(rows)}</table>"
+    return html.scroll(f"<tr>{heads}<th></th></tr>{''.join(rows)}")
 
 
 def _truth(audit: Audit) -> Section:
@@ -225,20 +182,12 @@ def _bar(share: float | None) -> str:
     return f'<div class="bar"><i style="width:{100 * (share or 0):.1f}%"></i></div>'
 
 
-def _legend(names: list[str]) -> str:
-    items = "".join(
-        f'<span><i style="background:rgb{tuple(plots.COLOURS[k].tolist())}"></i>{name}</span>'
-        for k, name in enumerate(names, 1)
-    )
-    return f'<div class="legend">{items}</div>'
-
-
 def _sheet(
     audit: Audit, iou: Float[np.ndarray, "N"] | None, title: str, line: str, rows: Integer[np.ndarray, "n"]
 ) -> Section:
     beside = "Image, true map, map." if audit.labels.has_truth else "Image and map."
     figures = "".join(_tile(audit, int(i), iou, title == CLOSE_CALLS) for i in rows)
-    legend = _legend(audit.part_names())
+    legend = html.legend(audit.part_names())
     return Section(title, f"{line} {beside}", f'{legend}<div class="tiles">{figures}</div>')
 
 
@@ -253,13 +202,5 @@ def _tile(audit: Audit, i: int, iou: Float[np.ndarray, "N"] | None, close: bool)
     if np.isfinite(margin := float(audit.labels.parsing["margin"][i])):
         facts.append(f"lead {margin:.2f}")
     caption = f"{escape(audit.index['key'][i])}<br>{' · '.join(facts)}"
-    return _figure(plots.encode_image(picture, ".jpg"), "jpeg", caption, picture.shape[1])
-
-
-def _figure(data: bytes, kind: str, caption: str, width: int) -> str:
-    image = f'<img alt="" width="{width}" src="{_data_uri(data, kind)}">'
-    return f'<figure style="width:{width}px">{image}<figcaption>{caption}</figcaption></figure>'
-
-
-def _data_uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    data, alt = plots.encode_image(picture, ".jpg"), f"{audit.index['key'][i]} and its maps"
+    return html.picture(data, "jpeg", alt, picture.shape[1], caption)

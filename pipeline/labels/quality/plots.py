@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.data import parts
 from pipeline.data.index import Images
-from pipeline.drawing.pictures import COLOURS, encode_image, overlay, resize_picture
+from pipeline.drawing.pictures import COLOURS, encode_image, panels, resize_picture
 from pipeline.labels import parsing
 from pipeline.labels.quality import metrics, statistics
 
@@ -78,21 +78,13 @@ def tile(
     image: UInt8[np.ndarray, "h w 3"], maps: Sequence[UInt8[np.ndarray, "H W"]], lines: Sequence[str]
 ) -> UInt8[np.ndarray, "T S 3"]:
     """An image and, beside it, each label map over the darkened image; lines of text below."""
-    picture = panels(image, maps)
+    picture = panels(resize_picture(image, TILE), maps)
     canvas = _canvas(picture.shape[0] + LINE * len(lines) + 2, picture.shape[1])
     canvas.paste(Image.fromarray(picture))
     for n, line in enumerate(lines):
         place = (0, picture.shape[0] + 2 + LINE * n)
         write(canvas, place, line, SMALL, DIM if n else INK, picture.shape[1])
     return np.asarray(canvas)
-
-
-def panels(
-    image: UInt8[np.ndarray, "h w 3"], maps: Sequence[UInt8[np.ndarray, "H W"]]
-) -> UInt8[np.ndarray, "T S 3"]:
-    """An image and, beside it, each label map over the darkened image."""
-    small = resize_picture(image, TILE)
-    return np.concatenate([small, *(overlay(small, label) for label in maps)], 1)
 
 
 def sheet(
