@@ -12,8 +12,7 @@ from jaxtyping import Float
 from pipeline.drawing import html
 from pipeline.drawing.html import Markup, Section
 from pipeline.ranking import figures, pager
-from pipeline.ranking.report import GROUPS
-from pipeline.ranking.summary import mean_interval
+from pipeline.ranking.summary import GROUPS, mean_interval
 
 CURVE, POINTS = (260, 96), 120  # of a training curve: width and height in pixels, points
 NAMED = ("name", "value")

@@ -22,9 +22,8 @@ from pipeline.labels import occlusion
 from pipeline.ranking import Embedded, Metric, Ranking, Rerank, Rule, Stored, rank, rerank, scores
 from pipeline.ranking.embedded import take
 from pipeline.ranking.protocol import IdentityIndex
-from pipeline.ranking.summary import interval
+from pipeline.ranking.summary import GROUPS, interval
 
-GROUPS = ("all", "occluded", "holistic")
 SUMMARY = {"R1": "rank1", "mAP": "mAP"}  # of each group: short names, so that `dvc metrics show` stays narrow
 TYPE_SCORES = ("queries", "rank1", "mAP")
 CAMERAS = (  # by how many sides know cameras

@@ -7,6 +7,7 @@ from pipeline.core.params import BadInput
 from pipeline.ranking.embedded import Array
 from pipeline.ranking.protocol import Ranking
 
+GROUPS = ("all", "occluded", "holistic")  # of queries
 RANKS = (1, 5, 10)
 RESAMPLES, LEVEL, SEED = 1000, 0.95, 1  # of the confidence intervals
 

@@ -8,7 +8,8 @@ from jaxtyping import Float
 
 from pipeline.core.params import plural
 from pipeline.ranking import Ranking, cmc
-from pipeline.ranking.report import GROUPS, QueryGroups
+from pipeline.ranking.report import QueryGroups
+from pipeline.ranking.summary import GROUPS
 
 COUNTS = ("queries", "without_match", "unidentified", "camera_unknown", "infinitely_far")
 SCORES = ("rank1", "rank5", "rank10", "mAP", "mINP")

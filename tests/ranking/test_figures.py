@@ -489,7 +489,12 @@ def queries(**columns):
 
 def test_a_cmc_curve_ends_with_the_gallery(indexed, world, monkeypatch):
     shown = []
-    monkeypatch.setattr(figures, "save", lambda figure, path, dpi: shown.append(figure.axes[0]))
+
+    def save(figure, path, dpi):
+        shown.append(figure.axes[0])
+        path.write_bytes(b"")
+
+    monkeypatch.setattr(figures, "save", save)
     drawn(indexed, world)
     assert shown[0].get_xlim() == (1, 4) and shown[0].lines[0].get_xdata()[-1] == 4  # a fifth is junk
 
