@@ -4,6 +4,7 @@ embed     pictures, folders and patterns -> one HDF5 file of embeddings
 search    pictures -> the pictures of such a file that are nearest to them
 export    a trained model -> ONNX
 convert   a checkpoint to start a training from -> plain tensors, without running what it holds
+draw      what a trained model attends to, what its agent erases, its rankings beside another's -> a figure
 pack      a folder of pictures -> the archive of a dataset
 unpack    an indexed dataset -> a folder of its pictures
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from pipeline.core.cli import command_line, run_stage
 
-COMMANDS = ("embed", "search", "export", "convert", "pack", "unpack")
+COMMANDS = ("embed", "search", "export", "convert", "draw", "pack", "unpack")
 
 
 def main() -> None:
