@@ -96,7 +96,7 @@ def test_a_figure_is_written_and_its_queries_are_listed(run, drawn, words, kind,
 def test_a_method_without_parts_says_that_its_class_token_is_drawn_alone(run, drawn, tmp_path):
     said = run(f"attention random --model baseline --out {tmp_path / 'a.png'}")
     assert said.startswith("baseline: vit_baseline has no part tokens, so its class token is drawn alone\n")
-    assert "head" not in drawn[:20] and "global" in drawn
+    assert "nearest part" not in drawn and "global" in drawn
 
 
 def test_below_an_erased_query_stands_the_whole_image_of_its_person(run, drawn, tmp_path):
