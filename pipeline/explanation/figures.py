@@ -24,10 +24,12 @@ from pipeline.batches.views import Batch
 from pipeline.core.files import atomic_write, check_file_path
 from pipeline.core.params import BadInput
 from pipeline.data import parts
+from pipeline.drawing.pictures import COLOURS, overlay
 from pipeline.explanation.attention import Attention, PartFeatures
 from pipeline.explanation.erasing import Erasing, kept_shares
 from pipeline.model.vit import OcclusionAwareViT
-from pipeline.ranking.figures import PARTS, overlay
+
+matplotlib.use("Agg")
 
 # what a format writes beside the picture, and would change from run to run or from version to version
 METADATA: dict[str, dict[str, Any]] = {
@@ -38,7 +40,7 @@ METADATA: dict[str, dict[str, Any]] = {
 WIDTH, HEIGHT, CAPTION = 0.85, 1.7, 0.3  # inches of a picture, and of the words below it
 SMALL, NORMAL, LARGE = 7, 8, 10  # points of text
 INK = "#333333"
-TINTS = PARTS[:, :3].tolist()  # of the parts in frames and legends, RGB in [0, 1]
+TINTS = (COLOURS / 255).tolist()  # of the parts in frames and legends, RGB in [0, 1]
 HEAT = matplotlib.colormaps["inferno"]
 SATURATED = 0.998  # the quantile of attention that has the brightest colour
 
