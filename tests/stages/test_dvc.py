@@ -29,7 +29,7 @@ STAGES = {name: stage.get("do", stage) for name, stage in DAG["stages"].items()}
 # A chapter may import those before it, never those after it: the order in which data flows.
 CHAPTERS = """
     core data drawing synthetic indexing labels batches model methods training inference ranking
-    explanation studies pretraining command_line __main__
+    explanation search studies pretraining command_line __main__
 """.split()  # noqa: SIM905
 # Stages that cost hours: they must use all that they declare, or an edit elsewhere would run them again.
 COSTLY = ("segment", "pose", "train", "embed")
