@@ -1,7 +1,7 @@
 """Use a trained model from the command line.
 
-embed     pictures, folders and patterns -> one HDF5 file of embeddings
-search    pictures -> the pictures of such a file that are nearest to them
+index     a folder of pictures -> a gallery: one HDF5 file of their embeddings
+query     pictures -> the pictures of a gallery that are nearest to them
 export    a trained model -> ONNX
 convert   a checkpoint to start a training from -> plain tensors, without running what it holds
 draw      what a trained model attends to, what its agent erases, its rankings beside another's -> a figure
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pipeline.core.cli import command_line, run_stage
 
-COMMANDS = ("embed", "search", "export", "convert", "draw", "pack", "unpack")
+COMMANDS = ("index", "query", "export", "convert", "draw", "pack", "unpack")
 
 
 def main() -> None:

@@ -35,8 +35,6 @@ from pipeline.core.params import BadInput, check_count, plural, shorten
 from pipeline.core.workers import progress_bar
 from pipeline.data import pictures as picture_files
 from pipeline.data.index import DECODE_ERRORS, NoRange, decode, error_detail, is_deep, to_rgb
-from pipeline.inference import embedding_file
-from pipeline.inference.embedding_file import LeftOut
 from pipeline.inference.extract import with_z_guessed
 from pipeline.labels import occlusion
 from pipeline.methods.base import DataSpec, Embedding, Method, load_trained, trained_data_spec
@@ -48,6 +46,7 @@ from pipeline.model.distance import Metric, check_embeddings
 Picture = str | Path | Image.Image | np.ndarray
 Pictures = str | Path | Image.Image | Iterable[Picture]
 Map = np.ndarray  # (height, width) uint8, of any size: 0 background, 1..K the parts
+Fault = tuple[str, str]  # a picture's name, and why it cannot be used
 SHOWN_AFTER = 2  # seconds until progress is shown
 MOST_LISTED = 100  # faults in a message
 REMEDY = "Leave these out, or give others."
@@ -96,50 +95,13 @@ class Trained:
         maps that cannot be used.
         """
         request = self._request(pictures, cameras, maps, threshold, guess, strict)
-        faults: list[LeftOut] = []
+        faults: list[Fault] = []
         embeddings: list[Embedding] = []
         for batch in self._decoded_batches(request, faults, progress):
             if not faults:  # else the rest is only looked at
                 embeddings.append(self._embed_batch(request, batch))
-        if faults:
-            lines = shorten([f"{name}: cannot be used ({reason})." for name, reason in faults], MOST_LISTED)
-            raise BadInput("\n".join([*lines, REMEDY]))
+        refuse(faults)
         return _concatenate(embeddings)
-
-    def embed_to_file(
-        self,
-        pictures: Pictures,
-        path: str | Path,
-        cameras: Iterable[SupportsInt] | None = None,
-        maps: Iterable[Map] | None = None,
-        threshold: float | None = None,
-        guess: bool = False,
-        strict: bool = True,
-        progress: bool = True,
-    ) -> list[LeftOut]:
-        """Embeddings of any number of pictures, written to an HDF5 file batch by batch, with their names.
-
-        The arguments are those of `embed`, and so are the rows, to the bit.  Pictures that cannot be used are
-        left out: they are returned, with the reason, and listed in the file.  The file appears when all is
-        done; `read_embeddings` reads it.  Raises `BadInput` if no picture can be used.
-        """
-        request = self._request(pictures, cameras, maps, threshold, guess, strict)
-        faults: list[LeftOut] = []
-        how = {name: getattr(self.compute, name) for name in ("precision", "matmul", "attention")}
-        z = {"maps": maps is not None, "guess": request.guess, "strict": strict}
-        attrs = {"model": self.weights, "batch": self.batch, "device": str(self.device), **z, **how}
-        attrs |= {} if threshold is None else {"threshold": threshold}
-        with embedding_file.create(path, attrs, faults) as append:
-            for batch in self._decoded_batches(request, faults, progress):
-                names = [_name(request.pictures[number], number) for number in batch]
-                append(names, _concatenate([self._embed_batch(request, batch)]))
-            if len(faults) == len(request.pictures):
-                name, reason = faults[0]
-                if len(faults) == 1:
-                    raise BadInput(f"{name}: cannot be used ({reason}), and no other picture is given.")
-                none = f"none of {plural(len(faults), 'picture')} can be used"
-                raise BadInput(f"pictures: {none}. The first is {name} ({reason}).")
-        return faults
 
     def _request(
         self,
@@ -157,7 +119,7 @@ class Trained:
         return _Request(images, camids, maps, threshold, strict, guess and maps is None)
 
     def _decoded_batches(
-        self, request: _Request, faults: list[LeftOut], progress: bool
+        self, request: _Request, faults: list[Fault], progress: bool
     ) -> Iterator[dict[int, UInt8[np.ndarray, "H W 3"]]]:
         """Pictures at the model's size by their number; those that cannot be used become `faults`."""
         with progress_bar(
@@ -308,26 +270,35 @@ def _check_maps(maps: list[Map], threshold: float | None, count: int) -> None:
 
 
 def _decoded(
-    pictures: list[Picture], size: tuple[int, int], faults: list[LeftOut], bar: tqdm
+    pictures: list[Picture], size: tuple[int, int], faults: list[Fault], bar: tqdm
 ) -> Iterator[tuple[int, UInt8[np.ndarray, "H W 3"]]]:
     """The number of each picture and its pixels at a size; what cannot be used becomes a fault instead."""
     for number, picture in enumerate(pictures):
         bar.update()
         try:
-            image = resize_image(_decode(picture), size)
+            image = resize_image(read_picture(picture), size)
         except DECODE_ERRORS as error:
-            system = getattr(error, "strerror", None)  # without number and name of the file
-            reason = system or error_detail(error).removeprefix(" (").removesuffix(")")
-            faults.append((_name(picture, number), reason or "no picture"))
+            name = str(picture) if isinstance(picture, str | Path) else f"picture {number}"
+            faults.append((name, fault_reason(error)))
         else:
             yield number, image
 
 
-def _name(picture: Picture, number: int) -> str:
-    return str(picture) if isinstance(picture, str | Path) else f"picture {number}"
+def refuse(faults: list[Fault]) -> None:
+    """Raise `BadInput` that lists these pictures, if there are any."""
+    if faults:
+        lines = shorten([f"{name}: cannot be used ({reason})." for name, reason in faults], MOST_LISTED)
+        raise BadInput("\n".join([*lines, REMEDY]))
 
 
-def _decode(picture: Picture) -> UInt8[np.ndarray, "h w 3"]:
+def fault_reason(error: Exception) -> str:
+    """Why a picture cannot be used, by one of `DECODE_ERRORS`, without the number and name of a file."""
+    system = getattr(error, "strerror", None)
+    return system or error_detail(error).removeprefix(" (").removesuffix(")") or "no picture"
+
+
+def read_picture(picture: Picture) -> UInt8[np.ndarray, "h w 3"]:
+    """A picture's pixels, upright.  Raises one of `DECODE_ERRORS` if it cannot be used."""
     try:
         if isinstance(picture, str | Path):
             return decode(Path(picture).read_bytes())

@@ -14,7 +14,8 @@ from PIL import Image
 
 from pipeline.core.params import BadInput, check_count
 from pipeline.data import parts as body
-from pipeline.data.index import DECODE_ERRORS, decode, error_detail
+from pipeline.data.index import DECODE_ERRORS
+from pipeline.inference.api import fault_reason, read_picture
 from pipeline.methods.base import Embedding
 from pipeline.ranking import Embedded, Rerank
 from pipeline.search import nearest
@@ -51,7 +52,7 @@ class Gallery:
         self.attrs, source = self.file.attrs, self.file.attrs["source"]
         self.root, self.model_folder = Path(source["root"]), Path(source["model"])
         self.model: str = self.attrs["model"]
-        self._camera = re.compile(source["camera"]) if source["camera"] else None
+        self._camera = re.compile(source["pattern"]) if source["pattern"] else None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -104,10 +105,9 @@ class Gallery:
         if os.path.isabs(name) or ".." in PurePath(name).parts:  # a file from elsewhere may hold anything
             raise BadInput(f"{self.path}: row {row} names {name!r}, which is not below its folder.")
         try:
-            return thumbnail(decode((self.root / name).read_bytes()), size)
+            return thumbnail(read_picture(self.root / name), size)
         except DECODE_ERRORS as error:
-            reason = getattr(error, "strerror", None) or error_detail(error).strip(" ()") or "no picture"
-            raise BadInput(f"{self.root / name}: {reason}. Index the folder again.") from None
+            raise BadInput(f"{self.root / name}: {fault_reason(error)}. Index the folder again.") from None
 
     # -------------------------------------------------------------- the nearest rows
 
@@ -146,12 +146,18 @@ class Gallery:
         distance, number = lists
         return distance[:, offset : offset + top], number[:, offset : offset + top]
 
+    def check_parts(self, parts: Collection[str] | None) -> None:
+        """Raises `BadInput` for a part that there is not, and for none at all."""
+        unknown = [name for name in parts or () if name not in self.part_names]
+        if unknown or (parts is not None and not parts):
+            fault = f"{', '.join(unknown)}: no such part" if unknown else "none given"
+            raise BadInput(f"parts: {fault}. Name some of {', '.join(self.part_names)}.")
+
     def restrict(self, query: Embedding, parts: Collection[str] | None) -> Embedding:
         """The queries as if they hid all other parts.  Raises `BadInput` for a part that there is not."""
+        self.check_parts(parts)
         if parts is None:
             return query
-        if unknown := [name for name in parts if name not in self.part_names]:
-            raise BadInput(f"parts: {', '.join(unknown)}: no such part. Name {', '.join(self.part_names)}.")
         kept = torch.tensor([name in parts for name in self.part_names])
         return Embedding(query.parts, query.visibility * kept, query.gate)
 
