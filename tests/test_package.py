@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hatch_build import RenamedPackage, renamed
-from pipeline import inference
+from pipeline import inference, search
 from pipeline.core.label_file import LabelFile
 from tests import toy
 
@@ -28,7 +29,7 @@ RENAMED = {  # a line of the library: what the wheel has
     "import pipeline.core.params": "import occluded_reid.core.params",
     'import_module(f"pipeline.methods.{name}")': 'import_module(f"occluded_reid.methods.{name}")',
     "`python -m pipeline.indexing pack FOLDER`": "`python -m occluded_reid.indexing pack FOLDER`",
-    "run `python -m pipeline embed`": "run `python -m occluded_reid embed`",
+    "run `python -m pipeline index`": "run `python -m occluded_reid index`",
     "see pipeline/data/parts.py, the pipeline": "see pipeline/data/parts.py, the pipeline",
     "sklearn.pipeline.Pipeline": "sklearn.pipeline.Pipeline",
 }
@@ -119,7 +120,7 @@ SCRIPT = """
 import json, sys
 import numpy as np
 import pipeline
-from occluded_reid import inference
+from occluded_reid import inference, search
 from occluded_reid.core.resumable import compute_rows
 
 def make():
@@ -128,7 +129,7 @@ def make():
 if __name__ == "__main__":
     model = inference.load("trained")
     np.save("parts.npy", model.embed("people").parts.numpy())
-    model.embed_to_file("people", "script.h5")
+    search.index("people", search.Embedder(model), "script.h5", "trained")
     compute_rows("squares.h5", "squares", 300, 4, make, {"index": ""}, workers=2)
     print(pipeline.MINE, sorted(name for name in sys.modules if name.split(".")[0] in ("pipeline", "dvc")))
 """
@@ -140,7 +141,8 @@ def test_a_script_anywhere_embeds_to_the_bit_as_the_checkout_does(target, mine):
     assert run("script.py", folder=mine, target=target) == "True ['pipeline']\n"
     wanted = inference.load(mine / "trained").embed(mine / "people").parts.numpy()
     assert np.array_equal(np.load(mine / "parts.npy"), wanted)
-    assert np.array_equal(inference.read_embeddings(mine / "script.h5").embedding.parts, wanted)
+    guessed = inference.load(mine / "trained").embed(mine / "people", guess=True).parts
+    assert torch.equal(search.Gallery(mine / "script.h5").embedding(slice(None)).parts, guessed)
     squares = LabelFile(mine / "squares.h5", "squares")["square"][:]
     assert np.array_equal(squares, np.arange(300) ** 2)  # by workers that were spawned
 
@@ -149,14 +151,12 @@ COMMAND = "from importlib.metadata import entry_points as e; e(group='console_sc
 
 
 @pytest.mark.slow
-def test_the_console_command_embeds_and_searches(target, mine):
+def test_the_console_command_indexes_and_searches(target, mine):
     # as the installer's own script does it
     call = f"import sys; sys.argv[0] = 'bin/occluded-reid'; {COMMAND}['occluded-reid'].load()()"
-    words = ("-c", call, "embed", "trained", "people", "--out", "command.h5")
-    assert run(*words, folder=mine, target=target) == "command.h5: 5 pictures\n"
-    wanted = inference.load(mine / "trained").embed(mine / "people").parts
-    assert np.array_equal(inference.read_embeddings(mine / "command.h5").embedding.parts, wanted)
-    near = run("-c", call, "search", "trained", "command.h5", "people/0.png", folder=mine, target=target)
+    words = ("-c", call, "index", "people", "--model", "trained", "--out", "command.h5")
+    assert run(*words, folder=mine, target=target).startswith("command.h5: 5 pictures, 5 embedded now")
+    near = run("-c", call, "query", "command.h5", "people/0.png", folder=mine, target=target)
     assert len(near.splitlines()) == 5
     said = run("-m", "occluded_reid.indexing", "--help", folder=mine, target=target)
     assert "python -m occluded_reid.indexing pack" in said and "pipeline.indexing" not in said

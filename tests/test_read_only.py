@@ -65,21 +65,24 @@ def test_a_process_without_a_home_has_one_that_does_not_exist(monkeypatch):
 SCRIPT = """
 import importlib, pkgutil, sys
 import numpy as np
-from pipeline import __main__, inference
+from pipeline import __main__, inference, search
 from pipeline.core.cli import command_parser
 from pipeline.ranking import Embedded, figures, rank, scores
 from pipeline.labels.quality import plots
 import stages
 
 trained, image, out = sys.argv[1:]
+pictures = image.rpartition("/")[0]
 embedding = inference.load(trained).embed([image] * 4)
 people = Embedded.of(embedding.parts, [1, 1, 2, 2], None, embedding.visibility)
 assert scores(rank(people, people))["queries"] == 4
-inference.load(trained).embed_to_file([image], out)
+search.index(pictures, search.Embedder(inference.load(trained)), out, trained)
+assert search.Gallery(out).nearest(embedding, 1)[1].tolist() == [[0]] * 4
 for module in pkgutil.iter_modules(stages.__path__):
     main = importlib.import_module(f"stages.{module.name}").main
-    assert module.name == "study" or command_parser(main).format_help()
-for words in (["embed", trained, image, "--out", "read-only.h5"], ["pack", ".", "read-only.zip"]):
+    assert module.name in ("search", "study") or command_parser(main).format_help()
+indexing = ["index", pictures, "--model", trained, "--out", "read-only.h5"]
+for words in (indexing, ["pack", ".", "read-only.zip"]):
     sys.argv = ["/bin/occluded-reid", *words]
     try:
         __main__.main()
@@ -97,7 +100,9 @@ def test_everything_but_writing_results_works_where_nothing_can_be_written(tmp_p
         path.chmod(0o555 if path.is_dir() else 0o444)
     results.mkdir()
     trained, out = toy.trained(tmp_path / "trained"), results / "embeddings.h5"
-    image = ROOT / "data" / "pedestrians.png"
+    image = tmp_path / "people" / "pedestrians.png"
+    image.parent.mkdir()
+    shutil.copy(ROOT / "data" / "pedestrians.png", image)
     # root may write everywhere, unless it gives up the capability to
     refused = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
     env = {**os.environ, "HOME": str(checkout), "PYTHONPATH": str(checkout), "PYTHONDONTWRITEBYTECODE": ""}
@@ -111,5 +116,5 @@ def test_everything_but_writing_results_works_where_nothing_can_be_written(tmp_p
     assert "Traceback" not in done.stderr and out.is_file()
     said = done.stdout.splitlines()
     refusal = "Permission denied. Name a place that this user may read and write, or run in one."
-    assert said == [f"read-only.h5: {refusal}", f"read-only.zip: {refusal}"]
+    assert said == [f".scratch: {refusal}", f"read-only.zip: {refusal}"]
     assert not list(checkout.rglob("__pycache__"))

@@ -13,7 +13,7 @@ Writes:
     out         HDF5 file of the gallery
 
 A second run embeds what is new or changed, and drops what is gone.  A run that was killed continues where it
-was if it is started again in the same folder.
+was if it is started again.
 
 Params, with --maps: parsers, segment, pose, parse, lambda, label.
 """
@@ -24,7 +24,7 @@ from pipeline import inference
 from pipeline.core.params import plural, shorten, tally
 from pipeline.data.pictures import is_hidden
 from pipeline.search.embedder import Embedder
-from pipeline.search.index import index
+from pipeline.search.folder import index
 from pipeline.search.maps import MapMaker, read_settings
 from pipeline.search.page import printable
 

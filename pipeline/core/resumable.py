@@ -96,22 +96,25 @@ def compute_rows(
 
 
 @contextmanager
-def resumable_folder(kind: str, identity: list[Any], libraries: Iterable[str] = ()) -> Iterator[Path]:
+def resumable_folder(
+    kind: str, identity: list[Any], libraries: Iterable[str] = (), root: Path | None = None
+) -> Iterator[Path]:
     """A folder for unfinished work, which the run after a kill gets again; removed when the block succeeds.
 
     `identity` holds everything that the work depends on, beside the versions of `libraries` and the source
-    code of the modules in use.  A second run of the same work waits for the first.
+    code of the modules in use.  It lies in `.scratch/` below `root`, by default the project's.  A second run
+    of the same work waits for the first.
     """
-    folder = _scratch_folder(kind, [*identity, _library_versions(libraries), _code_hash()])
+    folder = _scratch_folder(kind, [*identity, _library_versions(libraries), _code_hash()], root)
     with _exclusive(folder):
         yield folder
         shutil.rmtree(folder)
 
 
-def _scratch_folder(kind: str, identity: list[Any]) -> Path:
+def _scratch_folder(kind: str, identity: list[Any], root: Path | None) -> Path:
     text = json.dumps(identity, sort_keys=True, default=str)
     # DVC_ROOT is the real project even where DVC runs a stage in a copy of it
-    root = Path(os.environ.get("DVC_ROOT", "."))
+    root = root or Path(os.environ.get("DVC_ROOT", "."))
     folder = root / ".scratch" / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     return folder

@@ -119,7 +119,7 @@ class Gallery:
         allowed: Bool[np.ndarray, "N"] | None = None,
         parts: Collection[str] | None = None,
         rerank: Rerank | None = None,
-    ) -> tuple[Float32[np.ndarray, "Q n"], Int[np.ndarray, "Q n"]]:
+    ) -> tuple[Float32[np.ndarray, "Q listed"], Int[np.ndarray, "Q listed"]]:
         """Distances and rows of the nearest pictures to each query, nearest first.
 
         The `top` after the first `offset` are given, fewer if there are no more.  The distance is the one by

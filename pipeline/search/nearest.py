@@ -21,7 +21,7 @@ from pipeline.ranking.embedded import take
 from pipeline.ranking.protocol import empty_top
 from pipeline.ranking.task import Task, block_slices, for_each_tile, worker_threads
 
-Lists = tuple[Float32[np.ndarray, "Q n"], Int[np.ndarray, "Q n"]]  # distances, rows of the gallery
+Lists = tuple[Float32[np.ndarray, "Q listed"], Int[np.ndarray, "Q listed"]]  # distances, rows of the gallery
 
 
 def embedded(embedding: Embedding, names: Sequence[str] | None = None) -> Embedded:

@@ -79,13 +79,9 @@ def _section(gallery: Gallery, result: Result) -> str:
 
 def _figure(image: str, name: str, line: str, visible: list[str], names: tuple[str, ...]) -> str:
     drawing = _drawing(visible) if set(names) == set(FIGURE) else ""
-    caption = f"<div>{drawing}<span>{line}<br>{_text(_summary(visible, names))}</span></div>{_text(name)}"
+    shown = f"shows {', '.join(visible) or 'no part'}" if names else ""
+    caption = f"<div>{drawing}<span>{line}<br>{_text(shown)}</span></div>{_text(name)}"
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
-
-
-def _summary(visible: list[str], names: tuple[str, ...]) -> str:
-    hidden = [name for name in names if name not in visible]
-    return f"hides {', '.join(hidden)}" if hidden else ""
 
 
 def _drawing(visible: list[str]) -> str:

@@ -31,8 +31,8 @@ Params: lambda.
 """
 DAG = params.load("dvc.yaml")["stages"]
 MODULES = [f"stages.{module.name}" for module in pkgutil.iter_modules(stages.__path__)]
-COMMANDS = [f"pipeline.command_line.{name}" for name in ("embed", "search", "export", "convert")]
-MODULES = [*sorted(set(MODULES) - {"stages.study"}), "pipeline.indexing.__main__", *COMMANDS]
+COMMANDS = [f"pipeline.command_line.{name}" for name in ("index", "query", "export", "convert")]
+MODULES = [*sorted(set(MODULES) - {"stages.search", "stages.study"}), "pipeline.indexing.__main__", *COMMANDS]
 
 
 def toy_stage(kind: Literal["a", "b"], maps: str, out: str, config: str = "params.yaml") -> None:

@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.core import params
-from pipeline.core.files import sha256
 from pipeline.core.label_file import LabelFile, write_label_file, write_packed
 from pipeline.core.params import BadInput
 from pipeline.data.index import COLUMNS, index_hash
 from pipeline.data.parts import COARSE
-from pipeline.inference import api, embedding_file, read_embeddings
+from pipeline.inference import api
 from pipeline.labels import occlusion
 from pipeline.methods.base import Embedding
 from pipeline.model import compute
@@ -294,72 +293,6 @@ def test_a_folder_without_a_picture_is_refused(tmp_path, case):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(BadInput, match=f"{tmp_path}: {message}. Name another place"):
         api.find_pictures(tmp_path)
-
-
-def test_a_folder_in_the_place_of_the_file_is_refused_before_anything_is_embedded(
-    trained, people, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(type(trained.model), "embed", lambda *_: pytest.fail("embedded"))
-    with pytest.raises(BadInput, match="is a folder, and a file would take its place"):
-        trained.embed_to_file(people[1], tmp_path)
-
-
-def test_a_file_of_embeddings_holds_what_embed_gives_and_names_what_is_left_out(trained, people, tmp_path):
-    folder, good = people
-    by_two, out = replace(trained, batch=2), tmp_path / "embeddings.h5"
-    left_out = by_two.embed_to_file(folder, out, cameras=[0, 1, -1, 0, 1, -1, 0, 1, -1], guess=True)
-    content = read_embeddings(out)
-    numbers = [sorted([*good, *(name for name, _ in left_out)]).index(name) for name in good]
-    wanted = by_two.embed(good, [(0, 1, -1)[n % 3] for n in numbers], guess=True)
-    assert content.names == good and content.embedding.gate is None
-    assert torch.equal(content.embedding.parts, wanted.parts)
-    assert torch.equal(content.embedding.visibility, wanted.visibility)
-    assert (
-        content.left_out
-        == left_out
-        == [
-            (str(folder / "person 0" / "broken.jpg"), "no picture"),
-            (str(folder / "person 2" / "link.jpg"), "No such file or directory"),
-        ]
-    )
-    attrs = LabelFile(out).attrs
-    assert attrs["model"] == sha256(Path(toy.trained(tmp_path / "same"), "model.safetensors"))
-    assert attrs["guess"] and attrs["batch"] == 2 and attrs["precision"] == "float32"
-
-
-def test_the_file_appears_when_all_pictures_are_embedded(trained, people, tmp_path, monkeypatch):
-    out = tmp_path / "embeddings.h5"
-    trained.embed_to_file(people[1][0], out)
-    before = out.read_bytes()
-    monkeypatch.setattr(type(trained.model), "embed", lambda *_: pytest.fail("stopped"))
-    with pytest.raises(pytest.fail.Exception):
-        trained.embed_to_file(people[1], out)
-    assert out.read_bytes() == before and not list(tmp_path.glob(".*"))
-
-
-def test_pictures_of_which_none_can_be_used_make_no_file(trained, tmp_path):
-    with pytest.raises(BadInput, match=r"none of 2 pictures can be used\. The first is gone \(No such file"):
-        trained.embed_to_file(["gone", "gone"], tmp_path / "embeddings.h5")
-    assert not list(tmp_path.iterdir())
-
-
-def test_names_of_pictures_need_no_encoding(trained, people, tmp_path):
-    name = os.fsdecode(b"gr\xfc\xdfe \xe4.png")  # of Latin-1
-    (tmp_path / name).write_bytes(Path(people[1][0]).read_bytes())
-    trained.embed_to_file([tmp_path / "*.png", GOOD], tmp_path / "embeddings.h5")
-    assert read_embeddings(tmp_path / "embeddings.h5").names == [str(tmp_path / name), "picture 1"]
-
-
-def test_gates_are_stored_with_the_features(tmp_path):
-    one, other = (Embedding(torch.rand(n, 2, 3), torch.rand(n, 2), torch.rand(n, 2, 3)) for n in (2, 1))
-    with embedding_file.create(tmp_path / "file.h5", {}, []) as append:
-        append(["a", "b"], one)
-        append(["c"], other)
-    content = read_embeddings(tmp_path / "file.h5")
-    assert content.names == ["a", "b", "c"] and content.left_out == []
-    for name in ("parts", "visibility", "gate"):
-        wanted = torch.cat([getattr(one, name), getattr(other, name)])
-        assert torch.equal(getattr(content.embedding, name), wanted)
 
 
 @pytest.mark.parametrize(("seconds", "progress", "shown"), [(0, True, 3), (0, False, None), (2, True, None)])

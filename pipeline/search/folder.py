@@ -1,8 +1,9 @@
 """A folder of pictures made into a gallery file, or such a file brought up to date.
 
 Unusual here:
-- A run that is killed continues from its finished shards, which are small gallery files in `.scratch/`.  They
-  are read as an earlier gallery is: a picture is embedded only if no row has its name, size and time.
+- A run that is killed continues from its finished shards, which are small gallery files in `.scratch/`
+  beside the file.  They are read as an earlier gallery is: a picture is embedded only if no row has its name,
+  size and time.
 - The file is written anew, as a whole, unless nothing changed: a search that reads the old one goes on.
 """
 
@@ -110,7 +111,7 @@ def index(
     source = {"root": str(root), "model": os.path.abspath(model), "pattern": pattern}
     attrs = embedder.attrs | {"source": source}
     known = [] if before is None else [out]
-    with resumable_folder("gallery", [os.path.abspath(out), attrs]) as scratch:
+    with resumable_folder("gallery", [out.name, attrs], root=out.parent) as scratch:
         _embed_missing(listing, embedder, known, scratch, attrs)
         shards = sorted(scratch.glob("*.h5"))
         paths = [*known, *shards]
