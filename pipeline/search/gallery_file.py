@@ -23,7 +23,7 @@ from typing import Any, overload
 
 import h5py
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Int, Shaped
 
 from pipeline.core.label_file import Arrays, LabelFile, create_dataset, create_file, row_hashes, write_attrs
 
@@ -113,7 +113,7 @@ class GalleryFile(LabelFile):
         """The texts of a column."""
         return Texts(self[name][:].tobytes(), self[f"{name}_offset"][:])
 
-    def mapped(self, name: str) -> Float32[np.ndarray, "N ..."]:
+    def mapped(self, name: str) -> Shaped[np.ndarray, "N ..."]:
         """A dataset that lies in one piece, mapped into memory."""
         file = self._open()
         data = file[name]
