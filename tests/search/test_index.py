@@ -38,6 +38,11 @@ def trained(tmp_path_factory):
     return toy.trained(tmp_path_factory.mktemp("models") / "trained")
 
 
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    return toy.trained(tmp_path_factory.mktemp("models") / "other", seed=1)
+
+
 @pytest.fixture
 def embedder(trained):
     return Embedder(inference.load(trained, batch=4))
@@ -190,14 +195,14 @@ def test_a_folder_of_bad_pictures_makes_no_file(people, trained, embedder, tmp_p
 
 
 def test_a_gallery_of_another_model_or_folder_is_refused_and_a_moved_folder_is_not(
-    people, trained, embedder, tmp_path, monkeypatch
+    people, trained, other, embedder, tmp_path, monkeypatch
 ):
     index(people, embedder, "g.h5", trained)
-    other = Embedder(inference.load(toy.trained(tmp_path / "other", seed=1)))
+    foreign = Embedder(inference.load(other))
     with pytest.raises(BadInput, match=r"g\.h5: made by another model \(\w{8}, from .*\), not by this one"):
-        index(people, other, "g.h5", tmp_path / "other")
+        index(people, foreign, "g.h5", other)
     with pytest.raises(BadInput, match="made by another model"):
-        search(Gallery("g.h5"), other, [str(people / "0.png")], 3)
+        search(Gallery("g.h5"), foreign, [str(people / "0.png")], 3)
     shutil.copytree(people, tmp_path / "copy")
     with pytest.raises(BadInput, match=r"g\.h5: holds the pictures of .*people\. Index into another file"):
         index(tmp_path / "copy", embedder, "g.h5", trained)
@@ -354,7 +359,7 @@ def test_a_gallery_with_maps_keeps_them_and_is_asked_with_maps(maker, people, tr
     opened = Gallery("g.h5")
     images = [np.array(Image.open(people / name)) for name in opened.names]
     assert opened.has_maps and np.array_equal(opened.map(7), maker(images)[7])
-    wanted = model.embed(images, maps=maker(images), threshold=5, progress=False)
+    wanted = model.embed(images, maps=maker(images), threshold=5.0, progress=False)
     assert torch.allclose(opened.embedding(slice(None)).parts, wanted.parts, atol=1e-5)
     with pytest.raises(BadInput, match=r"g\.h5: embedded otherwise: z was maps, is guessed;"):
         index(people, Embedder(model), "g.h5", trained)
