@@ -13,7 +13,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 PACKAGE = "occluded_reid"
-COPIED = (".py", ".yaml")  # code, and the tables that it reads
+COPIED = (".py", ".yaml", ".html", ".js", ".css")  # code, the tables that it reads, and a page
 
 
 class RenamedPackage(BuildHookInterface):

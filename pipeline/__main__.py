@@ -2,6 +2,7 @@
 
 index     a folder of pictures -> a gallery: one HDF5 file of their embeddings
 query     pictures -> the pictures of a gallery that are nearest to them
+serve     a gallery -> its search in the browser
 export    a trained model -> ONNX
 convert   a checkpoint to start a training from -> plain tensors, without running what it holds
 draw      what a trained model attends to, what its agent erases, its rankings beside another's -> a figure
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from pipeline.core.cli import command_line, run_stage
 
-COMMANDS = ("index", "query", "export", "convert", "draw", "pack", "unpack")
+COMMANDS = ("index", "query", "serve", "export", "convert", "draw", "pack", "unpack")
 
 
 def main() -> None:

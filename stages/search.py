@@ -2,6 +2,7 @@
 
 python -m stages.search index FOLDER --out gallery.h5         embed a folder, or what is new in it
 python -m stages.search query gallery.h5 PICTURE...           rank it for each picture
+python -m stages.search serve gallery.h5                      search it in the browser
 
 Each verb has `--help`.  They are the commands of the installed package (pipeline/command_line).
 """
@@ -20,7 +21,7 @@ def main(words: list[str]) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("verb", choices=["index", "query"], help="what to do, as above")
+    parser.add_argument("verb", choices=["index", "query", "serve"], help="what to do, as above")
     verb = parser.parse_args(words[:1]).verb
     with command_line():  # Ctrl-C may come during imports, too
         module = import_module(f"pipeline.command_line.{verb}")
