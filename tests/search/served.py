@@ -1,0 +1,54 @@
+"""A small gallery of drawn people for the tests of the server."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from pipeline import inference
+from pipeline.search import gallery_file
+from pipeline.search.embedder import Embedder
+from pipeline.search.gallery import Gallery
+from pipeline.search.index import index
+from tests import toy
+
+PATTERN = r"cam(\d)"
+
+
+def jpeg(image, **options):
+    """An image as the bytes of a picture file."""
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, options.pop("format", "JPEG"), **options)
+    return out.getvalue()
+
+
+def folder(root):
+    """Four people in four pictures each: `hall/` is camera 0, `stairs/up/` camera 1."""
+    people = toy.people()
+    for n, image in enumerate(people.image):
+        place = root / ("hall", "stairs/up")[people.camid[n]]
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{people.pid[n]}_cam{people.camid[n]}_{n:02d}.jpg").write_bytes(jpeg(image, quality=95))
+    return root
+
+
+def gallery(tmp, method="ogfr"):
+    """An embedder, and a gallery that it made."""
+    model = toy.trained(tmp / "model", method)
+    embedder = Embedder(inference.load(model))
+    index(folder(tmp / "pictures"), embedder, tmp / "gallery.h5", model, PATTERN)
+    return embedder, Gallery(tmp / "gallery.h5")
+
+
+def hostile_gallery(path, names, root, model, gate=False):
+    """A gallery file whose names nobody indexed; all pictures are equal but for the first feature."""
+    rng = np.random.default_rng(0)
+    part = rng.normal(size=(len(names), 9, 16)).astype(np.float32)
+    part /= np.linalg.norm(part, axis=2, keepdims=True)
+    arrays = {"part": part, "visibility": np.ones(part.shape[:2], np.float32)}
+    arrays |= {"gate": np.ones_like(part)} if gate else {}
+    source = {"root": str(root), "model": str(model), "pattern": ""}
+    attrs = {"model": inference.load(model).weights, "z": "guessed", "precision": "float32", "source": source}
+    with gallery_file.create(path, len(names), attrs, []) as append:
+        append(names, arrays)
+    return Gallery(path)
