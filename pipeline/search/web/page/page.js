@@ -48,8 +48,13 @@ async function ask(path, options) {
 function picture(path, alt, size) {
   const frame = element("span", undefined, { className: "frame" });
   const shown = element("img", undefined, { src: `${path}/picture${size}`, alt });
+  shown.addEventListener("load", () => {
+    frame.style.aspectRatio = `${shown.naturalWidth} / ${shown.naturalHeight}`; // a label map is stretched to it
+    frame.classList.toggle("wide", 2 * shown.naturalWidth > shown.naturalHeight);
+  });
   shown.addEventListener("error", async () => {
     const words = await ask(shown.src).then(() => "No picture.", (error) => error.message);
+    frame.classList.add("wide");
     frame.replaceChildren(element("span", words, { className: "gone" }));
   });
   frame.append(shown);
@@ -92,6 +97,7 @@ function searchFrom(source) {
 }
 
 function showQuery(query) {
+  if (query?.row !== shownQuery?.row || query?.query !== shownQuery?.query) scrollTo(0, 0);
   shownQuery = query;
   $("query").hidden = !query;
   if (!query) return;
@@ -113,7 +119,7 @@ async function load() {
   const names = ["camera", "folder", "offset", ...(searching ? ["row", "query", "part", "rerank"] : [])];
   const wanted = new URLSearchParams([...now].filter(([name]) => names.includes(name)));
   wanted.set("top", PAGE_SIZE);
-  showChoices(now, searching);
+  showChoices(now);
   document.querySelector("main").classList.add("busy");
   try {
     const answer = await ask(`/api/${searching ? "nearest" : "rows"}?${wanted}`);
@@ -165,7 +171,7 @@ async function upload(picked) {
 
 const isSame = (a, b) => a.length === b.length && a.every((name) => b.includes(name));
 
-function showChoices(now, searching) {
+function showChoices(now) {
   const parts = now.getAll("part");
   for (const box of $("parts").querySelectorAll("input")) box.checked = !parts.length || parts.includes(box.value);
   for (const button of $("presets").children)
@@ -246,6 +252,7 @@ async function start() {
   }
   const hidden = gallery.guessed ? "What a picture hides is guessed by the model." : "";
   $("about").textContent = `${gallery.count.toLocaleString("en")} pictures of ${gallery.root}. ${hidden}`;
+  $("more").open = !matchMedia("(max-width: 720px)").matches;
   addChoices();
   listen();
   load();
