@@ -1,17 +1,23 @@
 """A small gallery of drawn people for the tests of the server."""
 
 import io
+import threading
+from contextlib import contextmanager
 
 import numpy as np
+import uvicorn
+from fastapi.testclient import TestClient
 from PIL import Image
 
 from pipeline import inference
 from pipeline.search import gallery_file
 from pipeline.search.embedder import Embedder
+from pipeline.search.folder import index
 from pipeline.search.gallery import Gallery
-from pipeline.search.index import index
+from pipeline.search.web import app, server, service
 from tests import toy
 
+URL = "http://127.0.0.1:8000"
 PATTERN = r"cam(\d)"
 
 
@@ -52,3 +58,32 @@ def hostile_gallery(path, names, root, model, gate=False):
     with gallery_file.create(path, len(names), attrs, []) as append:
         append(names, arrays)
     return Gallery(path)
+
+
+def client(embedder, gallery):
+    """A client of the application itself, without a port."""
+    application = app.create(service.Service(gallery, embedder), server.host_names("127.0.0.1"))
+    return TestClient(application, base_url=URL, raise_server_exceptions=False)
+
+
+def dropped(ask, data, status=200):
+    """The name of an upload, or the words of its refusal."""
+    answer = ask.post("/api/queries", content=data)
+    assert answer.status_code == status, answer.text
+    return answer.json()["query" if status == 200 else "error"]
+
+
+@contextmanager
+def running(embedder, gallery):
+    """A real server in a thread; its port."""
+    application = app.create(service.Service(gallery, embedder), server.host_names("127.0.0.1"))
+    bound = server.listen("127.0.0.1", 0)
+    runner = uvicorn.Server(uvicorn.Config(application, log_level="error", ws="none"))
+    thread = threading.Thread(target=runner.run, kwargs={"sockets": [bound]})
+    thread.start()
+    try:
+        yield bound.getsockname()[1]
+    finally:
+        runner.should_exit = True
+        thread.join()
+        bound.close()
