@@ -31,7 +31,7 @@ Params: lambda.
 """
 DAG = params.load("dvc.yaml")["stages"]
 MODULES = [f"stages.{module.name}" for module in pkgutil.iter_modules(stages.__path__)]
-COMMANDS = [f"pipeline.command_line.{name}" for name in ("index", "query", "export", "convert")]
+COMMANDS = [f"pipeline.command_line.{name}" for name in ("index", "query", "serve", "export", "convert")]
 MODULES = [*sorted(set(MODULES) - {"stages.search", "stages.study"}), "pipeline.indexing.__main__", *COMMANDS]
 
 
