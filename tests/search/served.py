@@ -8,6 +8,7 @@ import numpy as np
 import uvicorn
 from fastapi.testclient import TestClient
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from pipeline import inference
 from pipeline.search import gallery_file
@@ -38,16 +39,25 @@ def folder(root):
     return root
 
 
-def gallery(tmp, method="ogfr"):
+def trained(folder):
+    """A model of random weights that pictures matter to by more than rounding."""
+    path = toy.trained(folder) / "model.safetensors"
+    weights = load_file(path)
+    name = next(name for name in weights if name.endswith("patch_embed.proj.weight"))
+    save_file(weights | {name: 50 * weights[name]}, path)
+    return folder
+
+
+def gallery(tmp):
     """An embedder, and a gallery that it made."""
-    model = toy.trained(tmp / "model", method)
+    model = trained(tmp / "model")
     embedder = Embedder(inference.load(model))
     index(folder(tmp / "pictures"), embedder, tmp / "gallery.h5", model, PATTERN)
     return embedder, Gallery(tmp / "gallery.h5")
 
 
-def hostile_gallery(path, names, root, model, gate=False):
-    """A gallery file whose names nobody indexed; all pictures are equal but for the first feature."""
+def written_gallery(path, names, root, model, gate=False):
+    """A gallery file whose names nobody indexed, of random features that are all visible."""
     rng = np.random.default_rng(0)
     part = rng.normal(size=(len(names), 9, 16)).astype(np.float32)
     part /= np.linalg.norm(part, axis=2, keepdims=True)

@@ -56,7 +56,7 @@ def hostile(tmp_path, model):
         "../outside/secret.jpg", str(outside / "secret.jpg"), "link.jpg", "linked/secret.jpg", "loop",
         "pipe.jpg", ".", "nul\0.jpg", "words.txt", "gone.jpg", "x/../../outside/secret.jpg", "a" * 5000,
     ]  # fmt: skip
-    gallery = served.hostile_gallery(tmp_path / "g.h5", names, root, model)
+    gallery = served.written_gallery(tmp_path / "g.h5", names, root, model)
     return served.client(Embedder(inference.load(model)), gallery)
 
 
@@ -81,7 +81,7 @@ NAMES = ["<img src=x onerror=alert(1)>.jpg", "=1+2.jpg", "\udcff.jpg", 'a"b\nc.j
 
 
 def test_hostile_names_arrive_as_they_are(tmp_path, model):
-    gallery = served.hostile_gallery(tmp_path / "g.h5", NAMES, tmp_path, model)
+    gallery = served.written_gallery(tmp_path / "g.h5", NAMES, tmp_path, model)
     ask = served.client(Embedder(inference.load(model)), gallery)
     answer = ask.get("/api/rows")
     assert answer.headers["Content-Type"] == "application/json"
@@ -205,7 +205,7 @@ def test_huge_exif_is_read_and_turns_the_picture(ask):
 
 
 def test_exif_of_megabytes_is_read(ask):
-    assert dropped(
+    assert served.dropped(
         ask, served.jpeg(NOISE, format="PNG", exif=b"MM\0*\0\0\0\x08\xff\xff" + b"\xff" * 5_000_000)
     )
 

@@ -49,8 +49,9 @@ def test_a_picture_of_the_gallery_that_is_dropped_in_is_the_nearest_to_itself(wo
 
 @pytest.mark.parametrize("parts", [None, ["torso"], ["left leg", "right leg"]])
 @pytest.mark.parametrize("rerank", [False, True])
-def test_the_answer_is_that_of_the_library(world, ask, parts, rerank):
-    _, gallery = world
+def test_the_answer_is_that_of_the_library(tmp_path, model, parts, rerank):
+    gallery = served.written_gallery(tmp_path / "g.h5", [f"{n:02d}.jpg" for n in range(16)], tmp_path, model)
+    ask = served.client(Embedder(inference.load(model)), gallery)
     allowed = np.arange(len(gallery)) != 3
     options = service.RERANK if rerank else None
     distances, rows = gallery.nearest(gallery.embedding([3]), 4, 2, allowed, parts, options)
@@ -96,7 +97,7 @@ def test_pages_follow_each_other(ask):
 
 
 def test_a_distance_is_null_where_no_part_is_visible_in_both(tmp_path, model):
-    gallery = served.hostile_gallery(tmp_path / "g.h5", ["a.jpg", "b.jpg"], tmp_path, model)
+    gallery = served.written_gallery(tmp_path / "g.h5", ["a.jpg", "b.jpg"], tmp_path, model)
     gallery._visibility[:, gallery.part_names.index("torso")] = 0
     ask = served.client(Embedder(inference.load(model)), gallery)
     hits = ask.get("/api/nearest", params={"row": 0, "part": "torso"}).json()["hits"]
@@ -126,7 +127,7 @@ def test_the_gallery_is_described(ask):
 
 
 def test_a_gate_refuses_re_ranking_in_words(tmp_path, model):
-    gallery = served.hostile_gallery(tmp_path / "g.h5", ["a", "b"], tmp_path, model, gate=True)
+    gallery = served.written_gallery(tmp_path / "g.h5", ["a", "b"], tmp_path, model, gate=True)
     ask = served.client(Embedder(inference.load(model)), gallery)
     assert "nearest neighbours are not mutual" in ask.get("/api/gallery").json()["no_rerank"]
     answer = ask.get("/api/nearest", params={"row": 0, "rerank": True})

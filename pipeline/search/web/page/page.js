@@ -72,6 +72,12 @@ function chips(parts) {
 const place = (hit) => [hit.camera === null ? "" : `camera ${hit.camera}`, hit.folder].filter(Boolean).join(", ");
 const file = (hit) => hit.name.slice(hit.folder && hit.folder.length + 1);
 
+function fileName(hit) {
+  const shown = element("bdi");
+  shown.append(...file(hit).split(/(?<=[-_. ])/).flatMap((piece) => [piece, element("wbr")]));
+  return shown;
+}
+
 function card(hit) {
   const item = element("li");
   const link = element("a", undefined, { href: `#${searchFrom({ row: hit.row })}`, className: "picture" });
@@ -84,7 +90,7 @@ function card(hit) {
     line.append(element("b", hit.rank), element("span", distance, { title: "distance; 0 is equal" }));
     item.append(line);
   }
-  item.append(element("bdi", file(hit)), element("div", place(hit), { className: "dim" }));
+  item.append(fileName(hit), element("div", place(hit), { className: "dim" }));
   if (!gallery.maps) item.append(chips(hit.parts));
   return item;
 }
