@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import anyio.to_thread
 from fastapi import FastAPI, Query, Request
@@ -28,6 +28,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from pipeline.core.params import BadInput
+from pipeline.inference.api import Map
 from pipeline.search.web.guard import Guard, Json, refusal
 from pipeline.search.web.service import Choice, Service, map_png
 from pipeline.search.web.upload import Refused, decode_upload, read_body
@@ -75,19 +76,26 @@ def _constant(answer: Callable[[], Response]) -> Callable[[Request], Response]:
 
 
 def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(Refused)
+    def refused(request: Request, error: Refused) -> Json:
+        return refusal(error.status, str(error))
+
+    @app.exception_handler(BadInput)
+    def bad_input(request: Request, error: BadInput) -> Json:
+        return refusal(400, str(error))
+
+    @app.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> Json:
         faults = [f"{fault['loc'][-1]}: {fault['msg']}" for fault in error.errors()]
         return refusal(400, f"{'; '.join(faults)}.")
 
+    @app.exception_handler(HTTPException)
     def not_there(request: Request, error: HTTPException) -> Json:
         return refusal(error.status_code, f"{request.url.path}: {error.detail}.")
 
-    failed = "The server failed; its terminal says why."
-    app.add_exception_handler(Refused, lambda request, error: refusal(error.status, str(error)))
-    app.add_exception_handler(BadInput, lambda request, error: refusal(400, str(error)))
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(HTTPException, not_there)
-    app.add_exception_handler(Exception, lambda request, error: refusal(500, failed))
+    @app.exception_handler(Exception)
+    def failed(request: Request, error: Exception) -> Json:
+        return refusal(500, "The server failed; its terminal says why.")
 
 
 def _add_pictures(app: FastAPI, service: Service) -> None:
@@ -108,7 +116,7 @@ def _add_pictures(app: FastAPI, service: Service) -> None:
         return _map(service.query(name).map)
 
 
-def _map(labels) -> Response:
+def _map(labels: Map | None) -> Response:
     if labels is None:
         raise Refused(404, "The gallery has no label maps. Index it with --maps.")
     return Response(map_png(labels), media_type="image/png")
@@ -144,7 +152,7 @@ def _add_searches(app: FastAPI, service: Service) -> None:
         top: Top = 20,
         form: Literal["json", "csv"] | None = None,
     ) -> Response:
-        source = query if row is None else row
+        source: str | int | None = query if row is None else row
         if source is None or (query is not None and row is not None):
             raise Refused(400, "Give row, the number of a picture, or query, the name of an upload.")
         result = service.nearest(source, Choice(camera, folder), part, rerank, offset, top)
@@ -169,5 +177,5 @@ def csv_table(hits: list[dict]) -> Response:
     return Response(out.getvalue().encode("utf-8", "surrogateescape"), media_type="text/csv")
 
 
-def _cell(value):
+def _cell(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

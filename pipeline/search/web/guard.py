@@ -66,7 +66,8 @@ class Guard:
             await send(message)
 
         words = self._fault(Headers(scope=scope), scope["path"])
-        await (refusal(403, words) if words else self._app)(scope, receive, send_guarded)
+        answer: ASGIApp = refusal(403, words) if words else self._app
+        await answer(scope, receive, send_guarded)
 
     def _fault(self, headers: Headers, path: str) -> str:
         hosts = headers.getlist("host")
