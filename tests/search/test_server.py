@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 
