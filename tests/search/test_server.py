@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline import inference
 from pipeline.command_line import serve
 from pipeline.core.params import BadInput
-from pipeline.ranking.figures import PARTS
+from pipeline.drawing.pictures import COLOURS
 from pipeline.search.embedder import Embedder
 from pipeline.search.gallery import Gallery
 from pipeline.search.web import server, service, upload
@@ -139,7 +139,7 @@ def test_a_label_map_is_drawn_in_the_colours_of_the_parts():
     labels = np.array([[0, 1], [4, 8]], np.uint8)
     image = np.asarray(Image.open(io.BytesIO(service.map_png(labels))).convert("RGBA"))
     assert image[..., 3].tolist() == [[0, 255], [255, 255]]
-    assert image[1, 0, :3] == pytest.approx(255 * PARTS[4, :3], abs=1)
+    assert image[1, 0, :3] == pytest.approx(COLOURS[4], abs=1)
 
 
 def test_an_upload_is_forgotten_after_others(world, ask, monkeypatch):

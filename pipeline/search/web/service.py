@@ -7,17 +7,16 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
-import matplotlib.colors
 import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
 from pipeline.data import parts as body
 from pipeline.data.index import Crop
+from pipeline.drawing.pictures import COLOURS
 from pipeline.inference.api import Map
 from pipeline.methods.base import Embedding
 from pipeline.ranking import Rerank
-from pipeline.ranking.figures import PARTS
 from pipeline.search.embedder import Embedder
 from pipeline.search.gallery import THUMBNAIL, Gallery, thumbnail, visible_parts
 from pipeline.search.web.upload import Refused
@@ -71,7 +70,7 @@ class Service:
             "maps": self.gallery.has_maps,
             "parts": list(names),
             "presets": {name: [body.FINE[label - 1] for label in group] for name, group in groups.items()},
-            "colours": {name: matplotlib.colors.to_hex(PARTS[n]) for n, name in enumerate(body.FINE, 1)},
+            "colours": {name: f"#{COLOURS[n].tobytes().hex()}" for n, name in enumerate(body.FINE, 1)},
             "cameras": [camera for camera in self._cameras.values if camera is not None],
             "folders": folders[:MOST_FOLDERS],
             "no_rerank": GATED if "gate" in self.gallery.file else "",
@@ -199,6 +198,6 @@ def map_png(labels: Map) -> bytes:
     """A label map as a PNG file in the colours of the parts, transparent where there is none."""
     out = io.BytesIO()
     image = Image.fromarray(labels)
-    image.putpalette((255 * PARTS[:, :3]).round().astype(np.uint8).tobytes())
+    image.putpalette(COLOURS.tobytes())
     image.save(out, "PNG", transparency=0)
     return out.getvalue()
