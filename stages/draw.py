@@ -43,11 +43,9 @@ def main(
         folder.mkdir()
         figures.draw(folder, table, pictures, maps, *tables, options)
         drawn = {path.name: path.read_bytes() for path in folder.iterdir()}
-    view = page.Run(
-        Path(index).parent.name, pager.Shown(table, pictures, maps, *tables),
-        *(json.loads(path.read_text()) for path in (Path(full), Path(model) / "record.json")),
-        pd.read_csv(log), drawn,
-    )  # fmt: skip
+    report, record = (json.loads(path.read_text()) for path in (Path(full), Path(model) / "record.json"))
+    shown = pager.Shown(table, pictures, maps, *tables)
+    view = page.Run(Path(index).parent.name, shown, report, record, pd.read_csv(log), drawn)
     with atomic_write(run) as path:
         path.write_text(page.render(view, options), encoding="utf-8")
 

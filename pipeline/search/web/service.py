@@ -132,7 +132,7 @@ class Service:
         """A name for a picture that was dropped in, embedded; it is forgotten after `REMEMBERED` others."""
         with self._computing:
             embedding, maps = self._embedder.embed([image])
-        query = Query(embedding, thumbnail(image, SIZES["large"]), maps and maps[0])
+        query = Query(embedding, thumbnail(image, SIZES["large"]), maps[0] if maps else None)
         name = secrets.token_urlsafe(16)
         with self._remembering:
             self._queries[name] = query
