@@ -67,7 +67,7 @@ def is_fault(message):
 
 
 def hits(page):
-    return page.locator("#hits li")
+    return page.locator("#hits > li")
 
 
 def person(page, n=0):
