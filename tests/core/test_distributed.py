@@ -82,7 +82,7 @@ class Pair(Method):
 
     def objectives(self, batch):
         for group in ("reid", "mask"):
-            colour = batch.holistic.image.float().mean((2, 3)) / 255
+            colour = batch.holistic.image[..., 0, 0] / 127.5 - 1  # of a pixel: means of noise are all alike
             yield Objective(group, {group: losses.triplet(self.second(self.first(colour)), batch.pid)})
 
 
