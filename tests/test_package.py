@@ -112,7 +112,8 @@ def mine(tmp_path_factory):
 def test_the_wheel_holds_one_package_and_all_of_the_library(target):
     assert {path.name for path in target.iterdir() if path.suffix != ".dist-info"} == {"occluded_reid"}
     library, package = ROOT / "pipeline", target / "occluded_reid"
-    files = {path.relative_to(library) for kind in ("*.py", "*.yaml") for path in library.rglob(kind)}
+    kinds = ("*.py", "*.yaml", "*.html", "*.js", "*.css")
+    files = {path.relative_to(library) for kind in kinds for path in library.rglob(kind)}
     assert files == {path.relative_to(package) for path in package.rglob("*") if path.is_file()}
 
 

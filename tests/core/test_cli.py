@@ -180,7 +180,7 @@ def test_ctrl_c_ends_workers_at_once_and_without_a_word(tmp_path):
     (tmp_path / "script.py").write_text(INTERRUPTED_POOL)
     process = subprocess.run(
         [sys.executable, tmp_path / "script.py"],
-        capture_output=True, text=True, timeout=50, start_new_session=True,
+        capture_output=True, text=True, timeout=150, start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert process.returncode == 130
