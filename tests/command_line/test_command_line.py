@@ -1,7 +1,6 @@
 """The console command: a trained model used without a line of Python."""
 
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -21,22 +20,6 @@ def world(tmp_path_factory):
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(place / f"{n}.png")
     return folder
-
-
-@pytest.fixture
-def run(world, monkeypatch, capsys):
-    """Runs the words of a command line in the world's folder; returns what it printed, or its exit code."""
-
-    def run(*words, program="/usr/bin/occluded-reid"):
-        monkeypatch.setattr(sys, "argv", [program, *map(str, words)])
-        try:
-            __main__.main()
-        except SystemExit as error:
-            return error.code or capsys.readouterr().out
-        return capsys.readouterr().out
-
-    monkeypatch.chdir(world)
-    return run
 
 
 def test_a_folder_is_indexed_and_searched_as_by_the_stage(run, tmp_path):

@@ -1,13 +1,11 @@
 """The command `draw`: figures of a test set and of trained models, from files alone."""
 
 import shutil
-import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from pipeline import __main__
 from pipeline.command_line.evaluated_set import EvaluatedSet, TrainedModel
 from pipeline.core.params import BadInput
 from pipeline.data.index import read_index
@@ -33,20 +31,9 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture
-def run(world, monkeypatch, capsys):
+def run(run):
     """Runs `draw` in the world's folder; returns what it printed, or its exit code."""
-
-    def run(words):
-        words = [*words.split(), "--dataset", "set", "--dpi", "30"]
-        monkeypatch.setattr(sys, "argv", ["/usr/bin/occluded-reid", "draw", *words])
-        try:
-            __main__.main()
-        except SystemExit as error:
-            return error.code or capsys.readouterr().out
-        return capsys.readouterr().out
-
-    monkeypatch.chdir(world)
-    return run
+    return lambda words: run("draw", *words.split(), "--dataset", "set", "--dpi", "30")
 
 
 @pytest.fixture

@@ -24,8 +24,7 @@ from pipeline.model import diffusion
 from pipeline.model.backbones import small_vit
 from pipeline.model.memory import Centres
 from pipeline.training.checkpoint import Checkpoints
-from pipeline.training.loop import TIMES, Loop
-from pipeline.training.remarks import without_effect
+from pipeline.training.loop import Loop
 from pipeline.training.run import train_model
 from tests import stand_in_gpu, toy
 from tests.methods import fed_reference as slow
@@ -360,30 +359,6 @@ def test_a_training_on_the_gpu_ends_at_the_weights_of_the_cpu(preset):
     with stand_in_gpu.stand_in():
         there = trained(preset)
     assert all(torch.equal(here[name], there[name]) for name in here)
-
-
-RUNS = {  # what is off, and what then has no effect, with another value
-    "nothing": ({}, {}, {}),
-    "OEM": ({"oem": False}, {}, {"oem_weight": 3.0, "label": "difference"}),
-    "FDM": ({"fdm": False}, {}, {"neighbours": 3, "banks": "one", "contrast_diffused": 3.0}),
-    "augmentation": ({}, {"probability": 0.0}, {"label": "difference"}),
-}
-
-
-@pytest.mark.parametrize("run", RUNS)
-def test_a_param_is_said_to_have_no_effect_where_another_value_changes_nothing(run):
-    changes, obstacles, others = RUNS[run]
-    schedule = toy.schedule(epochs=1)
-    schedule = replace(schedule, obstacles=replace(schedule.obstacles, **obstacles))
-    listed = without_effect("fed", fed, settings(**changes), schedule)
-    assert {name for name in listed if name.startswith("fed.")} == {f"fed.{name}" for name in others}
-    logs = []
-    for values in (changes, changes | others):
-        method = model(**values)
-        log = train_model(method, PEOPLE, schedule, 1).drop(columns=[*TIMES])
-        logs.append(log.to_json(double_precision=15))
-        logs.append(method.embed(eval_batch(PEOPLE)).parts.tolist())
-    assert logs[:2] == logs[2:]
 
 
 def test_the_graph_embeds_as_the_model_does(tmp_path):

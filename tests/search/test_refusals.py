@@ -16,24 +16,7 @@ from PIL import Image
 from pipeline import inference
 from pipeline.search.embedder import Embedder
 from pipeline.search.web import app, service, upload
-from tests import toy
 from tests.search import served
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return served.gallery(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def ask(world):
-    return served.client(*world)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return toy.trained(tmp_path_factory.mktemp("hostile") / "model")
-
 
 # ------------------------------------------------------------------ no other file, no other asker
 
